@@ -1,0 +1,240 @@
+"""DelTA's token coefficients: features and advantages in, one coefficient a token out (arXiv 2605.21467, §3.2).
+
+Symbols, fixed once: N tokens of this process, H feature size, K refinement steps. S₊ and S₋ are the tokens of responses
+with positive and negative advantage A, on all processes. Every sum below runs over all processes.
+
+Where this deviates from a literal transcription, and the corner cases:
+
+- A margin is one dot product, m = ±2 (μ₊ − μ₋)·(v − (μ₊ + μ₋)/2): equal to the difference of the two squared distances,
+  without an (N, H) temporary and without cancellation between large squared norms.
+- Temperatures are lagged (appendix H): the last sigmoid uses the spread of the margins *before* the last refinement.
+- A token with A = 0 gets `coef_min`: it carries no gradient and counts in the normaliser.
+- Without a token on either side there is no contrast, and with a non-finite input there is no meaning: every coefficient
+  of the rollout batch is then 1, on all processes.
+
+Cost: 2K + 2 sweeps over the features (K + 1 for centroids, K + 1 for margins), each of which reads them once. Besides the
+features, memory is a few (N,) vectors and one chunk in the accumulation dtype.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+# The temperatures' floor (appendix H): a side whose margins do not differ would otherwise divide by zero.
+VARIANCE_FLOOR = 1e-8
+
+# Elements of one float32 chunk: small enough on a CPU to stay in its cache between the cast and the product, large enough
+# on an accelerator that launching kernels costs nothing against reading.
+CPU_CHUNK_ELEMENTS = 2**18
+ACCELERATOR_CHUNK_ELEMENTS = 2**25
+
+NO_CONTRAST = "no contrast"
+NON_FINITE = "non-finite"
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """
+    Token coefficients of one rollout batch, with what logging and pictures need.
+
+    Attributes:
+        values (`torch.Tensor`):
+            Shape (N,), float32, no gradient. Positive, with mean 1 over all tokens of all processes.
+        fallback (`str` or `None`):
+            Why every value is 1: `"no contrast"` (a side has no token), `"non-finite"` (a feature, scale or advantage is
+            infinite or not a number, or overflows), or `None` for coefficients that mean something.
+        temperature_positive, temperature_negative (`float`):
+            γ₊ and γ₋ of the last sigmoid, in units of a squared feature distance.
+        distance_before, distance_after (`float`):
+            ‖μ₊ − μ₋‖ at the initial and at the refined centroids.
+        cosine_before, cosine_after (`float`):
+            Cosine of the angle between μ₊ and μ₋ at the initial and at the refined centroids.
+
+    The statistics are the same on every process, and NaN where nothing was computed.
+    """
+
+    values: torch.Tensor
+    fallback: str | None = None
+    temperature_positive: float = math.nan
+    temperature_negative: float = math.nan
+    distance_before: float = math.nan
+    distance_after: float = math.nan
+    cosine_before: float = math.nan
+    cosine_after: float = math.nan
+
+
+@torch.no_grad()
+def delta_coefficients(
+    features: torch.Tensor,
+    advantages: torch.Tensor,
+    *,
+    feature_scale: torch.Tensor | None = None,
+    coef_min: float = 0.8,
+    coef_max: float = 1.2,
+    refinement_steps: int = 1,
+    all_reduce: Callable[[torch.Tensor], torch.Tensor | None] | None = None,
+) -> Coefficients:
+    """
+    Compute the coefficient of every token of a rollout batch (§3.2, appendices G and H).
+
+    Args:
+        features (`torch.Tensor`):
+            Shape (N, H), any floating dtype: one row a token. They may lie on another device than the rest (in host
+            memory, say); a chunk at a time is moved. Gradients are ignored.
+        advantages (`torch.Tensor`):
+            Shape (N,): the advantage of each token's response. Its device is where the computation runs.
+        feature_scale (`torch.Tensor`, *optional*):
+            Shape (N,). Multiplies the rows: token features are v = scale · row, so that bf16 hidden states with scale
+            1 − p need no float32 copy.
+        coef_min, coef_max (`float`, *optional*, defaults to 0.8 and 1.2):
+            Bounds of λ before it is normalised to mean 1, with 0 < coef_min ≤ coef_max. Equal bounds give exactly 1.
+        refinement_steps (`int`, *optional*, defaults to 1):
+            K, how often the centroids are recomputed with the soft assignments. 0 skips refinement.
+        all_reduce (`Callable`, *optional*):
+            Sums a tensor over processes: either returns the sum, or works in place and returns `None`. Called equally
+            often on every process, whatever its tokens. `None` for a single process.
+
+    Returns:
+        [`Coefficients`]. They do not depend on how tokens are spread over processes.
+
+    Raises:
+        `ValueError`: for a wrong shape or dtype, bounds out of order, or a negative number of refinement steps.
+    """
+    _check(features, advantages, feature_scale, coef_min, coef_max, refinement_steps)
+    n_tokens, device = len(features), advantages.device
+    ones = torch.ones(n_tokens, device=device)
+    if coef_min == coef_max:
+        return Coefficients(ones)
+
+    # float64 for what is summed over many tokens or compared afterwards; Apple's GPUs have none
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    advantages = advantages.detach().to(dtype)
+    scale = ones.to(dtype) if feature_scale is None else feature_scale.detach().to(device, dtype)
+
+    def reduce(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        flat = torch.cat([t.to(precise).flatten() for t in tensors])
+        if all_reduce is not None:
+            summed = all_reduce(flat)
+            flat = flat if summed is None else summed
+        return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
+
+    side = torch.stack([advantages > 0, advantages < 0])  # (2, N): S₊, S₋
+    weight = advantages.abs() * side  # (2, N): |A| on the own side, 0 on the other
+
+    # 1. Centroids. The row of ones in the same sweep makes any non-finite feature show in a sum that is taken anyway,
+    #    also that of a token with A = 0.
+    rows = torch.cat([weight, torch.ones_like(weight[:1])]) * scale
+    sums, mass, count, broken = reduce(
+        _weighted_sums(features, rows, precise),
+        weight.sum(1, dtype=precise),
+        torch.tensor([*side.sum(1), n_tokens], dtype=precise, device=device),
+        (~advantages.isfinite()).sum(),
+    )
+    if broken > 0 or not sums.isfinite().all():
+        return Coefficients(ones, NON_FINITE)
+    if (count[:2] == 0).any():
+        return Coefficients(ones, NO_CONTRAST)
+    centroids = initial = sums[:2] / mass[:, None]
+
+    def margins() -> torch.Tensor:
+        """2. m = ‖v − μ_other‖² − ‖v − μ_own‖², shape (N,)."""
+        direction = centroids[0] - centroids[1]
+        middle = (centroids[0] + centroids[1]) @ direction / 2
+        m = 2 * (scale * _dots(features, direction.to(dtype)) - middle.to(dtype))
+        return torch.where(side[1], -m, m)
+
+    def temperatures() -> torch.Tensor:
+        """3. γ₊ and γ₋: population standard deviation of the margins on each side, each token counted once."""
+        m = margin.to(precise) * side
+        first, second = reduce(m.sum(1), m.square().sum(1))
+        mean = first / count[:2]
+        return (second / count[:2] - mean.square()).clamp(min=VARIANCE_FLOOR).sqrt()
+
+    def assignment() -> torch.Tensor:
+        """4. α = sigmoid(m / γ_own), shape (N,)."""
+        return torch.sigmoid(margin / torch.where(side[1], gamma[1], gamma[0]).to(dtype))
+
+    margin = margins()
+    gamma = temperatures()
+    for step in range(refinement_steps):
+        # 5. Refinement, with weights |A| α. γ is refreshed from the same margins only after α is taken: it lags. In the
+        #    first step those are the margins that γ was just computed from.
+        alpha = assignment()
+        if step > 0:
+            gamma = temperatures()
+        sums, mass = reduce(
+            _weighted_sums(features, weight * alpha * scale, precise), (weight * alpha).sum(1, dtype=precise)
+        )
+        centroids = sums / mass[:, None]
+        margin = margins()
+
+    # 6. The range map, and mean 1 over all tokens
+    coefficients = torch.where(side.any(0), coef_min + (coef_max - coef_min) * assignment(), coef_min)
+    (total,) = reduce(coefficients.sum(dtype=precise))
+    if not total.isfinite():
+        return Coefficients(ones, NON_FINITE)
+    return Coefficients(
+        (coefficients * (count[2] / total)).to(torch.float32),
+        None,
+        *gamma.tolist(),
+        *(torch.linalg.vector_norm(mu[0] - mu[1]).item() for mu in (initial, centroids)),
+        *(torch.cosine_similarity(mu[0], mu[1], dim=0).item() for mu in (initial, centroids)),
+    )
+
+
+def _chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype):
+    """Yield (slice, rows on the device in the accumulation dtype), a bounded number of rows at a time."""
+    elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    step = max(1, elements // max(1, features.shape[1]))
+    for start in range(0, len(features), step):
+        part = slice(start, start + step)
+        yield part, features[part].detach().to(device, dtype)
+
+
+def _weighted_sums(features: torch.Tensor, weights: torch.Tensor, precise: torch.dtype) -> torch.Tensor:
+    """Σ_n weights[r, n] features[n], shape (R, H): one sweep."""
+    total = weights.new_zeros(len(weights), features.shape[1], dtype=precise)
+    for part, chunk in _chunks(features, weights.device, weights.dtype):
+        total += weights[:, part] @ chunk
+    return total
+
+
+def _dots(features: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """features[n] · direction, shape (N,): one sweep."""
+    dots = direction.new_empty(len(features))
+    for part, chunk in _chunks(features, direction.device, direction.dtype):
+        torch.mv(chunk, direction, out=dots[part])
+    return dots
+
+
+def _check(features, advantages, feature_scale, coef_min, coef_max, refinement_steps) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(
+            f"features must be a floating-point tensor of shape (N, H), one row a token; got {features.dtype} of shape "
+            f"{tuple(features.shape)}."
+        )
+    for name, tensor in (("advantages", advantages), ("feature_scale", feature_scale)):
+        if tensor is not None and tensor.shape != features.shape[:1]:
+            raise ValueError(
+                f"{name} must have shape ({len(features)},), one value for each row of features; got "
+                f"{tuple(tensor.shape)}. Expand a value per response to its tokens first."
+            )
+    check_options(coef_min, coef_max, refinement_steps)
+
+
+def check_options(coef_min: float, coef_max: float, refinement_steps: int) -> None:
+    """Raise `ValueError` for bounds or a number of refinement steps that the method does not define."""
+    if not 0 < coef_min <= coef_max < math.inf:
+        raise ValueError(
+            f"coef_min and coef_max must satisfy 0 < coef_min <= coef_max < infinity; got coef_min={coef_min} and "
+            f"coef_max={coef_max}. A coefficient of 0 or less would drop a token or turn its sign. The published bounds "
+            "are 0.8 and 1.2; equal bounds switch DelTA off."
+        )
+    if refinement_steps != int(refinement_steps) or refinement_steps < 0:
+        raise ValueError(
+            f"refinement_steps must be an integer of at least 0; got {refinement_steps}. The published value is 1."
+        )

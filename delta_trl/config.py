@@ -1,0 +1,102 @@
+"""Every option of DelTA on top of TRL's `GRPOConfig`, and every check that can be made before a model is loaded."""
+
+from dataclasses import dataclass, field
+
+from ._versions import require_tested_trl
+from .coefficients import check_options
+
+
+require_tested_trl()
+
+from trl import GRPOConfig  # noqa: E402 (the version check must speak first)
+
+
+@dataclass
+class DeltaGRPOConfig(GRPOConfig):
+    r"""
+    Configuration of the [`DeltaGRPOTrainer`]: every option of [`~trl.GRPOConfig`], and DelTA's own.
+
+    Defaults that differ from `GRPOConfig`: `epsilon_high` (0.28) and `disable_dropout` (`True`). `loss_type` (`"dapo"`) and
+    `beta` (0.0) are stated because the method depends on them.
+
+    Parameters:
+        coef_min (`float`, *optional*, defaults to `0.8`):
+            λ_min, the coefficient of a token whose gradient belongs wholly to the other advantage side, before
+            coefficients are normalised to mean 1. Must satisfy 0 < coef_min ≤ coef_max. Published: 0.8.
+        coef_max (`float`, *optional*, defaults to `1.2`):
+            λ_max, the coefficient of a token whose gradient belongs wholly to its own side. `coef_min == coef_max`
+            switches DelTA off: no feature is computed and training equals `GRPOTrainer` bit for bit. Published: 1.2.
+        coef_refinement_steps (`int`, *optional*, defaults to `1`):
+            K, how often the side centroids are recomputed with the tokens' soft assignments. Published: 1; 0 is the
+            paper's ablation, 2 and 3 scored lower.
+
+    Raises:
+        `ValueError`: for bounds or steps that the method does not define, and for `importance_sampling_level="sequence"`,
+            where token credit would be lost without a word.
+    """
+
+    coef_min: float = field(
+        default=0.8,
+        metadata={
+            "help": "Lower bound of the token coefficients before they are normalised to mean 1. Must be positive and at "
+            "most coef_max; equal bounds switch DelTA off. Default as published."
+        },
+    )
+    coef_max: float = field(
+        default=1.2,
+        metadata={
+            "help": "Upper bound of the token coefficients before they are normalised to mean 1. Default as published."
+        },
+    )
+    coef_refinement_steps: int = field(
+        default=1,
+        metadata={
+            "help": "How often the centroids of the two advantage sides are refined with the tokens' soft assignments. "
+            "Default as published; 0 skips refinement."
+        },
+    )
+
+    # Parameters whose default values are overridden from GRPOConfig, or stated because the method depends on them
+    loss_type: str = field(
+        default="dapo",
+        metadata={
+            "help": "Loss formulation, any of GRPOConfig's. DelTA's surrogate is the token-mean loss 'dapo', with each "
+            "token's advantage multiplied by its coefficient."
+        },
+    )
+    epsilon_high: float | None = field(
+        default=0.28,
+        metadata={
+            "help": "Upper-bound epsilon value for clipping. DelTA's default is the published 0.28 (GRPOConfig: the value "
+            "of epsilon). loss_type='cispo' reads it as its bound on the ratio itself, where 5.0 is recommended."
+        },
+    )
+    beta: float = field(
+        default=0.0,
+        metadata={
+            "help": "KL coefficient. The published recipe has no KL term; with 0.0 the reference model is not loaded."
+        },
+    )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether to disable dropout in the model. DelTA's default is True (GRPOConfig: False): coefficients "
+            "come from a forward pass of their own, and under dropout they would describe another network than the "
+            "one that is updated."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_options(self.coef_min, self.coef_max, self.coef_refinement_steps)
+        if self.importance_sampling_level != "token" and self.coef_enabled:
+            raise ValueError(
+                f"importance_sampling_level={self.importance_sampling_level!r} cannot be combined with DelTA: the gradient "
+                "of a sequence-level ratio is spread evenly over the sequence's tokens, so coefficients would be ignored "
+                "in silence. Set importance_sampling_level='token', or coef_min = coef_max to train without DelTA."
+            )
+
+    @property
+    def coef_enabled(self) -> bool:
+        """Whether coefficients are computed at all: equal bounds leave nothing to compute."""
+        return self.coef_min != self.coef_max

@@ -1,0 +1,248 @@
+"""`DeltaGRPOTrainer`: TRL's `GRPOTrainer`, with each token's advantage multiplied by its DelTA coefficient."""
+
+import textwrap
+import time
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from torch import nn
+
+from ._versions import require_tested_trl
+from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
+from .config import DeltaGRPOConfig
+from .features import HiddenStates, record_hidden_states
+
+
+require_tested_trl()
+
+from trl import GRPOTrainer  # noqa: E402 (the version check must speak first)
+from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
+from trl.trainer.utils import get_config_model_id  # noqa: E402
+
+
+logger = get_logger(__name__)
+
+# The multimodal entries of a rollout batch, which a forward pass of the policy takes besides ids and masks
+MULTIMODAL_KEYS = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+
+
+class DeltaGRPOTrainer(GRPOTrainer):
+    """
+    Trainer for DelTA, Discriminative Token Credit Assignment for RLVR (https://huggingface.co/papers/2605.21467).
+
+    A drop-in replacement of [`~trl.GRPOTrainer`]: it takes the same arguments, with a [`DeltaGRPOConfig`] as `args`. Once
+    for each rollout batch it computes a coefficient for every completion token (0.8 to 1.2 before they are normalised to
+    mean 1), by how much more the token's LM-head gradient belongs to its own advantage side than to the other. The only
+    change to training is that TRL's loss sees advantages of shape (B, T), multiplied by these coefficients.
+
+    Hidden states are recorded in the pass in which TRL computes old log-probabilities; where TRL makes no such pass, one
+    no-grad forward pass is added (`delta/extra_forward_passes` in the logs says which). Evaluation is TRL's.
+
+    Example:
+
+    ```python
+    >>> from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+    >>> from delta_trl.rewards import math_reward
+
+    >>> trainer = DeltaGRPOTrainer(
+    ...     model="Qwen/Qwen3-0.6B-Base",
+    ...     reward_funcs=math_reward,
+    ...     args=DeltaGRPOConfig("Qwen3-0.6B-DelTA"),
+    ...     train_dataset=dataset,  # columns: prompt, solution
+    ... )
+    >>> trainer.train()
+    ```
+
+    Raises:
+        `ValueError`: when built with a `GRPOConfig` that lacks DelTA's options, or with a policy whose dropout stays active.
+    """
+
+    _tag_names = ["trl", "grpo", "delta"]
+    _name = "DelTA"
+    _paper = {
+        "title": "DelTA: Discriminative Token Credit Assignment for Reinforcement Learning from Verifiable Rewards",
+        "id": "2605.21467",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @article{zhang2026delta,
+                title        = {{DelTA: Discriminative Token Credit Assignment for Reinforcement Learning from Verifiable Rewards}},
+                author       = {Kaiyi Zhang and Wei Wu and Yankai Lin},
+                year         = 2026,
+                eprint       = {arXiv:2605.21467},
+            }"""),  # noqa: E501
+    }
+
+    def __init__(self, model, reward_funcs=None, args: DeltaGRPOConfig | None = None, *positional, **kwargs):
+        if args is None:
+            model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = DeltaGRPOConfig(f"{model_id.split('/')[-1]}-DelTA")
+        if not isinstance(args, DeltaGRPOConfig):
+            raise ValueError(
+                f"DeltaGRPOTrainer needs a DeltaGRPOConfig as args; got {type(args).__name__}. Replace the class name: "
+                "every option of GRPOConfig is accepted."
+            )
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        if args.coef_enabled:
+            _require_no_dropout(self.model)
+        self._recording = False
+        self._recorded: tuple[torch.Tensor, HiddenStates] | None = None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL calls this once for each rollout batch, before it shuffles and splits the rows and keeps them for every
+        # update: a (B, T) tensor added here is carried along, and belongs to the same rows for good.
+        if not (self.model.training and self.args.coef_enabled):
+            return super()._generate_and_score_completions(inputs)
+        self._recording = True
+        try:
+            batch = super()._generate_and_score_completions(inputs)
+            batch["token_coefficients"] = self._token_coefficients(batch)
+        finally:
+            self._recording, self._recorded = False, None
+        return batch
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+        # Under PEFT the reference pass runs the same model with its adapters off, after the policy's own pass if there is
+        # one. So the first pass is recorded, and `_token_coefficients` tells by identity whether it was the policy's.
+        if not self._recording or model is not self.model or self._recorded is not None:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        completion_mask = attention_mask[:, -logits_to_keep:].bool()
+        with record_hidden_states(self.accelerator.unwrap_model(model), completion_mask) as hidden_states:
+            outputs = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        self._recorded = (outputs[0], hidden_states)
+        return outputs
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        coefficients = inputs.get("token_coefficients")
+        if coefficients is not None:
+            # A copy: TRL keeps this dict for further updates, which would otherwise apply the coefficients again
+            inputs = {**inputs, "advantages": inputs["advantages"].unsqueeze(1) * coefficients}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _token_coefficients(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Coefficients of a local rollout batch, shape (B, T), float32; 1 where there is no token."""
+        start = time.perf_counter()
+        completion_mask = batch["completion_mask"].bool()
+        token_mask = completion_mask & batch["tool_mask"].bool() if "tool_mask" in batch else completion_mask
+
+        old_per_token_logps = batch.get("old_per_token_logps")
+        recorded_by_trl = self._recorded is not None and self._recorded[0] is old_per_token_logps
+        if not recorded_by_trl:
+            self._recorded = None
+            self._run_policy(batch)
+        per_token_logps, hidden_states = self._recorded
+
+        features = hidden_states.packed.to(token_mask.device)
+        if "tool_mask" in batch:
+            features = features[token_mask[completion_mask]]
+        advantages = batch["advantages"].unsqueeze(1).expand_as(token_mask)[token_mask]
+        coefficients = delta_coefficients(
+            features,
+            advantages,
+            feature_scale=-torch.expm1(per_token_logps[token_mask]),  # 1 − p, exact also for p near 1
+            coef_min=self.args.coef_min,
+            coef_max=self.args.coef_max,
+            refinement_steps=self.args.coef_refinement_steps,
+            all_reduce=self.accelerator.reduce if self.accelerator.num_processes > 1 else None,
+        )
+        if coefficients.fallback == NON_FINITE:
+            logger.warning(
+                "A hidden state, log-probability or advantage of this rollout batch is not finite. Its coefficients are "
+                "all 1: this batch is trained on without DelTA."
+            )
+        values = torch.ones(token_mask.shape, device=token_mask.device)
+        values[token_mask] = coefficients.values
+        self._log_coefficients(coefficients, advantages)
+        self._metrics["train"]["delta/extra_forward_passes"].append(float(not recorded_by_trl))
+        self._metrics["train"]["delta/seconds"].append(time.perf_counter() - start)
+        return values
+
+    def _run_policy(self, batch: dict[str, Any]) -> None:
+        """Run the policy over a rollout batch without gradient, so that its hidden states are recorded."""
+        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        multimodal = {key: batch[key] for key in MULTIMODAL_KEYS if key in batch}
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            self._get_per_token_logps_and_entropies(
+                self.model,
+                input_ids,
+                attention_mask,
+                batch["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+                **multimodal,
+            )
+
+    def _log_coefficients(self, coefficients: Coefficients, advantages: torch.Tensor) -> None:
+        """Add the statistics of one rollout batch, over all processes, to TRL's metrics. `advantages` has shape (N,)."""
+        metrics = self._metrics["train"]
+        metrics["delta/fallback/no_contrast"].append(float(coefficients.fallback == NO_CONTRAST))
+        metrics["delta/fallback/non_finite"].append(float(coefficients.fallback == NON_FINITE))
+
+        positive, negative = advantages > 0, advantages < 0
+        credited = positive | negative
+        values = coefficients.values[credited]
+        # A sum and a count from each process, so that a process without a token weighs nothing
+        sums = torch.stack(
+            [
+                *(values.sum(), values.square().sum(), (values > 1).sum(), credited.sum()),
+                *(coefficients.values[positive].sum(), positive.sum()),
+                *(coefficients.values[negative].sum(), negative.sum()),
+            ]
+        )
+        total, squares, above, count, positive_total, positive_count, negative_total, negative_count = (
+            self.accelerator.reduce(sums).tolist()
+        )
+        bound = values.new_tensor([torch.inf])
+        smallest = self.accelerator.gather(torch.cat([values, bound]).min()).min().item()
+        largest = self.accelerator.gather(torch.cat([values, -bound]).max()).max().item()
+
+        if count > 0:
+            mean = total / count
+            metrics["delta/coef/mean"].append(mean)
+            metrics["delta/coef/std"].append(max(0.0, squares / count - mean**2) ** 0.5)
+            metrics["delta/coef/min"].append(smallest)
+            metrics["delta/coef/max"].append(largest)
+            metrics["delta/coef/share_above_one"].append(above / count)
+        if positive_count > 0:
+            metrics["delta/coef/mean_positive"].append(positive_total / positive_count)
+        if negative_count > 0:
+            metrics["delta/coef/mean_negative"].append(negative_total / negative_count)
+        if coefficients.fallback is None:
+            metrics["delta/temperature/positive"].append(coefficients.temperature_positive)
+            metrics["delta/temperature/negative"].append(coefficients.temperature_negative)
+            metrics["delta/centroid_distance/before"].append(coefficients.distance_before)
+            metrics["delta/centroid_distance/after"].append(coefficients.distance_after)
+            metrics["delta/centroid_cosine/before"].append(coefficients.cosine_before)
+            metrics["delta/centroid_cosine/after"].append(coefficients.cosine_after)
+
+
+def _require_no_dropout(model: nn.Module) -> None:
+    """Raise `ValueError` if a forward pass of `model` in training mode would drop anything."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            rates = {"p": module.p}
+        else:  # a rate that the module hands to a functional dropout, as attention layers do
+            rates = {key: rate for key, rate in vars(module).items() if "dropout" in key and isinstance(rate, float)}
+        for key, rate in rates.items():
+            if rate > 0:
+                raise ValueError(
+                    f"Dropout is active in the policy: {name}.{key} is {rate}. DelTA's coefficients come from a forward "
+                    "pass of their own, and would describe another network than the one that is updated. Set "
+                    "disable_dropout=True, and turn off a rate that the model reads from its config there, for instance "
+                    "model_init_kwargs={'attention_dropout': 0.0}."
+                )
