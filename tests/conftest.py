@@ -1,0 +1,139 @@
+"""Tiny models of real architectures, built offline, and trainers on fixed rollouts."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the tests' rollout functions are meant
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from trl import GRPOTrainer
+
+from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl import trainer as trainer_module
+from delta_trl.tasks import character_tokenizer
+
+
+# What differs between architectures for the LM head and its input: tied or untied, soft-capped, scaled, routed
+ARCHITECTURES = {
+    "qwen3": ("qwen3", {"tie_word_embeddings": False}),
+    "qwen3_tied": ("qwen3", {"tie_word_embeddings": True}),
+    "llama": ("llama", {"tie_word_embeddings": False}),
+    "olmo3": ("olmo3", {"tie_word_embeddings": False}),
+    "gemma2": ("gemma2", {"tie_word_embeddings": True, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8}),
+    "granite": ("granite", {"logits_scaling": 4.0}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "tie_word_embeddings": False},
+    ),
+}
+
+
+def tiny_model(architecture: str = "qwen3", tokenizer=None, seed: int = 0, **options) -> PreTrainedModel:
+    """A random model with hidden size 16 and two layers. Its weights are large, so that tokens differ."""
+    tokenizer = tokenizer or character_tokenizer()
+    model_type, special = ARCHITECTURES[architecture]
+    config = CONFIG_MAPPING[model_type](
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.3,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **special,
+            **options,
+        }
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def digit_reward(completions, **kwargs) -> list[float]:
+    """Counts digits: enough for advantages that differ within a group of random completions."""
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    return [float(sum(character.isdigit() for character in text)) for text in texts]
+
+
+def prompts(n: int = 64) -> Dataset:
+    return Dataset.from_dict({"prompt": [f"{i}+{i * 7 % 10}=?\n" for i in range(n)]})
+
+
+def config(output_dir, config_class=DeltaGRPOConfig, **options):
+    """One rollout batch of 8 completions for every update, unless options say otherwise; every step is logged."""
+    return config_class(
+        **{
+            "output_dir": str(output_dir),
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "activation_checkpointing": False,
+            "disable_tqdm": True,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "num_generations": 4,
+            "max_completion_length": 10,
+            "max_steps": 3,
+            "learning_rate": 1e-2,
+            "disable_dropout": True,
+            "epsilon_high": 0.28,
+            **options,
+        }
+    )
+
+
+def misaligned(**options) -> dict:
+    """Two updates on each rollout batch, so that TRL computes old log-probabilities."""
+    return {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 4, **options}
+
+
+def build(trainer_class, args, model=None, reward_funcs=digit_reward, **options):
+    tokenizer = character_tokenizer()
+    return trainer_class(
+        model=tiny_model(tokenizer=tokenizer) if model is None else model,
+        reward_funcs=reward_funcs,
+        args=args,
+        train_dataset=options.pop("train_dataset", prompts()),
+        processing_class=tokenizer,
+        **options,
+    )
+
+
+@pytest.fixture
+def collected(monkeypatch):
+    """Everything that passes between the trainer and the maths: rollout batches, features, coefficients, loss inputs."""
+    seen = {"batches": [], "features": [], "coefficients": [], "losses": []}
+    generate = DeltaGRPOTrainer._generate_and_score_completions
+    compute = trainer_module.delta_coefficients
+    loss = GRPOTrainer.compute_loss
+
+    def generate_and_keep(self, inputs):
+        seen["batches"].append(generate(self, inputs))
+        return seen["batches"][-1]
+
+    def compute_and_keep(features, advantages, **options):
+        seen["features"].append((features.clone(), advantages.clone(), options["feature_scale"].clone()))
+        seen["coefficients"].append(compute(features, advantages, **options))
+        return seen["coefficients"][-1]
+
+    def loss_and_keep(self, model, inputs, *args, **kwargs):
+        seen["losses"].append({k: v.clone() for k, v in inputs.items() if isinstance(v, torch.Tensor)})
+        return loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(DeltaGRPOTrainer, "_generate_and_score_completions", generate_and_keep)
+    monkeypatch.setattr(trainer_module, "delta_coefficients", compute_and_keep)
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", loss_and_keep)
+    return seen
