@@ -30,6 +30,7 @@ VESPO = {
     "vespo_k_neg": 2.5,
     "vespo_lambda_neg": 1.5,
 }
+LOGGING = {"log_completions": True, "num_completions_to_print": 1, "log_unique_prompts": True}
 REFERENCE = {"beta": 0.1, "sync_ref_model": True, "ref_model_mixup_alpha": 0.5, "ref_model_sync_steps": 1}
 RUNS = {
     "router_aux_loss_coef": {"router_aux_loss_coef": 0.01},
@@ -66,10 +67,7 @@ RUNS = {
     **dict.fromkeys(ADAPTIVE_ENTROPY, ADAPTIVE_ENTROPY),
     "off_policy_mask_threshold": {"off_policy_mask_threshold": 0.5},
     "use_bias_correction_kl": {**REFERENCE, "use_bias_correction_kl": False},
-    **dict.fromkeys(
-        ("log_completions", "num_completions_to_print", "log_unique_prompts"),
-        {"log_completions": True, "num_completions_to_print": 1, "log_unique_prompts": True},
-    ),
+    **dict.fromkeys(LOGGING, LOGGING),
 }
 REFUSED = {"importance_sampling_level": {"importance_sampling_level": "sequence"}}
 # Options that no run here can show, and why
