@@ -187,12 +187,18 @@ def delta_coefficients(
 
 
 def _chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype):
-    """Yield (slice, rows on the device in the accumulation dtype), a bounded number of rows at a time."""
+    """Yield (slice, rows on the device in the accumulation dtype), a bounded number of rows at a time.
+
+    What is yielded is valid until the next chunk is asked for.
+    """
     elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
     step = max(1, elements // max(1, features.shape[1]))
+    in_place = features.device == device and features.dtype == dtype
+    # One buffer for all chunks: fresh memory for each would cost more in page faults than the arithmetic
+    buffer = None if in_place else torch.empty(min(step, len(features)), features.shape[1], dtype=dtype, device=device)
     for start in range(0, len(features), step):
-        part = slice(start, start + step)
-        yield part, features[part].detach().to(device, dtype)
+        rows = features[start : start + step].detach()
+        yield slice(start, start + step), rows if in_place else buffer[: len(rows)].copy_(rows)
 
 
 def _weighted_sums(features: torch.Tensor, weights: torch.Tensor, precise: torch.dtype) -> torch.Tensor:
