@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from delta_trl.data import DataArguments
@@ -122,6 +123,7 @@ def main(
     trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
     trainer.save_model()
     trainer.save_state()
+    trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=data_args.dataset_name)
     trainer.accelerator.print(f"Model and metrics (trainer_state.json) saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=data_args.dataset_name)
