@@ -1,6 +1,6 @@
 """Every option of DelTA on top of TRL's `GRPOConfig`, and every check that can be made before a model is loaded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ._versions import require_tested_trl
 from .coefficients import check_options
@@ -29,6 +29,9 @@ class DeltaGRPOConfig(GRPOConfig):
         coef_refinement_steps (`int`, *optional*, defaults to `1`):
             K, how often the side centroids are recomputed with the tokens' soft assignments. Published: 1; 0 is the
             paper's ablation, 2 and 3 scored lower.
+        coef_log_completions (`int`, *optional*, defaults to `64`):
+            With `log_completions`, how many completions of a logged rollout batch are kept with the coefficient of every
+            token, in `completions/coefficients_STEP.parquet` of the output folder (TRL's own file there has no tokens).
 
     Raises:
         `ValueError`: for bounds or steps that the method does not define, and for `importance_sampling_level="sequence"`,
@@ -53,6 +56,13 @@ class DeltaGRPOConfig(GRPOConfig):
         metadata={
             "help": "How often the centroids of the two advantage sides are refined with the tokens' soft assignments. "
             "Default as published; 0 skips refinement."
+        },
+    )
+    coef_log_completions: int = field(
+        default=64,
+        metadata={
+            "help": "With log_completions, how many completions of a logged rollout batch are kept with the coefficient of "
+            "every token, for pictures. A multiple of num_generations keeps whole prompt groups."
         },
     )
 
@@ -89,6 +99,10 @@ class DeltaGRPOConfig(GRPOConfig):
     def __post_init__(self):
         super().__post_init__()
         check_options(self.coef_min, self.coef_max, self.coef_refinement_steps)
+        if self.coef_log_completions < 0:
+            raise ValueError(
+                f"coef_log_completions must be at least 0; got {self.coef_log_completions}. 0 keeps no coefficients."
+            )
         if self.importance_sampling_level != "token" and self.coef_enabled:
             raise ValueError(
                 f"importance_sampling_level={self.importance_sampling_level!r} cannot be combined with DelTA: the gradient "
@@ -100,3 +114,9 @@ class DeltaGRPOConfig(GRPOConfig):
     def coef_enabled(self) -> bool:
         """Whether coefficients are computed at all: equal bounds leave nothing to compute."""
         return self.coef_min != self.coef_max
+
+    @property
+    def coef_changed(self) -> list[str]:
+        """Names of DelTA's own options that differ from their defaults."""
+        own = (f for f in fields(self) if f.name.startswith("coef_"))
+        return [f.name for f in own if getattr(self, f.name) != f.default]

@@ -98,7 +98,9 @@ def tiny_qwen3(tokenizer: "PreTrainedTokenizerBase", seed: int = 0) -> "Qwen3For
         return Qwen3ForCausalLM(config)
 
 
-def warm_up(output_dir: str, questions: list[str], *, steps: int = 400, error_rate: float = 0.25, seed: int = 0) -> None:
+def warm_up(
+    output_dir: str, questions: list[str], *, steps: int = 400, error_rate: float = 0.25, seed: int = 0
+) -> None:
     """
     Fine-tune a random [`tiny_qwen3`] on written solutions, and save it with its tokenizer to `output_dir`.
 

@@ -1,17 +1,20 @@
 """`DeltaGRPOTrainer`: TRL's `GRPOTrainer`, with each token's advantage multiplied by its DelTA coefficient."""
 
+import math
 import textwrap
 import time
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from torch import nn
 
 from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
 from .features import HiddenStates, record_hidden_states
+from .records import completion_records, write_completion_records
 
 
 require_tested_trl()
@@ -98,6 +101,7 @@ class DeltaGRPOTrainer(GRPOTrainer):
             _require_no_dropout(self.model)
         self._recording = False
         self._recorded: tuple[torch.Tensor, HiddenStates] | None = None
+        self._completion_records: list[dict[str, Any]] = []
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL calls this once for each rollout batch, before it shuffles and splits the rows and keeps them for every
@@ -107,7 +111,7 @@ class DeltaGRPOTrainer(GRPOTrainer):
         self._recording = True
         try:
             batch = super()._generate_and_score_completions(inputs)
-            batch["token_coefficients"] = self._token_coefficients(batch)
+            self._add_token_coefficients(batch)
         finally:
             self._recording, self._recorded = False, None
         return batch
@@ -134,8 +138,17 @@ class DeltaGRPOTrainer(GRPOTrainer):
             inputs = {**inputs, "advantages": inputs["advantages"].unsqueeze(1) * coefficients}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def _token_coefficients(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Coefficients of a local rollout batch, shape (B, T), float32; 1 where there is no token."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        # The latest rollout batch, once. Every process logs at the same steps, so that gathering here is safe.
+        if self.model.training and self.log_completions and self.args.coef_enabled:
+            records = gather_object(self._completion_records)
+            self._completion_records = []
+            if records and self.accelerator.is_main_process:
+                write_completion_records(records, self.args.output_dir, self.state.global_step)
+
+    def _add_token_coefficients(self, batch: dict[str, Any]) -> None:
+        """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where there is no token."""
         start = time.perf_counter()
         completion_mask = batch["completion_mask"].bool()
         token_mask = completion_mask & batch["tool_mask"].bool() if "tool_mask" in batch else completion_mask
@@ -167,10 +180,24 @@ class DeltaGRPOTrainer(GRPOTrainer):
             )
         values = torch.ones(token_mask.shape, device=token_mask.device)
         values[token_mask] = coefficients.values
+        batch["token_coefficients"] = values
         self._log_coefficients(coefficients, advantages)
         self._metrics["train"]["delta/extra_forward_passes"].append(float(not recorded_by_trl))
         self._metrics["train"]["delta/seconds"].append(time.perf_counter() - start)
-        return values
+        if self.log_completions:
+            kept = math.ceil(self.args.coef_log_completions / self.accelerator.num_processes)
+            self._completion_records = completion_records(
+                batch, per_token_logps, token_mask, self._local_rewards(len(token_mask))[:kept], self._tokenizer
+            )
+
+    def _local_rewards(self, n_rows: int) -> list[float]:
+        """Total rewards of the rollout batch that was just scored; TRL logs those of all processes, in order of rank."""
+        per_function = torch.tensor(
+            [list(values)[-n_rows * self.accelerator.num_processes :] for values in self._logs["rewards"].values()]
+        )
+        totals = (per_function * self.reward_weights[:, None]).nansum(0)
+        start = self.accelerator.process_index * n_rows
+        return totals[start : start + n_rows].tolist()
 
     def _run_policy(self, batch: dict[str, Any]) -> None:
         """Run the policy over a rollout batch without gradient, so that its hidden states are recorded."""

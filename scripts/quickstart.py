@@ -4,7 +4,7 @@
 2. Train it with scripts/train.py and configs/quickstart.yaml.
 3. Compare pass rates on problems that neither stage has seen.
 
-A second run reuses the data and the warmed-up model.
+A second run reuses the warmed-up model. Options that are not listed here go on to scripts/train.py.
 """
 
 import argparse
@@ -17,37 +17,36 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = Path("outputs/quickstart")
 CONFIG = "configs/quickstart.yaml"
 HELD_OUT = 256
 SAMPLES = 4
 
 
-def prepare() -> None:
-    """Data and warmed-up model, unless an earlier run left them."""
+def prepare(folder: Path, warm_up_steps: int) -> None:
+    """Write the data, and warm up a model unless an earlier run left one."""
     from delta_trl.tasks import arithmetic_problems, warm_up
 
     problems = arithmetic_problems(6561)
-    (FOLDER / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     for name, rows in (("test", problems[:HELD_OUT]), ("train", problems[HELD_OUT:])):
         lines = [json.dumps(row) + "\n" for row in rows]
-        (FOLDER / "data" / f"{name}.jsonl").write_text("".join(lines))
-    warm = FOLDER / "warm"
+        (folder / "data" / f"{name}.jsonl").write_text("".join(lines))
+    warm = folder / "warm"
     if (warm / "config.json").exists():
         print(f"Reusing the warmed-up model in {warm}.")
         return
     print("Warming up a random 0.4 M parameter Qwen3 on flawed solutions (about a minute) ...")
-    warm_up(str(warm), [row["question"] for row in problems[HELD_OUT:]])
+    warm_up(str(warm), [row["question"] for row in problems[HELD_OUT:]], steps=warm_up_steps)
 
 
-def pass_rate(model_folder: Path) -> float:
+def pass_rate(model_folder: Path, problems: Path) -> float:
     """Share of right answers to the held-out problems, in percent: SAMPLES a problem, temperature 1, fixed seed."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from delta_trl.rewards import grade
 
-    rows = [json.loads(line) for line in (FOLDER / "data" / "test.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in problems.read_text().splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     torch.manual_seed(0)
@@ -88,23 +87,29 @@ def plot_reward(run: Path, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=Path("outputs/quickstart"), help="where everything is written")
+    parser.add_argument("--warm_up_steps", type=int, default=400, help="optimiser steps of the warm-up")
+    arguments, further = parser.parse_known_args()
+    folder = arguments.folder
+    data, warm, run, plot = folder / "data", folder / "warm", folder / "delta", folder / "reward.png"
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     start = time.perf_counter()
-    prepare()
-    before = pass_rate(FOLDER / "warm")
-    print(f"Pass rate before training: {before:.1f}%. Training with {CONFIG} ...")
+
+    prepare(folder, arguments.warm_up_steps)
+    before = pass_rate(warm, data / "test.jsonl")
+    print(f"Pass rate before training: {before:.1f}%. Training with {CONFIG} ...", flush=True)
     subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"),
-            *("scripts/train.py", "--config", CONFIG),
+            *("scripts/train.py", "--config", CONFIG, "--model_name_or_path", warm),
+            *("--dataset_name", data / "train.jsonl", "--output_dir", run, *further),
         ],
         check=True,
     )
-    run, plot = FOLDER / "delta", FOLDER / "reward.png"
-    after = pass_rate(run)
+    after = pass_rate(run, data / "test.jsonl")
     plot_reward(run, plot)
+    launch = os.path.relpath(Path(sys.executable).with_name("accelerate"), ROOT)
     rows = {
         "pass rate before": f"{before:.1f}%",
         "pass rate after": f"{after:.1f}%  ({after - before:+.1f} points; {HELD_OUT} unseen problems × {SAMPLES} samples)",
@@ -112,7 +117,8 @@ def main() -> None:
         "model": run,
         "metrics": run / "trainer_state.json",
         "reward curve": plot,
-        "try next": f"accelerate launch scripts/train.py --config {CONFIG} --trainer grpo --output_dir {FOLDER}/grpo",
+        "try next": f"the baseline: {launch} launch scripts/train.py --config {CONFIG} --trainer grpo --output_dir "
+        f"{folder / 'grpo'}",
     }
     print("\n" + "\n".join(f"{name:<17} {value}" for name, value in rows.items()))
 

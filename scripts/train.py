@@ -1,18 +1,24 @@
 """Train a causal language model with DelTA, or with plain GRPO for comparison:
 
-accelerate launch scripts/train.py --config configs/quickstart.yaml --learning_rate 2e-5
+    accelerate launch scripts/train.py --config configs/quickstart.yaml --learning_rate 2e-5
 
-Every option of DeltaGRPOConfig, of TRL's ModelConfig (PEFT and quantization) and of DataArguments is accepted, in the YAML
-file and on the command line, which wins. An unknown key is an error.
+Every option of DeltaGRPOConfig, of TRL's ModelConfig (PEFT and quantization) and of the data is accepted, in the YAML file
+and on the command line, which wins. An unknown key is an error. `--help` lists them all.
 """
 
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from delta_trl.data import DataArguments
 from trl import ModelConfig, TrlParser
 
 from delta_trl import DeltaGRPOConfig
-from delta_trl.data import DataArguments
 
 
 @dataclass
@@ -20,29 +26,78 @@ class ScriptArguments:
     trainer: Literal["delta", "grpo"] = field(
         default="delta",
         metadata={
-            "help": "Which trainer runs: DeltaGRPOTrainer, or TRL's GRPOTrainer as the baseline, on otherwise equal settings."
+            "help": "Trainer: 'delta', or TRL's GRPOTrainer ('grpo') as the baseline on otherwise equal settings."
         },
     )
     reward_funcs: list[str] = field(
         default_factory=lambda: ["math_reward"],
-        metadata={"help": "Reward functions: 'math_reward', or a dotted import path such as 'my_package.my_reward'."},
+        metadata={
+            "help": "Reward functions: 'math_reward' (1 for a right boxed answer, else 0), 'soft_overlong' (TRL's length "
+            "penalty), or a dotted import path such as 'my_package.my_reward'."
+        },
+    )
+    soft_overlong_max_length: int | None = field(
+        default=None, metadata={"help": "For 'soft_overlong': response length in tokens from which the penalty is -1."}
+    )
+    soft_overlong_cache: int | None = field(
+        default=None, metadata={"help": "For 'soft_overlong': the penalty grows over this many tokens before that."}
     )
 
 
-def main(script_args: ScriptArguments, data_args: DataArguments, args: DeltaGRPOConfig, model_args: ModelConfig) -> None:
-    import logging
+def load_rewards(script_args: ScriptArguments) -> list[Callable]:
+    """The reward functions named by `reward_funcs`."""
+    lengths = (script_args.soft_overlong_max_length, script_args.soft_overlong_cache)
+    if ("soft_overlong" in script_args.reward_funcs) != (None not in lengths) or lengths.count(None) == 1:
+        raise ValueError(
+            "The reward 'soft_overlong' needs both soft_overlong_max_length and soft_overlong_cache, and they mean nothing "
+            f"without it; got reward_funcs={script_args.reward_funcs} and lengths {lengths}."
+        )
+    rewards = []
+    for name in script_args.reward_funcs:
+        if name == "math_reward":
+            from delta_trl.rewards import math_reward
 
-    from transformers import PrinterCallback, ProgressCallback
+            rewards.append(math_reward)
+        elif name == "soft_overlong":
+            from trl.rewards import get_soft_overlong_punishment
+
+            rewards.append(get_soft_overlong_punishment(*lengths))
+        elif "." in name:
+            sys.path.insert(0, os.getcwd())
+            module, _, function = name.rpartition(".")
+            rewards.append(getattr(importlib.import_module(module), function))
+        else:
+            raise ValueError(
+                f"Unknown reward function {name!r}: expected 'math_reward', 'soft_overlong' or a dotted import path."
+            )
+    return rewards
+
+
+def main(
+    script_args: ScriptArguments, data_args: DataArguments, args: DeltaGRPOConfig, model_args: ModelConfig
+) -> None:
+    from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
     from delta_trl import DeltaGRPOTrainer
     from delta_trl.callbacks import ReadableProgressCallback
-    from delta_trl.rewards import load_rewards
 
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING, format="%(message)s")
-    check(script_args, args, model_args)
-    rewards = load_rewards(script_args.reward_funcs)
-    train_dataset, eval_dataset = data_args.load(model_args.model_name_or_path)
+    trainers = {"delta": DeltaGRPOTrainer, "grpo": GRPOTrainer}
+    if script_args.trainer not in trainers:  # the parser checks the command line, not the YAML file
+        raise ValueError(f"trainer must be 'delta' or 'grpo'; got {script_args.trainer!r}.")
+    if script_args.trainer == "grpo" and args.coef_changed:
+        raise ValueError(
+            f"{', '.join(args.coef_changed)} would be ignored by trainer 'grpo'. Remove them, or use 'delta'."
+        )
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
+    rewards = load_rewards(script_args)
+    source = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
+    )
+    data = data_args.load(tokenizer)
 
     args.model_init_kwargs = {
         "revision": model_args.model_revision,
@@ -50,23 +105,31 @@ def main(script_args: ScriptArguments, data_args: DataArguments, args: DeltaGRPO
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
-    trainer = {"delta": DeltaGRPOTrainer, "grpo": GRPOTrainer}[script_args.trainer](
+    trainer = trainers[script_args.trainer](
         model=model_args.model_name_or_path,
         reward_funcs=rewards,
         args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset if args.eval_strategy != "no" else None,
+        train_dataset=data.train,
+        eval_dataset=data.held_out if args.eval_strategy != "no" else None,
+        processing_class=tokenizer,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     trainer.add_callback(ReadableProgressCallback)
 
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    # "true" resumes from the newest checkpoint of output_dir, as transformers' own scripts do
+    resume = args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
     trainer.save_model()
     trainer.save_state()
+    trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=data_args.dataset_name)
     trainer.accelerator.print(f"Model and metrics (trainer_state.json) saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=data_args.dataset_name)
         trainer.accelerator.print(f"Model pushed to the Hub as {trainer.hub_model_id}.")
     trainer.end()
+
+
+if __name__ == "__main__":
+    main(*TrlParser((ScriptArguments, DataArguments, DeltaGRPOConfig, ModelConfig)).parse_args_and_config())

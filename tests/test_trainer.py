@@ -3,6 +3,7 @@ import logging
 import re
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
 import torch
 from conftest import build, config, digit_reward, misaligned, prompts, tiny_model
@@ -371,6 +372,7 @@ def test_sequence_level_ratios_are_refused(tmp_path):
         ({"coef_min": 0.0}, "0 < coef_min"),
         ({"coef_min": 1.3}, "coef_min=1.3 and coef_max=1.2"),
         ({"coef_refinement_steps": -1}, "at least 0; got -1"),
+        ({"coef_log_completions": -1}, "coef_log_completions must be at least 0; got -1"),
     ],
 )
 def test_options_out_of_range_are_refused_before_a_model_is_loaded(tmp_path, options, message):
@@ -428,3 +430,34 @@ def test_model_card_names_method_and_paper(tmp_path):
     assert "zhang2026delta" in card
     assert "\n- delta\n" in card
     assert "DeepSeekMath" not in card
+
+
+@pytest.mark.parametrize("kept", [8, 3, 0])
+def test_completions_are_kept_with_their_coefficients(tmp_path, collected, kept):
+    args = config(
+        tmp_path,
+        log_completions=True,
+        num_completions_to_print=0,
+        coef_log_completions=kept,
+        **misaligned(max_steps=3),
+    )
+    trainer = build(DeltaGRPOTrainer, args, rollout_func=rollouts_with_tool_output)
+    trainer.train()
+    files = sorted((tmp_path / "completions").glob("coefficients_*.parquet"))
+    if kept == 0:
+        assert files == []
+        return
+    assert [file.stem for file in files] == ["coefficients_00001", "coefficients_00003"]  # once a rollout batch
+    frame, batch = pd.read_parquet(files[1]), collected["batches"][1]
+    assert len(frame) == kept
+    for i, row in frame.iterrows():
+        mask = batch["completion_mask"][i].bool()
+        assert row["step"] == 3
+        assert row["completion_ids"].tolist() == batch["completion_ids"][i][mask].tolist()
+        assert "".join(row["tokens"]) == trainer.processing_class.decode(row["completion_ids"])
+        assert row["prompt"].endswith("=?\n")
+        assert row["reward"] == digit_reward(["".join(row["tokens"])])[0]
+        assert row["advantage"] == batch["advantages"][i].item()
+        assert row["is_token"].tolist() == batch["tool_mask"][i][mask].bool().tolist()
+        torch.testing.assert_close(torch.tensor(row["coefficients"]).float(), batch["token_coefficients"][i][mask])
+        torch.testing.assert_close(torch.tensor(row["log_probs"]).float(), batch["old_per_token_logps"][i][mask])

@@ -1,0 +1,183 @@
+"""The scripts as a user runs them, on local data and tiny models, and every checked-in config."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import tiny_model
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
+
+from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl.data import DataArguments
+from delta_trl.tasks import arithmetic_problems, character_tokenizer
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train = load_script("train")
+
+
+def parse(*arguments):
+    parser = TrlParser((train.ScriptArguments, DataArguments, DeltaGRPOConfig, ModelConfig))
+    return parser.parse_args_and_config(args=[str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a tiny model, problems in DeepMath's schema, and a config for a run of three short steps."""
+    tokenizer = character_tokenizer()
+    tiny_model(tokenizer=tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = "".join(json.dumps(row) + "\n" for row in arithmetic_problems(40))
+    (tmp_path / "problems.jsonl").write_text(rows)
+    settings = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "dataset_name": str(tmp_path / "problems.jsonl"),
+        "prompt_format": "{question}\n",
+        "output_dir": str(tmp_path / "run"),
+        "reward_funcs": ["math_reward", "conftest.digit_reward"],
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dtype": "float32",
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "save_steps": 1,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("**/*.yaml")), ids=lambda p: p.stem)
+def test_every_checked_in_config_parses(path):
+    if path.parent.name == "accelerate":
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        assert load_config_from_file(str(path)).num_processes >= 1
+        return
+    script_args, _, args, model_args = parse("--config", path, "--use_cpu", "true", "--bf16", "false")
+    assert script_args.trainer in ("delta", "grpo")
+    assert model_args.model_name_or_path
+    assert args.max_steps > 0
+
+
+@pytest.mark.parametrize("name", ["delta", "grpo"])
+def test_a_run_from_a_config_trains_and_saves(project, capsys, name):
+    train.main(*parse("--config", project / "config.yaml", "--trainer", name))
+    state = json.loads((project / "run" / "trainer_state.json").read_text())
+    entry = state["log_history"][0]
+    assert entry["rewards/math_reward/mean"] == 0
+    assert ("delta/seconds" in entry) == (name == "delta")
+    assert state["global_step"] == 3
+    initial = AutoModelForCausalLM.from_pretrained(project / "model")
+    saved = AutoModelForCausalLM.from_pretrained(project / "run")
+    assert not torch.equal(initial.lm_head.weight, saved.lm_head.weight)
+    printed = capsys.readouterr()
+    assert "step 3/3  reward " in printed.out + printed.err
+    card = (project / "run" / "README.md").read_text()
+    assert ("DelTA" in card) == (name == "delta")
+
+
+def test_resume_continues_from_the_newest_checkpoint(project, capsys):
+    train.main(*parse("--config", project / "config.yaml", "--max_steps", 2))
+    train.main(*parse("--config", project / "config.yaml", "--resume_from_checkpoint", "true"))
+    state = json.loads((project / "run" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+
+
+def test_lora_from_the_command_line(project):
+    train.main(
+        *parse("--config", project / "config.yaml", "--use_peft", "true", "--lora_target_modules", "all-linear")
+    )
+    assert (project / "run" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer", "grpo", "--coef_max", "1.5"], "coef_max would be ignored by trainer 'grpo'"),
+        (["--reward_funcs", "no_such_reward"], "Unknown reward function 'no_such_reward'"),
+        (["--reward_funcs", "math_reward", "soft_overlong"], "needs both soft_overlong_max_length"),
+        (["--soft_overlong_cache", "4"], "they mean nothing without it"),
+        (["--dataset_name", "missing.jsonl"], r"missing\.jsonl"),
+    ],
+)
+def test_bad_input_is_refused_before_the_model_is_loaded(project, monkeypatch, arguments, message):
+    monkeypatch.setattr(GRPOTrainer, "__init__", lambda *args, **kwargs: pytest.fail("the trainer was built"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train.main(*parse("--config", project / "config.yaml", *arguments))
+
+
+def test_unknown_keys_are_errors(project):
+    with (project / "config.yaml").open("a") as file:
+        file.write("learning_rat: 1.0\n")
+    with pytest.raises(ValueError, match="learning_rat"):
+        parse("--config", project / "config.yaml")
+
+
+def test_a_wrong_trainer_in_the_yaml_file_is_refused(project):
+    with (project / "config.yaml").open("a") as file:
+        file.write("trainer: ppo\n")
+    with pytest.raises(ValueError, match="'delta' or 'grpo'; got 'ppo'"):
+        train.main(*parse("--config", project / "config.yaml"))
+
+
+def test_the_soft_overlong_penalty_is_trls():
+    script_args = train.ScriptArguments(
+        reward_funcs=["soft_overlong"], soft_overlong_max_length=10, soft_overlong_cache=4
+    )
+    (penalty,) = train.load_rewards(script_args)
+    assert penalty([[0] * 6, [0] * 8, [0] * 11]) == [0.0, -0.5, -1.0]
+
+
+def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch):
+    built = []
+    for trainer_class in (GRPOTrainer, DeltaGRPOTrainer):
+        monkeypatch.setattr(trainer_class, "train", lambda self, **kwargs: built.append(self))
+    for name in ("delta", "grpo"):
+        train.main(*parse("--config", project / "config.yaml", "--trainer", name))
+    ours, theirs = built
+    assert type(ours) is DeltaGRPOTrainer
+    assert type(theirs) is GRPOTrainer
+    assert {k: v for k, v in ours.args.to_dict().items() if k in GRPOConfig.__dataclass_fields__} == {
+        k: v for k, v in theirs.args.to_dict().items() if k in GRPOConfig.__dataclass_fields__
+    }
+
+
+@pytest.mark.slow
+def test_quickstart_runs_from_start_to_end(tmp_path):
+    command = [sys.executable, "scripts/quickstart.py", "--folder", str(tmp_path), "--warm_up_steps", "80"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    outputs = [
+        subprocess.run(
+            [*command, "--max_steps", "3"], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "Warming up" in outputs[0]
+    assert "Reusing the warmed-up model" in outputs[1]
+    for output in outputs:
+        for line in ("pass rate before", "pass rate after", "minutes", "try next"):
+            assert f"\n{line}" in output
+    assert (tmp_path / "reward.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "delta" / "model.safetensors").exists()
