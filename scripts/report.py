@@ -13,7 +13,9 @@ import time
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN_FOLDER", help="output_dir of a run, finished or going")
-    parser.add_argument("--output", metavar="FILE", help="the HTML file; default: report.html in the first run's folder")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the HTML file; default: report.html in the first run's folder"
+    )
     parser.add_argument(
         "--min_support",
         type=int,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .notebook import HeatMap, heat_map
     from .live import HeatMapCallback
+    from .notebook import HeatMap, heat_map
     from .page import write_report
 
 # Loaded on first use: a notebook that draws one heat map needs neither matplotlib nor transformers

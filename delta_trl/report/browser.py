@@ -5,21 +5,19 @@ import itertools
 import json
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .records import Completions, read_completions
+from .runs import Completions, read_completions
 from .statistics import Group
 from .text import visible
 
 
 MAX_COMPLETIONS = 2000
-MAX_PACKED_BYTES = 4_000_000  # of base64, over all runs: leaves a fifth of 5 MB to the pictures
 PER_SIDE = 4  # completions of one prompt on one side; the rest of a large group says the same again
 WINDOWS = 20  # parts of the run, each of which gets its share
-# Coefficients and log-probabilities are stored as whole thousandths
-SCALE = 1000
 
 
 def choose(groups: list[Group]) -> list[Group]:
@@ -41,32 +39,40 @@ def choose(groups: list[Group]) -> list[Group]:
     return [group for turn in turns for group in turn if group is not None]
 
 
-def pack(groups: list[Group], max_completions: int, max_bytes: int) -> tuple[list[dict], int]:
+@dataclass
+class Packed:
+    """What a page shows of a run's completions."""
+
+    groups: list[dict]  # in the order of steps
+    texts: str  # packed JSON list: how each token reads, in the order in which the groups number them
+    n_completions: int
+
+
+def pack(groups: list[Group], max_completions: int, max_bytes: int) -> Packed:
     """
-    Pack the most telling of `groups` until a limit is reached; the result is in the order of steps.
+    Pack the most telling of `groups` until a limit is reached.
 
     Each group is compressed by itself, so that a page unpacks only what it shows.
-
-    Returns:
-        The packed groups, and the number of completions in them.
     """
     candidates = _affordable(choose(groups), max_completions, max_bytes)
     by_path: dict[Path, list[Group]] = {}
     for group in candidates:
         by_path.setdefault(group.path, []).append(group)
-    entries = {}
+    entries, texts = {}, {}
     for path, members in by_path.items():
         completions = read_completions(path)
-        entries |= {(path, group.start): _pack_group(completions, group) for group in members}
+        entries |= {(path, group.start): _pack_group(completions, group, texts) for group in members}
 
-    packed, n_bytes = [], 0
+    packed_texts = _packed(_json([text for _, text in texts.values()]))
+    kept, n_bytes = [], len(packed_texts)
     for group in candidates:
         entry = entries[group.path, group.start]
         n_bytes += len(entry["packed"])
         if n_bytes > max_bytes:
             break
-        packed.append(entry)
-    return sorted(packed, key=lambda entry: entry["step"]), sum(entry["shown"] for entry in packed)
+        kept.append(entry)
+    kept.sort(key=lambda entry: entry["step"])
+    return Packed(groups=kept, texts=packed_texts, n_completions=sum(entry["shown"] for entry in kept))
 
 
 def _affordable(ranked: list[Group], max_completions: int, max_bytes: int) -> list[Group]:
@@ -82,30 +88,49 @@ def _affordable(ranked: list[Group], max_completions: int, max_bytes: int) -> li
     return affordable
 
 
-def _pack_group(completions: Completions, group: Group) -> dict:
-    rows = _most_telling_rows(completions, group)
-    texts: list[str] = []
-    index: dict[int, int] = {}
-    completions_json = []
-    for row in rows:
-        tokens = completions.rows(row, row + 1)
-        for position in range(tokens.start, tokens.stop):
-            token_id = int(completions.ids[position])
-            if token_id not in index:
-                index[token_id] = len(texts)
-                text = completions.token(position)
-                texts.append(visible(text) or visible(text, alone=True))
-        completions_json.append(
-            {
-                "advantage": _number(completions.advantages[row]),
-                "reward": _number(completions.rewards[row]),
-                "tokens": [index[i] for i in completions.ids[tokens].tolist()],
-                "coefficients": _thousandths(completions.coefficients[tokens], completions.is_token[tokens]),
-                "log_probs": _thousandths(completions.log_probs[tokens], completions.is_token[tokens]),
-            }
-        )
-    content = {"prompt": visible(completions.prompt(group.start)), "texts": texts, "completions": completions_json}
-    compressed = zlib.compress(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(), level=9)
+def _pack_group(completions: Completions, group: Group, texts: dict[int, tuple[int, str]]) -> dict:
+    """
+    One prompt's completions as base64 of deflated bytes, which `report.js` reads back.
+
+    The bytes are the length of a JSON text as little-endian uint32, the text, and five bytes a token, all tokens' first
+    bytes before all second ones: the number of the token's text (lowest byte first, three of them), λ from `low` (1) to
+    `high` (255), and the probability from 0 (1) to 1 (255). A λ or probability of 0 means that there is none. `texts`
+    maps token ids to these numbers and texts, and grows.
+    """
+    rows = most_telling_rows(completions, group)
+    chosen = np.concatenate([np.arange(completions.offsets[r], completions.offsets[r + 1]) for r in rows]).astype(int)
+    unique, first, inverse = np.unique(completions.ids[chosen], return_index=True, return_inverse=True)
+    for token_id, position in zip(unique.tolist(), chosen[first].tolist(), strict=True):
+        if token_id not in texts:
+            text = completions.token(position)
+            texts[token_id] = (len(texts), visible(text) or visible(text, alone=True))
+    numbers = np.array([texts[token_id][0] for token_id in unique.tolist()], dtype=np.uint32)[inverse]
+    values, is_token = completions.coefficients[chosen], completions.is_token[chosen]
+    usable = is_token & np.isfinite(values)
+    low, high = (values[usable].min(), values[usable].max()) if usable.any() else (1, 1)
+    probabilities = np.exp(np.minimum(completions.log_probs[chosen], 0))
+    header = _json(
+        {
+            "prompt": visible(completions.prompt(group.start)),
+            "low": float(low),
+            "high": float(high),
+            "completions": [
+                {
+                    "advantage": _number(completions.advantages[row]),
+                    "reward": _number(completions.rewards[row]),
+                    "length": int(completions.offsets[row + 1] - completions.offsets[row]),
+                }
+                for row in rows
+            ],
+        }
+    )
+    parts = (
+        np.array(len(header), dtype="<u4").tobytes(),
+        header,
+        *((numbers >> shift & 255).astype(np.uint8).tobytes() for shift in (0, 8, 16)),
+        _levels((values - low) / max(high - low, np.finfo(np.float32).tiny), usable),
+        _levels(probabilities, is_token & np.isfinite(probabilities)),
+    )
     positive, negative, _ = group.sides
     return {
         "step": group.step,
@@ -113,17 +138,25 @@ def _pack_group(completions: Completions, group: Group) -> dict:
         "negative": negative,
         "of": group.stop - group.start,
         "shown": len(rows),
-        "packed": base64.b64encode(compressed).decode(),
+        "packed": _packed(b"".join(parts)),
     }
 
 
-def _most_telling_rows(completions: Completions, group: Group) -> list[int]:
-    """Up to `PER_SIDE` rows of each side (A > 0, A < 0, A = 0), those with the most spread coefficients, in order."""
-    rows = []
+def _json(content) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content, level=9)).decode()
+
+
+def most_telling_rows(completions: Completions, group: Group, per_side: int = PER_SIDE) -> list[int]:
+    """Up to `per_side` rows of each side (A > 0, A < 0, A = 0), those with the most spread coefficients, in order."""
+    rows, sides = [], completions.sides()
     for side in (1, -1, 0):
-        own = [row for row in range(group.start, group.stop) if np.sign(completions.advantages[row]) == side]
+        own = [row for row in range(group.start, group.stop) if sides[row] == side]
         own.sort(key=lambda row: _spread(completions, row), reverse=True)
-        rows += sorted(own[:PER_SIDE])
+        rows += sorted(own[:per_side])
     return rows
 
 
@@ -136,8 +169,6 @@ def _number(value: float) -> float | None:
     return round(float(value), 4) if math.isfinite(value) else None
 
 
-def _thousandths(values: np.ndarray, is_token: np.ndarray) -> list[int | None]:
-    """None where the model did not write the token, or the value is not finite."""
-    usable = is_token & np.isfinite(values)
-    scaled = np.rint(np.where(usable, values, 0) * SCALE).astype(int)
-    return [value if keep else None for value, keep in zip(scaled.tolist(), usable.tolist(), strict=True)]
+def _levels(values: np.ndarray, usable: np.ndarray) -> bytes:
+    """Values from 0 to 1 as levels from 1 to 255, and 0 where there is none."""
+    return np.where(usable, 1 + np.rint(254 * np.where(usable, values, 0)), 0).astype(np.uint8).tobytes()

@@ -29,26 +29,31 @@ class HeatMap:
     coefficients: list[float]
     log_probs: list[float] | None = None
     advantage: float | None = None
+    title: str | None = None
     spread: float = SPREAD
 
     def _repr_html_(self) -> str:
-        log_probs = self.log_probs or [None] * len(self.tokens)
-        spans = [self._span(*parts) for parts in zip(self.tokens, self.coefficients, log_probs, strict=True)]
-        return render("heat_map.html.jinja", spans=spans, spread=self.spread)
+        title = None if self.title is None else visible(self.title)
+        spans = [self._span(i) for i in range(len(self.tokens))]
+        return render("heat_map.html.jinja", title=title, spans=spans, spread=self.spread)
 
     def __repr__(self) -> str:
         return f"HeatMap({len(self.tokens)} tokens; shown by a notebook, or as HTML by ._repr_html_())"
 
-    def _span(self, token: str, coefficient: float, log_prob: float | None) -> dict[str, Any]:
-        facts = [f"λ {coefficient:.3f}"]
-        if log_prob is not None:
-            facts.append(f"probability {math.exp(min(log_prob, 0.0)):.1%}")
+    def facts(self, i: int) -> str:
+        """What is known of token `i`, in one line."""
+        facts = [f"λ {self.coefficients[i]:.3f}"]
+        if self.log_probs is not None:
+            facts.append(f"probability {math.exp(min(self.log_probs[i], 0.0)):.1%}")
         if self.advantage is not None:
             facts.append(f"advantage {self.advantage:+.2f}")
-        distance = coefficient - 1 if math.isfinite(coefficient) else 0.0
+        return " · ".join(facts)
+
+    def _span(self, i: int) -> dict[str, Any]:
+        distance = self.coefficients[i] - 1 if math.isfinite(self.coefficients[i]) else 0.0
         return {
-            "text": visible(token) or visible(token, alone=True),
-            "facts": " · ".join(facts),
+            "text": visible(self.tokens[i]) or visible(self.tokens[i], alone=True),
+            "facts": self.facts(i),
             "side": "high" if distance > 0 else "low",
             "weight": min(1.0, abs(distance) / self.spread),
         }
@@ -61,6 +66,7 @@ def heat_map(
     advantage: Any = None,
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    title: str | None = None,
     spread: float = SPREAD,
 ) -> HeatMap:
     """
@@ -72,6 +78,7 @@ def heat_map(
         log_probs (*optional*): log π of each token, shape (T,).
         advantage (*optional*): The completion's advantage, one number.
         tokenizer (*optional*): Turns ids into text, each id by itself.
+        title (`str`, *optional*): A line above the tokens.
         spread (`float`): Distance from 1 at which a colour is full.
 
     Tensors on any device, arrays and lists are accepted.
@@ -108,6 +115,7 @@ def heat_map(
         coefficients=[float(value) for value in coefficients],
         log_probs=None if log_probs is None else [float(value) for value in log_probs],
         advantage=None if advantage is None else float(advantage),
+        title=title,
         spread=spread,
     )
 
@@ -117,5 +125,7 @@ def _as_list(values: Sequence | Any, name: str) -> list:
         raise ValueError(f"{name} must be a sequence with one entry a token; got the string {values[:40]!r}.")
     values = values.tolist() if hasattr(values, "tolist") else list(values)
     if any(isinstance(value, list | tuple) for value in values):
-        raise ValueError(f"{name} must belong to one completion, shape (T,); got more dimensions. Index the batch first.")
+        raise ValueError(
+            f"{name} must belong to one completion, shape (T,); got more dimensions. Index the batch first."
+        )
     return values

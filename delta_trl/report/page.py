@@ -15,6 +15,9 @@ TABLE_ROWS = 15
 CLOUD_TOKENS = 40
 # Font sizes of the cloud, in em, from the rarest token to the most frequent
 CLOUD_SIZES = (0.85, 2.4)
+# Size of a report, and what a run's histograms and tables take of it
+MAX_BYTES = 4_950_000
+SECTION_BYTES = 120_000
 # The colour scale and the histograms end a little beyond nearly all coefficients
 MARGIN = 1.1
 
@@ -53,17 +56,33 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
         `ValueError`: if a folder holds no run, or its records are damaged.
     """
     # matplotlib and pyarrow take a second, which a notebook that shows one heat map does not need
+    from .browser import MAX_COMPLETIONS
     from .plots import curves
-    from .records import read_runs
+    from .runs import read_runs
+    from .statistics import statistics
 
     runs = read_runs(folders)
-    sections, budget = [], len(runs)
-    for run in runs:
-        sections.append(_section(run, min_support, share=1 / budget))
+    summaries = [statistics(run, min_support) if run.files else None for run in runs]
+    live = [not run.history for run in runs]
+    for run, summary in zip(runs, summaries, strict=True):
+        run.history = run.history or summary.history
+    drawn = curves(runs)
+    # Whatever the pictures leave of the file is for completions, in equal parts
+    n_recorded = max(1, sum(summary is not None for summary in summaries))
+    n_bytes = MAX_BYTES - sum(len(svg) for _, svg in drawn) - len(runs) * SECTION_BYTES
+    sections = [
+        {
+            "name": visible(run.name),
+            "from_records": from_records,
+            "tiles": _tiles(run),
+            **_records(run, summary, MAX_COMPLETIONS // n_recorded, n_bytes // n_recorded),
+        }
+        for run, summary, from_records in zip(runs, summaries, live, strict=True)
+    ]
     page = render(
         "report.html.jinja",
         runs=sections,
-        curves=curves(runs),
+        curves=drawn,
         groups=[section["groups"] for section in sections],
         switch_on=SWITCH_ON,
     )
@@ -73,38 +92,32 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
     return path
 
 
-def _section(run, min_support: int | None, share: float) -> dict[str, Any]:
-    """What the template needs of one run, which gets `share` of the space for completions."""
-    from .browser import MAX_COMPLETIONS, MAX_PACKED_BYTES, pack
+def _records(run, summary, max_completions: int, max_bytes: int) -> dict[str, Any]:
+    """What the template (`records`) and the script (`groups`) need of one run's token records."""
+    from .browser import pack
     from .plots import histogram
-    from .statistics import statistics
 
-    section: dict[str, Any] = {"name": visible(run.name), "records": None, "from_records": False, "groups": None}
-    if run.files:
-        stats = statistics(run, min_support)
-        if not run.history:
-            run.history, section["from_records"] = stats.history, True
-        spread = MARGIN * stats.spread_from_one()
-        packed, shown = pack(stats.groups, int(MAX_COMPLETIONS * share), int(MAX_PACKED_BYTES * share))
-        names = ("right", "wrong") if stats.binary else ("above the group's mean", "below the group's mean")
-        section["groups"] = {"name": section["name"], "spread": spread, "names": names, "groups": packed}
-        section["records"] = {
-            "shown": shown,
-            "n_completions": stats.n_completions,
-            "n_tokens": stats.n_tokens,
-            "n_steps": len(stats.steps),
-            "spread": spread,
-            "support": stats.support,
-            "n_supported": len(stats.tokens),
+    if summary is None:
+        return {"records": None, "groups": None}
+    name, spread = visible(run.name), MARGIN * summary.spread_from_one()
+    packed = pack(summary.groups, max_completions, max_bytes)
+    sides = ("right", "wrong") if summary.binary else ("above the group's mean", "below the group's mean")
+    return {
+        "groups": {"name": name, "spread": spread, "names": sides, "texts": packed.texts, "groups": packed.groups},
+        "records": {
+            "shown": packed.n_completions,
+            "n_completions": summary.n_completions,
+            "n_tokens": summary.n_tokens,
+            "support": summary.support,
+            "n_supported": len(summary.tokens),
             "histograms": [
-                (title, histogram(f"{title}, {section['name']}", stats.steps, stats.histograms[side], spread))
+                (title, histogram(f"{title}, {name}", summary.steps, summary.histograms[side], spread))
                 for side, title in ((1, "advantage > 0"), (-1, "advantage < 0"))
-                if stats.histograms[side].any()
+                if summary.histograms[side].any()
             ],
-            **_tokens(stats.tokens, spread),
-        }
-    section["tiles"] = _tiles(run)
-    return section
+            **_tokens(summary.tokens, spread),
+        },
+    }
 
 
 def _tiles(run) -> list[tuple[str, str, str]]:
@@ -135,10 +148,10 @@ def _tiles(run) -> list[tuple[str, str, str]]:
 
 
 def _tokens(tokens: list, spread: float) -> dict[str, Any]:
-    """The ends of the ranking as tables, and as a cloud from the highest to the lowest."""
+    """The ends of the ranking as tables, and as clouds from the highest to the lowest."""
     counts = [math.log(token.count) for token in tokens]
 
-    def shown(token) -> dict[str, Any]:
+    def shown(token, coefficient) -> dict[str, Any]:
         smallest, largest = CLOUD_SIZES
         place = (math.log(token.count) - min(counts)) / ((max(counts) - min(counts)) or 1)
         return {
@@ -146,16 +159,31 @@ def _tokens(tokens: list, spread: float) -> dict[str, Any]:
             # Fragments of a character all read �; their ids tell them apart
             "id": token.id if "\ufffd" in token.text or not token.text else None,
             "count": token.count,
-            "coefficient": token.coefficient,
+            "coefficient": coefficient,
             "probability": token.probability,
             "positive": token.positive,
             "negative": token.negative,
-            "side": "high" if token.coefficient > 1 else "low",
-            "weight": min(1.0, abs(token.coefficient - 1) / spread),
+            "side": "high" if coefficient > 1 else "low",
+            "weight": min(1.0, abs(coefficient - 1) / spread),
             "size": smallest + (largest - smallest) * place,
         }
 
-    ranked = [shown(token) for token in tokens]
+    def ranking(key: str) -> list[dict[str, Any]]:
+        present = [token for token in tokens if getattr(token, key) is not None]
+        present.sort(key=lambda token: (-getattr(token, key), token.id))
+        return [shown(token, getattr(token, key)) for token in present]
+
+    def ends(ranked: list) -> list:
+        return ranked if len(ranked) <= 2 * CLOUD_TOKENS else ranked[:CLOUD_TOKENS] + ranked[-CLOUD_TOKENS:]
+
+    ranked = ranking("coefficient")
     rows = min(TABLE_ROWS, len(ranked) // 2)
-    ends = ranked if len(ranked) <= 2 * CLOUD_TOKENS else ranked[:CLOUD_TOKENS] + ranked[-CLOUD_TOKENS:]
-    return {"highest": ranked[:rows], "lowest": ranked[::-1][:rows], "cloud": ends}
+    return {
+        "highest": ranked[:rows],
+        "lowest": ranked[::-1][:rows],
+        "clouds": [
+            ("All tokens", ends(ranked)),
+            ("Advantage > 0", ends(ranking("positive"))),
+            ("Advantage < 0", ends(ranking("negative"))),
+        ],
+    }

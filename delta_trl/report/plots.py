@@ -1,13 +1,15 @@
 """Curves and histograms as SVG that takes its colours from the page, so that one drawing serves light and dark."""
 
+import html
 import io
+import math
 import re
 from itertools import pairwise
 
 import numpy as np
 
-from .records import Run
-from .statistics import BIN_EDGES
+from .runs import Run
+from .statistics import BIN_EDGES, BIN_WIDTH
 
 
 # matplotlib knows no CSS variables: it draws in these stand-in colours, which are replaced in the SVG text
@@ -17,8 +19,8 @@ CSS_OF = {"#01aafe": "var(--ink-2)", "#01bbfe": "var(--line)"} | {
 }
 INK, LINE = "#01aafe", "#01bbfe"
 # An image holds its pixels' colours for good: one tone that stands out on white and on black, shaded by opacity
-HISTOGRAM_COLOUR = (0.08, 0.58, 0.55)
-# Steps and coefficient bins of a histogram image
+HISTOGRAM_COLOUR = (0.08, 0.64, 0.60)
+# Most columns (parts of the run) and rows (coefficient bins) of a histogram image
 HISTOGRAM_SIZE = (120, 48)
 # A faint line through every step and a firm one through the mean of the last few
 SMOOTHED_PART = 0.1
@@ -100,7 +102,7 @@ def histogram(title: str, steps: list[int], counts: np.ndarray, spread: float) -
         counts (`np.ndarray`): Tokens by step and coefficient bin, shape (steps, bins of `BIN_EDGES`).
         spread (`float`): Largest distance from 1 that the axis shows.
     """
-    image = _shares(steps, counts, spread)
+    image, spread = _shares(steps, counts, spread)
 
     def draw(axes):
         rgba = np.zeros((*image.T.shape, 4))
@@ -111,27 +113,31 @@ def histogram(title: str, steps: list[int], counts: np.ndarray, spread: float) -
         axes.imshow(
             rgba, origin="lower", aspect="auto", interpolation="none", extent=(steps[0], last, 1 - spread, 1 + spread)
         )
+        axes.grid(False)
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         axes.set(xlabel="step", ylabel="λ")
 
     return _draw(title, (5.6, 2.6), draw)
 
 
-def _shares(steps: list[int], counts: np.ndarray, spread: float) -> np.ndarray:
-    """Share of each column's tokens in each bin, shape (columns, bins), columns of equally many steps."""
+def _shares(steps: list[int], counts: np.ndarray, spread: float) -> tuple[np.ndarray, float]:
+    """Share of each column's tokens in each bin, shape (columns, bins), and the distance from 1 that the bins reach."""
     columns, bins = HISTOGRAM_SIZE
-    columns = min(columns, steps[-1] - steps[0] + 1)
-    column_of = (np.array(steps) - steps[0]) * columns // (steps[-1] - steps[0] + 1)
-    centres = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
-    bin_of = np.clip(((centres - (1 - spread)) / (2 * spread) * bins).astype(int), 0, bins - 1)
-    image = np.zeros((columns, bins))
+    n_steps = steps[-1] - steps[0] + 1
+    columns = min(columns, n_steps)
+    column_of = (np.array(steps) - steps[0]) * columns // n_steps
+    # Whole bins of the statistics make a bin of the image, or moiré would show
+    merged = math.ceil(2 * spread / BIN_WIDTH / bins)
+    half = min(math.ceil(spread / (BIN_WIDTH * merged)), round(1 / BIN_WIDTH) // merged)
+    one = round(1 / BIN_WIDTH)
+    bin_of = np.clip((np.arange(len(BIN_EDGES) - 1) - one) // merged + half, 0, 2 * half - 1)
+    image = np.zeros((columns, 2 * half))
     np.add.at(image, (column_of[:, None], bin_of[None, :]), counts)
-    # A run that records every tenth step fills the steps between with what it saw last
-    seen = np.unique(column_of)
     image /= np.maximum(image.sum(axis=1, keepdims=True), 1)
-    for start, stop in pairwise([*seen, columns]):
+    # A run that records every tenth step fills the steps between with what it saw last
+    for start, stop in pairwise([*np.unique(column_of), columns]):
         image[start:stop] = image[start]
-    return image
+    return image, half * merged * BIN_WIDTH
 
 
 def _draw(title: str, size: tuple[float, float], draw) -> str:
@@ -152,9 +158,9 @@ def _for_page(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     # Only the ids of clip paths and markers are referred to; the others ("axes_1") would repeat across a page
     svg = re.sub(r'(<g) id="[a-zA-Z.]+_?\d*"', r"\1", svg)
-    svg = re.sub(r'^<svg ([^>]*?)width="[^"]*"', rf'<svg role="img" aria-label="{title}" \1', svg, count=1)
+    svg = re.sub(r'^<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'^(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r"font: ([\d.]+)px '[^;\"]*", r"font-size: \1px", svg)
     for colour, variable in CSS_OF.items():
         svg = svg.replace(colour, variable)
-    return svg
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .records import Completions, Run, read_completions
+from .runs import Completions, Run, read_completions
 
 
 # Coefficients have mean 1 and stay near their bounds ([0.8, 1.2] as published); beyond the edge they count in the last bin
-BIN_EDGES = np.linspace(0, 3, 601)
+BIN_WIDTH = 0.005
+BIN_EDGES = np.linspace(0, 3, round(3 / BIN_WIDTH) + 1)
 SIDES = (1, -1)
 # What a token's sums hold: occurrences, λ and probability over both sides, then occurrences and λ on each side
 COUNT, COEFFICIENT, PROBABILITY, COUNT_POSITIVE, COEFFICIENT_POSITIVE, COUNT_NEGATIVE, COEFFICIENT_NEGATIVE = range(7)
@@ -30,7 +31,7 @@ class Group:
 
 @dataclass
 class TokenMean:
-    """A token's mean coefficient over the whole run, and over each side (None where it does not occur)."""
+    """A token's mean coefficient over the whole run, and over each side (None where it is too rare to say)."""
 
     id: int
     text: str
@@ -81,19 +82,18 @@ def statistics(run: Run, min_support: int | None = None) -> Statistics:
         completions = read_completions(path)
         if not len(completions):
             continue
-        advantages = np.repeat(completions.advantages, np.diff(completions.offsets))
-        counted = completions.is_token & (advantages != 0)
+        advantages, counted = _token_advantages(completions)
         steps.append(int(completions.steps[0]))
         for side in SIDES:
             own = completions.coefficients[counted & (advantages * side > 0)]
             rows[side].append(np.histogram(np.clip(own, *BIN_EDGES[[0, -1]]), BIN_EDGES)[0])
-        groups += [_group(path, completions, counted, start, stop) for start, stop in completions.groups()]
+        groups += groups_of(path, completions)
         sums = _add_tokens(sums, first_text, completions, advantages, counted)
         history.append(_metrics(completions, advantages, counted))
         n_tokens += int(counted.sum())
         n_completions += len(completions)
         binary &= bool(np.isin(completions.rewards, (0, 1)).all())
-    support = max(10, n_tokens // 2000) if min_support is None else min_support
+    support = max(10, n_tokens // 2000) if min_support is None else max(1, min_support)
     return Statistics(
         steps=steps,
         histograms={side: np.array(rows[side]).reshape(len(steps), len(BIN_EDGES) - 1) for side in SIDES},
@@ -107,8 +107,21 @@ def statistics(run: Run, min_support: int | None = None) -> Statistics:
     )
 
 
+def groups_of(path: Path, completions: Completions) -> list[Group]:
+    """The prompts of a file, each with its completions."""
+    _, counted = _token_advantages(completions)
+    return [_group(path, completions, counted, start, stop) for start, stop in completions.groups()]
+
+
+def _token_advantages(completions: Completions) -> tuple[np.ndarray, np.ndarray]:
+    """Each token's advantage, and whether the token counts: both of shape (M,)."""
+    advantages = np.repeat(completions.advantages, np.diff(completions.offsets))
+    usable = completions.is_token & np.isfinite(completions.coefficients) & np.isfinite(advantages)
+    return advantages, usable & (advantages != 0)
+
+
 def _group(path: Path, completions: Completions, counted: np.ndarray, start: int, stop: int) -> Group:
-    tokens, advantages = completions.rows(start, stop), completions.advantages[start:stop]
+    tokens, sides = completions.rows(start, stop), completions.sides()[start:stop]
     values = completions.coefficients[tokens][counted[tokens]]
     return Group(
         path=path,
@@ -116,14 +129,13 @@ def _group(path: Path, completions: Completions, counted: np.ndarray, start: int
         stop=stop,
         step=int(completions.steps[start]),
         n_tokens=tokens.stop - tokens.start,
-        sides=tuple(int((np.sign(advantages) == side).sum()) for side in (1, -1, 0)),
-        spread=float(np.nan_to_num(values.std())) if values.size else 0.0,
+        sides=tuple(int((sides == side).sum()) for side in (1, -1, 0)),
+        spread=float(values.std()) if values.size else 0.0,
     )
 
 
 def _add_tokens(sums, first_text, completions, advantages, counted) -> np.ndarray:
     """Add a file's tokens to the sums of each id, shape (7, ids); remember how each id reads."""
-    counted = counted & np.isfinite(completions.coefficients)
     present, first, inverse = np.unique(completions.ids[counted], return_index=True, return_inverse=True)
     if not present.size:
         return sums
@@ -143,7 +155,7 @@ def _add_tokens(sums, first_text, completions, advantages, counted) -> np.ndarra
 
 def _token_means(sums: np.ndarray, first_text: dict[int, str], support: int) -> list[TokenMean]:
     def mean(total: float, count: float) -> float | None:
-        return total / count if count else None
+        return total / count if count >= support else None
 
     supported = [i for i in first_text if sums[COUNT, i] >= support]
     means = [

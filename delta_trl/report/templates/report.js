@@ -1,8 +1,7 @@
 "use strict";
 // Completion text only ever becomes textContent: nothing of it is parsed as HTML.
 {
-  const SCALE = 1000;
-  const FULL = 0.995;
+  const LEVELS = 254; // λ and probability come as 1 to 255; 0 means that there is none
   const $ = (id) => document.getElementById(id);
   const runs = JSON.parse($("groups").textContent).filter((run) => run && run.groups.length);
   let run = runs[0];
@@ -15,13 +14,39 @@
     return element;
   }
 
-  async function unpack(group) {
-    if (!group.content) {
-      const bytes = Uint8Array.from(atob(group.packed), (c) => c.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-      group.content = await new Response(stream).json();
-    }
+  async function inflate(packed) {
+    const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  async function unpack(run, group) {
+    if (typeof run.texts === "string") run.texts = parse(await inflate(run.texts));
+    group.content ??= read(await inflate(group.packed), run.texts);
     return group.content;
+  }
+
+  const parse = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
+
+  // The layout that browser.py writes: a length, JSON, then five bytes a token, each kind by itself
+  function read(bytes, texts) {
+    const start = 4 + new DataView(bytes.buffer).getUint32(0, true);
+    const content = parse(bytes.subarray(4, start));
+    const n = content.completions.reduce((sum, completion) => sum + completion.length, 0);
+    const at = (kind, i) => bytes[start + kind * n + i];
+    const share = (level) => (level ? (level - 1) / LEVELS : null);
+    let first = 0;
+    for (const completion of content.completions) {
+      const places = Array.from({ length: completion.length }, (_, i) => first + i);
+      completion.texts = places.map((i) => texts[at(0, i) | (at(1, i) << 8) | (at(2, i) << 16)]);
+      completion.coefficients = places.map((i) => {
+        const between = share(at(3, i));
+        return between === null ? null : content.low + (content.high - content.low) * between;
+      });
+      completion.probabilities = places.map((i) => share(at(4, i)));
+      first += completion.length;
+    }
+    return content;
   }
 
   async function show() {
@@ -29,7 +54,7 @@
     $("position").value = position;
     $("previous").disabled = position === 0;
     $("next").disabled = position === run.groups.length - 1;
-    const content = await unpack(group);
+    const content = await unpack(run, group);
     if (group !== run.groups[position]) return; // the slider has moved on
     hideTip();
     const [right, wrong] = run.names;
@@ -46,12 +71,12 @@
       ...sides
         .map(([name, belongs]) => [name, content.completions.filter((c) => belongs(c.advantage))])
         .filter(([, completions]) => completions.length)
-        .map(([name, completions]) => side(name, completions, content.texts)),
+        .map(([name, completions]) => side(name, completions)),
     );
   }
 
   // One completion at a time, so that a right and a wrong one stand next to each other
-  function side(name, completions, texts) {
+  function side(name, completions) {
     const box = make("section", "side");
     const header = make("header");
     const title = make("h3");
@@ -63,10 +88,10 @@
       const completion = completions[i];
       const advantage = completion.advantage === null ? "" : `, advantage ${signed(completion.advantage)}`;
       title.textContent = name[0].toUpperCase() + name.slice(1);
-      facts.textContent = `reward ${completion.reward}${advantage}`;
+      facts.textContent = `reward ${completion.reward ?? "unknown"}${advantage}`;
       where.textContent = `${i + 1} of ${completions.length}`;
       text.completion = completion;
-      text.replaceChildren(...completion.tokens.map((token, at) => tokenSpan(completion, texts[token], at)));
+      text.replaceChildren(...completion.texts.map((token, at) => tokenSpan(completion, token, at)));
       hideTip();
     };
     const step = (by) => () => {
@@ -95,7 +120,7 @@
     if (coefficient === null) {
       span.classList.add("foreign");
     } else {
-      const distance = coefficient / SCALE - 1;
+      const distance = coefficient - 1;
       span.classList.add(distance > 0 ? "high" : "low");
       span.style.setProperty("--w", Math.min(1, Math.abs(distance) / run.spread).toFixed(2));
     }
@@ -104,10 +129,9 @@
 
   const signed = (value) => (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(2);
 
-  function probability(logProb) {
-    const p = Math.exp(logProb / SCALE);
-    if (p >= FULL) return p > 0.9995 ? "> 99.9%" : (100 * p).toFixed(1) + "%";
-    return p < 0.001 ? "< 0.1%" : (100 * p).toFixed(1) + "%";
+  function percent(share) {
+    if (share > 0.99) return "> 99%";
+    return share < 0.01 ? "< 1%" : Math.round(100 * share) + "%";
   }
 
   let current = null;
@@ -117,17 +141,17 @@
     current = span;
     span.classList.add("current");
     const completion = span.parentElement.completion;
-    const [coefficient, logProb] = [completion.coefficients[span.at], completion.log_probs[span.at]];
+    const [coefficient, probability] = [completion.coefficients[span.at], completion.probabilities[span.at]];
     const list = make("dl");
     const add = (name, value) => list.append(make("dt", "", name), make("dd", "", value));
     if (coefficient === null) {
       add("not written by the model", "");
     } else {
-      add("λ", (coefficient / SCALE).toFixed(3));
-      if (logProb !== null) add("probability", probability(logProb));
+      add("λ", coefficient.toFixed(2));
+      if (probability !== null) add("probability", percent(probability));
     }
     if (completion.advantage !== null) add("advantage", signed(completion.advantage));
-    add("token", `${span.at + 1} of ${completion.tokens.length}`);
+    add("token", `${span.at + 1} of ${completion.texts.length}`);
     const tip = $("tip");
     tip.replaceChildren(make("b", "", span.textContent.trim() || "␣"), list);
     tip.hidden = false;

@@ -46,11 +46,13 @@ class Completions:
         """First and last-plus-one row of each prompt's completions, which are adjacent."""
         prompts = self.prompts.to_pylist()
         starts = [
-            i
-            for i in range(len(self))
-            if i == 0 or prompts[i] != prompts[i - 1] or self.steps[i] != self.steps[i - 1]
+            i for i in range(len(self)) if i == 0 or prompts[i] != prompts[i - 1] or self.steps[i] != self.steps[i - 1]
         ]
         return list(zip(starts, [*starts[1:], len(self)], strict=True))
+
+    def sides(self) -> np.ndarray:
+        """Sign of each completion's advantage, shape (N,). One that is not finite belongs to no side, like 0."""
+        return np.sign(np.nan_to_num(self.advantages, nan=0.0))
 
     def prompt(self, row: int) -> str:
         return decode(self.prompts[row].as_py())
@@ -94,8 +96,13 @@ def read_runs(folders: list[str | Path]) -> list[Run]:
     return [_read_run(folder, "/".join(folder.parts[-depth:])) for folder in resolved]
 
 
+def record_files(folder: Path) -> list[Path]:
+    """Files of token records in the order of steps: a step number beyond 99999 makes a name longer."""
+    return sorted(folder.glob("completions/coefficients_*.parquet"), key=lambda f: (len(f.name), f.name))
+
+
 def _read_run(folder: Path, name: str) -> Run:
-    files = sorted(folder.glob("completions/coefficients_*.parquet"), key=lambda f: (len(f.name), f.name))
+    files = record_files(folder)
     checkpoints = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdigit()]
     newest_first = sorted(checkpoints, key=lambda c: int(c.name.removeprefix("checkpoint-")), reverse=True)
     states = [candidate / STATE_FILE for candidate in (folder, *newest_first) if (candidate / STATE_FILE).is_file()]
@@ -132,9 +139,10 @@ def read_completions(path: Path) -> Completions:
                 f"{path}, row {row}: {lengths[name][row]} {name} for {lengths['completion_ids'][row]} completion_ids. "
                 "Every token needs one of each; the file is damaged, so delete it or record the run again."
             )
-    ids = lists["completion_ids"].flatten().to_numpy(zero_copy_only=False)
+    # The casts give columns a type in which every list is empty; Arrow cannot know it then
+    ids = lists["completion_ids"].flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
     if "is_token" in table.column_names:
-        is_token = _column(table, "is_token").flatten().to_numpy(zero_copy_only=False)
+        is_token = _column(table, "is_token").flatten().cast(pa.bool_()).to_numpy(zero_copy_only=False)
     else:
         is_token = np.ones(len(ids), dtype=bool)
     return Completions(
@@ -145,8 +153,8 @@ def read_completions(path: Path) -> Completions:
         offsets=np.concatenate([[0], np.cumsum(lengths["completion_ids"])]),
         ids=ids,
         tokens=lists["tokens"].flatten().cast(pa.binary()),
-        coefficients=lists["coefficients"].flatten().to_numpy(zero_copy_only=False),
-        log_probs=lists["log_probs"].flatten().to_numpy(zero_copy_only=False),
+        coefficients=lists["coefficients"].flatten().cast(pa.float32()).to_numpy(zero_copy_only=False),
+        log_probs=lists["log_probs"].flatten().cast(pa.float32()).to_numpy(zero_copy_only=False),
         is_token=is_token,
     )
 
