@@ -28,7 +28,7 @@ VARIANCE_FLOOR = 1e-8
 
 # Elements of one float32 chunk: small enough on a CPU to stay in its cache between the cast and the product, large enough
 # on an accelerator that launching kernels costs nothing against reading.
-CPU_CHUNK_ELEMENTS = 2**18
+CPU_CHUNK_ELEMENTS = 2**19
 ACCELERATOR_CHUNK_ELEMENTS = 2**25
 
 NO_CONTRAST = "no contrast"

@@ -88,8 +88,8 @@ class DeltaGRPOConfig(GRPOConfig):
     coef_offload: str = field(
         default="auto",
         metadata={
-            "help": "Where hidden states wait for the coefficients: 'never' on the device, 'always' in host memory, 'auto' in"
-            " host memory if they would take more than a quarter of the free device memory."
+            "help": "Where hidden states wait for the coefficients: 'never' on the device, 'always' in host memory, 'auto' "
+            "in host memory if they would take more than a quarter of the free device memory."
         },
     )
     coef_log_completions: int = field(
