@@ -28,7 +28,7 @@ VARIANCE_FLOOR = 1e-8
 
 # Elements of one float32 chunk: small enough on a CPU to stay in its cache between the cast and the product, large enough
 # on an accelerator that launching kernels costs nothing against reading.
-CPU_CHUNK_ELEMENTS = 2**18
+CPU_CHUNK_ELEMENTS = 2**19
 ACCELERATOR_CHUNK_ELEMENTS = 2**25
 
 NO_CONTRAST = "no contrast"
@@ -198,7 +198,7 @@ def _chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype):
     buffer = None if in_place else torch.empty(min(step, len(features)), features.shape[1], dtype=dtype, device=device)
     for start in range(0, len(features), step):
         rows = features[start : start + step].detach()
-        yield slice(start, start + step), rows if in_place else buffer[: len(rows)].copy_(rows)
+        yield slice(start, start + step), rows if in_place else buffer[: len(rows)].copy_(rows, non_blocking=True)
 
 
 def _weighted_sums(features: torch.Tensor, weights: torch.Tensor, precise: torch.dtype) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
-from .features import HiddenStates, record_hidden_states
+from .features import FEATURES, HiddenStates, record_hidden_states
 from .records import completion_records, write_completion_records
 
 
@@ -124,7 +124,8 @@ class DeltaGRPOTrainer(GRPOTrainer):
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         completion_mask = attention_mask[:, -logits_to_keep:].bool()
-        with record_hidden_states(self.accelerator.unwrap_model(model), completion_mask) as hidden_states:
+        policy, offload = self.accelerator.unwrap_model(model), self.args.coef_offload
+        with record_hidden_states(policy, completion_mask, offload) as hidden_states:
             outputs = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
@@ -160,14 +161,22 @@ class DeltaGRPOTrainer(GRPOTrainer):
             self._run_policy(batch)
         per_token_logps, hidden_states = self._recorded
 
-        features = hidden_states.packed.to(token_mask.device)
+        hidden = hidden_states.packed
         if "tool_mask" in batch:
-            features = features[token_mask[completion_mask]]
+            hidden = hidden[token_mask[completion_mask].to(hidden.device)]
+        features, scale = FEATURES[self.args.coef_features](
+            hidden,
+            per_token_logps[token_mask],
+            batch["completion_ids"][token_mask],
+            self.accelerator.unwrap_model(self.model),
+            self.temperature,
+            self.args.coef_top_k,
+        )
         advantages = batch["advantages"].unsqueeze(1).expand_as(token_mask)[token_mask]
         coefficients = delta_coefficients(
             features,
             advantages,
-            feature_scale=-torch.expm1(per_token_logps[token_mask]),  # 1 − p, exact also for p near 1
+            feature_scale=scale,
             coef_min=self.args.coef_min,
             coef_max=self.args.coef_max,
             refinement_steps=self.args.coef_refinement_steps,

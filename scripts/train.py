@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from delta_trl.data import DataArguments
 from trl import ModelConfig, TrlParser
 
 from delta_trl import DeltaGRPOConfig
+from delta_trl.data import DataArguments
 
 
 @dataclass
