@@ -54,11 +54,11 @@ class HeatMapCallback(TrainerCallback):
         # An earlier run may have left records in the same folder
         self._sent = _newest(trainer.args.output_dir)
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):
         # The records of a step are written after its log. The last ones are there when the Trainer logs its summary, and
         # not later: at the end of training the backends close.
         newest = _newest(args.output_dir)
-        due = state.global_step >= min(self._due, state.max_steps)
+        due = state.global_step >= self._due or "train_runtime" in logs
         if state.is_world_process_zero and due and newest not in (None, self._sent):
             self._sent, self._due = newest, state.global_step + self._every
             self._send(args, state.global_step, telling_heat_maps(newest[0]))
