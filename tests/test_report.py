@@ -28,7 +28,7 @@ from delta_trl import DeltaGRPOTrainer
 from delta_trl.report import HeatMapCallback, heat_map, write_report
 from delta_trl.report.browser import MAX_COMPLETIONS, PER_SIDE, WINDOWS, choose
 from delta_trl.report.live import KEY, extremes_table
-from delta_trl.report.plots import histogram, smoothed
+from delta_trl.report.plots import histogram, means_of, smoothed
 from delta_trl.report.runs import read_completions, read_runs
 from delta_trl.report.statistics import BIN_EDGES, Group, statistics
 from delta_trl.report.text import visible
@@ -315,6 +315,11 @@ def test_metrics_come_from_the_newest_state_or_else_from_the_records(tmp_path):
     assert run.curve("entropy") == ([], [])
     assert "holds no trainer_state.json yet" not in write_report([tmp_path]).read_text(encoding="utf-8")
 
+    just_begun = tmp_path / "just_begun"
+    just_begun.mkdir()
+    (just_begun / "trainer_state.json").write_text('{"log_history": []}')
+    assert "set log_completions: true" in write_report([just_begun]).read_text(encoding="utf-8")
+
 
 def test_damaged_or_missing_records_are_named(tmp_path):
     with pytest.raises(ValueError, match="holds neither trainer_state"):
@@ -454,10 +459,12 @@ def test_a_long_run_fits_into_5_megabytes_and_20_seconds(tmp_path):
     assert MAX_COMPLETIONS * 0.95 <= int(shown.replace(",", "")) <= MAX_COMPLETIONS
 
 
-def test_smoothing_is_a_trailing_mean():
+def test_smoothing_is_a_trailing_mean_and_long_curves_are_thinned():
     values = [1.0, 2.0, 6.0, 3.0]
     assert smoothed(values, 2).tolist() == [1.0, 1.5, 4.0, 4.5]
     assert smoothed(values, 1).tolist() == values
+    assert means_of(values, 1).tolist() == values
+    assert means_of([*values, 5.0], 2).tolist() == [1.5, 4.5, 5.0]
 
 
 def test_a_histogram_is_drawn_for_one_step_and_for_many(tmp_path):

@@ -63,9 +63,10 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
 
     runs = read_runs(folders)
     summaries = [statistics(run, min_support) if run.files else None for run in runs]
-    live = [not run.history for run in runs]
-    for run, summary in zip(runs, summaries, strict=True):
-        run.history = run.history or summary.history
+    from_records = [not run.history and summary is not None for run, summary in zip(runs, summaries, strict=True)]
+    for run, summary, needed in zip(runs, summaries, from_records, strict=True):
+        if needed:
+            run.history = summary.history
     drawn = curves(runs)
     # Whatever the pictures leave of the file is for completions, in equal parts
     n_recorded = max(1, sum(summary is not None for summary in summaries))
@@ -73,11 +74,11 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
     sections = [
         {
             "name": visible(run.name),
-            "from_records": from_records,
+            "from_records": needed,
             "tiles": _tiles(run),
             **_records(run, summary, MAX_COMPLETIONS // n_recorded, n_bytes // n_recorded),
         }
-        for run, summary, from_records in zip(runs, summaries, live, strict=True)
+        for run, summary, needed in zip(runs, summaries, from_records, strict=True)
     ]
     page = render(
         "report.html.jinja",

@@ -24,6 +24,8 @@ HISTOGRAM_COLOUR = (0.08, 0.64, 0.60)
 HISTOGRAM_SIZE = (120, 48)
 # A faint line through every step and a firm one through the mean of the last few
 SMOOTHED_PART = 0.1
+# Points of a line: more than a screen can show would only make the file large
+MOST_POINTS = 500
 
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, and in the page's font
@@ -77,11 +79,18 @@ def _draw_lines(axes, lines) -> None:
     for i, style, steps, values in lines:
         colour = RUN_COLOURS[i % len(RUN_COLOURS)]
         window = max(1, int(len(values) * SMOOTHED_PART))
+        block = math.ceil(len(values) / MOST_POINTS)
         if window > 1:
-            axes.plot(steps, values, style, color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(steps[::block], means_of(values, block), style, color=colour, alpha=0.3, linewidth=0.8)
         marker = "o" if len(values) == 1 else None
-        axes.plot(steps, smoothed(values, window), style, color=colour, marker=marker)
+        axes.plot(steps[::block], smoothed(values, window)[::block], style, color=colour, marker=marker)
     axes.margins(x=0.01)
+
+
+def means_of(values: list[float], block: int) -> np.ndarray:
+    """Mean of every `block` values in a row; the last block may be shorter."""
+    starts = np.arange(0, len(values), block)
+    return np.add.reduceat(values, starts) / np.diff([*starts, len(values)])
 
 
 def smoothed(values: list[float], window: int) -> np.ndarray:

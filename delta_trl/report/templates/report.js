@@ -194,6 +194,7 @@
     sides.addEventListener("click", (event) => showTip(event.target.closest(".t")));
     sides.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hideTip());
     sides.addEventListener("scroll", hideTip, true);
+    addEventListener("resize", () => showTip(current));
     sides.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
       if (!by || !event.target.matches(".text")) return;
