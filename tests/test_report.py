@@ -255,31 +255,82 @@ def test_hostile_completions_are_text(hostile_run, tmp_path):
     assert "broken \ufffd\ufffd\ufffd bytes" in texts
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; the parser's test of the same page ran")
-def test_hostile_completions_are_text_in_a_browser(hostile_run, tmp_path):
-    path = write_report([hostile_run], tmp_path / "report.html")
-    dumped = subprocess.run(
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine; the parser's tests of the same pages ran"
+)
+
+
+def in_browser(path: Path, profile: Path, script: str = "") -> str:
+    """The page's DOM after its script, and `script` a second later, have run at the width of a phone."""
+    later = f"<script>setTimeout(() => {{ {script} }}, 1000)</script></body>"
+    tested = path.with_name("tested.html")
+    tested.write_text(path.read_text(encoding="utf-8").replace("</body>", later), encoding="utf-8")
+    done = subprocess.run(
         [
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
-            *("--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()),
+            *("--virtual-time-budget=5000", "--window-size=390,800", f"--user-data-dir={profile}", tested.as_uri()),
         ],
         capture_output=True,
         timeout=120,
         check=True,
-    ).stdout.decode()
-    title = html.unescape(re.search(r"<title>(.*?)</title>", dumped)[1])
-    assert title == f"DelTA run report: {hostile_run.name}"
-    body = Page(re.search(r"<body.*</body>", dumped, re.S)[0])
-    assert body.tags.count("script") == 2
-    assert "img" not in body.tags
-    assert (
-        "b"
-        not in Page(re.search(r'<div class="sides".*?<div class="tip"', dumped, re.S)[0].rpartition("<div")[0]).tags
     )
+    return done.stdout.decode()
+
+
+@needs_chromium
+def test_hostile_completions_are_text_in_a_browser(hostile_run, tmp_path):
+    dumped = in_browser(write_report([hostile_run], tmp_path / "report.html"), tmp_path / "profile")
+    title = html.unescape(re.search(r"<title>(.*?)</title>", dumped)[1])
+    assert title == f"DelTA run report: {hostile_run.name}"  # no completion wrote another one
+    body = Page(re.search(r"<body.*</body>", dumped, re.S)[0])
+    assert body.tags.count("script") == 3  # the page's two, and the test's
+    assert "img" not in body.tags
     shown = re.search(r'<div class="sides".*', dumped, re.S)[0]
+    assert "<b>bold" not in shown
     assert html.escape(HOSTILE[1], quote=False) in shown
     assert "broken \ufffd\ufffd\ufffd bytes" in shown
+
+
+@needs_chromium
+def test_a_tap_shows_a_token_and_nothing_sticks_out_of_a_phone(tmp_path):
+    rows = [
+        {
+            "tokens": ["so", " 3", "\n"],
+            "coefficients": [1.1, 0.8, 1.0],
+            "log_probs": [-1e-4, -0.7, -9.0],
+            "advantage": 0.5,
+        },
+        {
+            "completion_ids": [10, 11],
+            "tokens": ["tool" * 50, " 4"],
+            "coefficients": [1.0, 1.2],
+            "is_token": [False, True],
+            "log_probs": [-0.1, -0.105],
+            "advantage": -0.5,
+        },
+    ]
+    write_records(tmp_path, 7, [{**row, "prompt": "1 + 2?" + "x" * 500} for row in rows])
+    script = """
+        const seen = [...document.querySelectorAll(".side .t")].map((token) => {
+            token.click();
+            return document.getElementById("tip").innerText;
+        });
+        seen.push(document.getElementById("where").textContent, document.documentElement.scrollWidth <= innerWidth);
+        document.title = JSON.stringify(seen);
+    """
+    dumped = in_browser(write_report([tmp_path]), tmp_path / "profile", script)
+    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dumped, re.S)[1]))
+    lines = [" ".join(text.split()) if isinstance(text, str) else text for text in seen]
+    assert lines == [
+        "so λ 1.10 probability > 99% advantage +0.50 token 1 of 3",
+        "3 λ 0.80 probability 50% advantage +0.50 token 2 of 3",
+        "↵ λ 1.00 probability < 1% advantage +0.50 token 3 of 3",
+        "tool" * 50 + " not written by the model advantage −0.50 token 1 of 2",
+        "4 λ 1.20 probability 90% advantage −0.50 token 2 of 2",
+        "Step 7, prompt 1 of 1: 1 right, 1 wrong",
+        True,
+    ]
 
 
 def test_names_tell_runs_apart(tmp_path):
@@ -327,6 +378,9 @@ def test_damaged_or_missing_records_are_named(tmp_path):
     path = write_records(tmp_path, 1, [{"tokens": ["a", "b"], "coefficients": [1.0], "advantage": 1.0}])
     with pytest.raises(ValueError, match="row 0: 1 coefficients for 2 completion_ids"):
         read_completions(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="may be half written: try again"):
+        write_report([tmp_path])
     pd.DataFrame({"step": [1]}).to_parquet(path)
     with pytest.raises(ValueError, match=r"lacks the columns \['prompt', 'advantage'"):
         read_completions(path)
@@ -620,6 +674,14 @@ def test_the_callback_refuses_what_it_could_not_show(tmp_path):
     trainer.args.log_completions = True
     with pytest.raises(ValueError, match="at least 1; got 0"):
         HeatMapCallback(trainer, every=0)
+
+
+def test_a_missing_extra_is_named():
+    code = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'jinja2' else f(n, *a)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "import delta_trl.report"], capture_output=True, text=True, timeout=60
+    )
+    assert "delta_trl.report needs jinja2: pip install 'delta_trl[report]'." in done.stderr
 
 
 def run_script(*args: str) -> subprocess.CompletedProcess:

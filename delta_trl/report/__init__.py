@@ -5,6 +5,7 @@ Everything is drawn from what training recorded, so nothing here needs a GPU or 
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 # Loaded on first use: a notebook that draws one heat map needs neither matplotlib nor transformers
 _MODULE_OF = {"HeatMap": "notebook", "HeatMapCallback": "live", "heat_map": "notebook", "write_report": "page"}
 __all__ = ["HeatMap", "HeatMapCallback", "heat_map", "write_report"]
+
+
+_missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+if _missing:
+    raise ImportError(f"delta_trl.report needs {' and '.join(_missing)}: pip install 'delta_trl[report]'.")
 
 
 def __getattr__(name: str):

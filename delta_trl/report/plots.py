@@ -58,7 +58,7 @@ PANELS = (
     ),
     ("Standard deviation of λ", (("delta/coef/std", "-"),)),
     (
-        "Cosine of the two centroids: refined solid, first dashed",
+        "Centroid cosine: refined solid, first dashed",
         (("delta/centroid_cosine/after", "-"), ("delta/centroid_cosine/before", "--")),
     ),
 )
@@ -126,7 +126,7 @@ def histogram(title: str, steps: list[int], counts: np.ndarray, spread: float) -
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         axes.set(xlabel="step", ylabel="λ")
 
-    return _draw(title, (5.6, 2.6), draw)
+    return _draw(title, (4.6, 2.2), draw)
 
 
 def _shares(steps: list[int], counts: np.ndarray, spread: float) -> tuple[np.ndarray, float]:

@@ -120,9 +120,15 @@ def read_completions(path: Path) -> Completions:
     Read one file that the trainer wrote with `log_completions=True`.
 
     Raises:
-        `ValueError`: if it lacks a column, or a row has lists of different lengths.
+        `ValueError`: if it is damaged, lacks a column, or has a row with lists of different lengths.
     """
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{path} cannot be read as Parquet: {error} If the run is going, the file may be half written: try again. "
+            "Otherwise it is damaged: delete it, and the report does without that step."
+        ) from error
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
         raise ValueError(
