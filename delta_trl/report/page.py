@@ -107,6 +107,7 @@ def _records(run, summary, max_completions: int, max_bytes: int) -> dict[str, An
         "groups": {"name": name, "spread": spread, "names": sides, "texts": packed.texts, "groups": packed.groups},
         "records": {
             "shown": packed.n_completions,
+            "complete": packed.n_completions == summary.n_completions,
             "n_completions": summary.n_completions,
             "n_tokens": summary.n_tokens,
             "support": summary.support,
