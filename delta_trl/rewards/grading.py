@@ -167,8 +167,8 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
         return WRONG, []
     gold, parts = split
     pairs = []
-    for part in parts:
-        reason = decide(gold, part)
+    for i, part in enumerate(parts):
+        reason = decide(gold, part, is_final=i == len(parts) - 1)
         if reason is None:
             pairs.append((gold, part))
         elif reason != CORRECT:

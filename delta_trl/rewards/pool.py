@@ -219,6 +219,10 @@ class WorkerPool:
             f"{reason or 'It died without a message.'}"
         )
 
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run now."""
+        return [worker.process.pid for worker in self._workers]
+
     def close(self) -> None:
         """End all workers. The pool can be used again."""
         for worker in self._workers:
