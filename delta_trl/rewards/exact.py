@@ -64,7 +64,7 @@ _LITERALS = [
     ),
     re.compile(rf"(?P<sign>[+-]?)(?P<number>{_NUMBER})[eE](?P<power>[+-]?\d{{1,3}})"),
 ]
-_BASED = re.compile(r"[0-9A-Za-z]+_\{?(?:\d+|\\text\{[a-z]+\})\}?")
+_BASED = re.compile(r"[0-9A-F]*[0-9][0-9A-F]*_\{?(?:\d+|\\text\{[a-z]+\})\}?")
 
 
 def _fraction(number: str | None) -> Fraction:
@@ -366,8 +366,9 @@ def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:
         return WRONG
     if len(gold) == len(answer) == 1:  # A is not a
         return WRONG
-    if (_BASED.fullmatch(gold) and literal(answer)) or (_BASED.fullmatch(answer) and literal(gold)):
-        return WRONG
+    gold_based, answer_based = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
+    if (gold_based or answer_based) and (gold_based or literal(gold)) and (answer_based or literal(answer)):
+        return CORRECT if _without_braces(gold) == _without_braces(answer) else WRONG
     gold_body, gold_unit = split_unit(gold)
     answer_body, answer_unit = split_unit(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
@@ -402,6 +403,10 @@ def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:
 
 def _decimal_point(text: str) -> str:
     return re.sub(r"(-?\d+),(\d+)", r"\1.\2", text) if re.fullmatch(r"-?\d+,\d+", text) else text
+
+
+def _without_braces(text: str) -> str:
+    return text.replace("{", "").replace("}", "")
 
 
 def _key(text: str) -> str:

@@ -34,18 +34,18 @@ class Comparer:
         from latex2sympy2_extended import NormalizationConfig, latex2sympy
         from latex2sympy2_extended.latex2sympy2 import normalize_latex
         from math_verify import verify
-        from math_verify.grader import should_treat_as_complex
 
         logging.disable(logging.WARNING)  # math-verify warns that its own time-outs, unneeded here, are off
         self.sympy = sympy
         self.verify = verify
+        self._i = sympy.Symbol("i", real=True)
         settings = NormalizationConfig(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none")
 
         def parse(text: str):
             text = normalize_latex(text, settings)
-            return latex2sympy(
-                text, is_real=not should_treat_as_complex(text), convert_degrees=False, normalization_config=None
-            )
+            parsed = latex2sympy(text, is_real=True, convert_degrees=False, normalization_config=None)
+            # The parser takes i for a variable like any other.
+            return parsed.subs(self._i, sympy.I) if self._i in parsed.free_symbols else parsed
 
         self._parse = parse
         self._golds: dict[str, object] = {}
@@ -109,9 +109,7 @@ class Comparer:
             return None  # words; math-verify also knows that e is E
         try:
             gold, answer = gold.doit(), answer.doit()
-            if imaginary := [symbol for symbol in symbols if symbol.name == "i"]:  # the parser leaves it a variable
-                gold, answer = gold.subs(imaginary[0], s.I), answer.subs(imaginary[0], s.I)
-                symbols.remove(imaginary[0])
+            is_complex = gold.has(s.I) or answer.has(s.I)
             if not symbols:
                 return self._close(gold, answer)
             agreements = 0
@@ -119,7 +117,7 @@ class Comparer:
                 values = {symbol: s.Float(point) + s.Rational(i, 7) for i, symbol in enumerate(symbols)}
                 a, b = gold.evalf(25, subs=values), answer.evalf(25, subs=values)
                 # Outside the reals, roots and logarithms have branches that nobody means.
-                if a.is_finite and b.is_finite and (imaginary or (a.is_real and b.is_real)):
+                if a.is_finite and b.is_finite and (is_complex or (a.is_real and b.is_real)):
                     if not self._close(a, b, "1e-12"):
                         return False
                     agreements += 1
