@@ -255,6 +255,7 @@ def test_math500_loads_whole():
     assert data.unscorable_share <= 0.01
 
 
+@pytest.mark.slow
 def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, tokenizer):
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(tmp_path / "model")

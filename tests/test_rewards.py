@@ -297,6 +297,8 @@ def test_scorable_finds_golds_that_no_answer_can_be_compared_with():
         r"\frac{2}{0}",
     ]
     assert scorable(golds) == [True] * 6 + [False] * 4
+    # The check replaces numbers by others; that must neither hide nor make a division by zero.
+    assert scorable([r"\frac{1}{3-2}", r"\frac{7}{0}", r"\frac{1}{10}\sqrt{13}"]) == [True, False, True]
     sentence = "The series converges absolutely by the comparison test, and the limit is not zero in general."
     assert scorable([sentence, "9^{9^{9^{9}}}", "1" * 5000]) == [False] * 3
 

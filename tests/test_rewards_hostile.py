@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from delta_trl.rewards import grade
 
 
@@ -58,6 +60,7 @@ def check(results) -> None:
     assert len(missed) <= (1 - SHARE_MET) * len(CASES)
 
 
+@pytest.mark.slow
 def test_every_hostile_case_in_a_plain_thread_and_in_a_daemonic_process():
     start = time.perf_counter()
     check(in_a_thread(grade_one_by_one))

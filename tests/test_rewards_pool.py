@@ -73,12 +73,14 @@ def test_an_item_that_hangs_times_out_alone_and_its_worker_is_replaced(pool):
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.slow
 def test_the_kernel_ends_what_no_signal_can_interrupt(pool):
     # One power of integers inside C code; the cost guard, which is not asked here, would refuse it.
     one = pool(wall_seconds=60.0)
     assert one.run([("5", "9^{9^{9}}"), EASY]) == [(TIMED_OUT, True), ("correct", True)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS ignores RLIMIT_AS")
 def test_memory_is_limited(pool):
     one = pool(soft_seconds=50.0, hard_seconds=60, wall_seconds=60.0, memory_bytes=2**29)
