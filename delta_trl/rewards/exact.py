@@ -11,8 +11,9 @@ Policy, where mathematics leaves a choice:
 - A numeral in another base must keep its base.
 - An answer that leaves the work undone is none: an integral, sum, product, limit, determinant, gcd, lcm, extremum or
   residue that the gold does not have; or sums and products of plain numbers where the gold is a number.
-- In a chain `a = b = c` every part that is a number must be the gold. `y = y` says nothing. What follows an
-  approximation sign after a value is not looked at.
+- In a chain that starts with a name, `x = a = b`, the last part is the answer. In one that starts with a number every
+  part that is a number must be the gold: `1 = 2 = 3` is not 3. `y = y` says nothing. What follows an approximation
+  sign after a value is not looked at.
 - Groups and rings (`\mathbb{Z}_2 \times \mathbb{Z}_2`) are compared as text, factor by factor in any order.
 """
 
@@ -68,13 +69,14 @@ _BASED = re.compile(r"[0-9A-F]*[0-9][0-9A-F]*_\{?(?:\d+|\\text\{[a-z]+\})\}?")
 
 
 def _fraction(number: str | None) -> Fraction:
-    return Fraction(number.replace(",", "").replace(" ", "").rstrip(".") or "0") if number else Fraction(1)
+    """1 for the missing factor of a bare power of ten."""
+    return Fraction(number.replace(",", "").replace(" ", "").rstrip(".")) if number else Fraction(1)
 
 
 @lru_cache(maxsize=16384)
 def literal(text: str) -> Literal | None:
     """The number that `text` writes out, or None. A zero denominator is no number."""
-    while text.startswith("(") and text.endswith(")"):
+    while text.startswith("(") and text.endswith(")") and "," not in text:  # (1,234) is a pair
         text = text[1:-1]
     if len(text) > MAX_DIGITS or not any(c.isdigit() for c in text):
         return None
@@ -130,7 +132,7 @@ _LETTER_UNIT = re.compile(r"(?:(?<=\d) ([mgslh])|(?<=\d) ?(m)\^\{?([23])\}?)$")
 _SCALES = {"thousand": "000", "million": "000000", "billion": "000000000"}
 
 
-def _unit(words: str, power: str | None) -> str | None:
+def _unit(words: str, power: str | None) -> str:
     """The canonical name of a unit in words, "" for a text that is no unit known here."""
     power = power or ""
     names = []
@@ -247,15 +249,14 @@ def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
         return gold, [answer]  # several equations
     if len(set(parts)) < len(parts):
         return None
-    if len(gold_parts) == 1 and not _RELATION.search(gold):
-        names_it = _has_variable(parts[0]) or undone_operators(parts[0])
-    elif gold_name is not None and gold_name == parts[0] and not _LIST.search(gold):
-        gold, names_it = gold_parts[-1], True
-    else:
+    if gold_name is not None and gold_name == parts[0] and not _LIST.search(gold):
+        return gold_parts[-1], parts[-1:]
+    if len(gold_parts) > 1 or _RELATION.search(gold):
         return gold, [answer]
-    values = parts[1:] if names_it else parts
-    steps = [step for step in values[:-1] if not (_has_variable(step) or undone_operators(step))]
-    return gold, steps + values[-1:]
+    if _has_variable(parts[0]) or undone_operators(parts[0]):
+        return gold, parts[-1:]
+    steps = [step for step in parts[:-1] if not (_has_variable(step) or undone_operators(step))]
+    return gold, steps + parts[-1:]
 
 
 def _in_brackets_removed(text: str) -> str:
@@ -263,9 +264,7 @@ def _in_brackets_removed(text: str) -> str:
 
 
 # Structures are compared as text: a computer algebra system takes Z_4 for a number and a product for a product.
-_STRUCTURE = re.compile(
-    r"\\mathbb\{[A-Z]\}(?![{}]*(?:\\setminus|\\cup|\\cap))|\\(?:rtimes|ltimes|oplus|otimes|cong)(?![a-zA-Z])"
-)
+_STRUCTURE = re.compile(r"\\mathbb\{[A-Z]\}|\\(?:rtimes|ltimes|oplus|otimes|cong)(?![a-zA-Z])")
 
 
 def _structure(text: str) -> list[str] | None:
