@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dataset_hub import DatasetHub
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -88,6 +90,32 @@ def test_of_parquet_shards_only_the_needed_columns_are_read(tmp_path):
         with pytest.raises(OSError, match=r"deserialize|thrift|page"):
             pq.read_table(shard)  # whoever reads the long column fails
     assert len(load_math_dataset(str(tmp_path / "repo")).train) == 40
+
+
+@pytest.mark.slow
+def test_from_the_hub_only_the_needed_columns_travel_and_only_once(tmp_path):
+    repository = tmp_path / "repository"
+    (repository / "data").mkdir(parents=True)
+    long = random.Random(0)
+    records = [{**row, "r1_solution_1": long.randbytes(40_000).hex()} for row in rows(1000)]
+    shard = repository / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(records), shard, row_group_size=250)
+    hub = DatasetHub(repository)
+    code = "from delta_trl.data import load_math_dataset; print(len(load_math_dataset('user/math').train))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    sent = []
+    for _ in range(2):
+        before = hub.bytes_sent
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert result.stdout.strip() == "1000", result.stderr
+        sent.append(hub.bytes_sent - before)
+    hub.server.shutdown()
+    # Every range request reads ahead by some megabytes, which weighs on a file as small as this one.
+    assert sent[0] < shard.stat().st_size / 3
+    assert sent[1] < 500_000
 
 
 def test_other_schemas_by_naming_the_columns(tmp_path):
