@@ -12,8 +12,10 @@ Where this deviates from a literal transcription, and the corner cases:
 - Without a token on either side there is no contrast, and with a non-finite input there is no meaning: every coefficient
   of the rollout batch is then 1, on all processes.
 
-Cost: 2K + 2 sweeps over the features (K + 1 for centroids, K + 1 for margins), each of which reads them once. Besides the
-features, memory is a few (N,) vectors and one chunk in the accumulation dtype.
+Cost: 2K + 2 sweeps over the features (K + 1 for centroids, K + 1 for margins), each of which reads their N·H elements once:
+(2K + 2)·N·H·itemsize bytes, 4 × 164 MB for a 20,000-token response of an 8B model in bf16 at K = 1. Fewer will not do: a
+margin needs the centroids of all tokens, and a temperature needs the margins of all tokens. Besides the features, memory is
+a few (N,) vectors and one chunk in the accumulation dtype.
 """
 
 import math

@@ -118,7 +118,7 @@ class DeltaGRPOTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         # Under PEFT the reference pass runs the same model with its adapters off, after the policy's own pass if there is
-        # one. So the first pass is recorded, and `_token_coefficients` tells by identity whether it was the policy's.
+        # one. So the first pass is recorded, and `_add_token_coefficients` tells by identity whose it was.
         if not self._recording or model is not self.model or self._recorded is not None:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -148,6 +148,7 @@ class DeltaGRPOTrainer(GRPOTrainer):
             if records and self.accelerator.is_main_process:
                 write_completion_records(records, self.args.output_dir, self.state.global_step)
 
+    @torch.no_grad()
     def _add_token_coefficients(self, batch: dict[str, Any]) -> None:
         """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where there is no token."""
         start = time.perf_counter()
@@ -208,12 +209,13 @@ class DeltaGRPOTrainer(GRPOTrainer):
         start = self.accelerator.process_index * n_rows
         return totals[start : start + n_rows].tolist()
 
+    @torch.no_grad()
     def _run_policy(self, batch: dict[str, Any]) -> None:
         """Run the policy over a rollout batch without gradient, so that its hidden states are recorded."""
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         multimodal = {key: batch[key] for key in MULTIMODAL_KEYS if key in batch}
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             self._get_per_token_logps_and_entropies(
                 self.model,
                 input_ids,
