@@ -2,7 +2,7 @@
 
 1. Make an arithmetic task in DeepMath-103K's schema, and warm up a 0.4 M parameter Qwen3 on flawed solutions of it.
 2. Train it with scripts/train.py and configs/quickstart.yaml.
-3. Compare pass rates on problems that neither stage has seen.
+3. Compare pass rates on problems that neither stage has seen, and draw the reward curve and the run report.
 
 A second run reuses the warmed-up model. Options that are not listed here go on to scripts/train.py.
 """
@@ -10,6 +10,7 @@ A second run reuses the warmed-up model. Options that are not listed here go on 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/quickstart"), help="where everything is written")
     parser.add_argument("--warm_up_steps", type=int, default=400, help="optimiser steps of the warm-up")
     arguments, further = parser.parse_known_args()
+    from delta_trl.report import write_report
+
     folder = arguments.folder
     data, warm, run, plot = folder / "data", folder / "warm", folder / "delta", folder / "reward.png"
     os.chdir(ROOT)
@@ -99,6 +102,7 @@ def main() -> None:
     prepare(folder, arguments.warm_up_steps)
     before = pass_rate(warm, data / "test.jsonl")
     print(f"Pass rate before training: {before:.1f}%. Training with {CONFIG} ...", flush=True)
+    shutil.rmtree(run, ignore_errors=True)  # else the report would mix in what an earlier, longer run recorded
     subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"),
@@ -109,6 +113,7 @@ def main() -> None:
     )
     after = pass_rate(run, data / "test.jsonl")
     plot_reward(run, plot)
+    report = write_report([run])
     launch = os.path.relpath(Path(sys.executable).with_name("accelerate"), ROOT)
     rows = {
         "pass rate before": f"{before:.1f}%",
@@ -117,6 +122,7 @@ def main() -> None:
         "model": run,
         "metrics": run / "trainer_state.json",
         "reward curve": plot,
+        "report": f"{report} (open it in a browser: curves, and each token with its coefficient)",
         "try next": f"the baseline: {launch} launch scripts/train.py --config {CONFIG} --trainer grpo --output_dir "
         f"{folder / 'grpo'}",
     }

@@ -181,3 +181,4 @@ def test_quickstart_runs_from_start_to_end(tmp_path):
             assert f"\n{line}" in output
     assert (tmp_path / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "delta" / "model.safetensors").exists()
+    assert "token by token" in (tmp_path / "delta" / "report.html").read_text()
