@@ -1,0 +1,11 @@
+r"""Verified rewards for mathematics, for training and evaluation alike. Imports neither torch nor TRL.
+
+>>> from delta_trl.rewards import grade
+>>> grade([r"So it is $\boxed{\frac12}$."], ["0.5"])[0].reason
+'correct'
+"""
+
+from .grading import REASONS, Verdict, grade, math_reward, scorable
+
+
+__all__ = ["REASONS", "Verdict", "grade", "math_reward", "scorable"]

@@ -1,0 +1,238 @@
+r"""Graded answers: `grade` for evaluation, `math_reward` for training, `scorable` for a look at the golds beforehand.
+
+The verdict on one completion, in this order:
+1. Its answer is taken from the last box (`extraction`): "no box", "unfinished thought".
+2. What the text alone decides (`exact`, which also lists the policy): "correct", "wrong", "unevaluated",
+   "too costly", "unparseable answer".
+3. math-verify, in a worker process (`pool`, `worker`), remembered for each (gold, answer): "correct", "wrong",
+   "unparseable answer", "timed out", "unscorable gold".
+
+Only "correct" scores 1. "unscorable gold" scores None, and only that: the gold is at fault, not the answer.
+"""
+
+import collections
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .exact import (
+    CORRECT,
+    MAX_CHARACTERS,
+    TOO_COSTLY,
+    UNEVALUATED,
+    UNPARSEABLE_ANSWER,
+    WRONG,
+    candidates,
+    decide,
+    obviously_scorable,
+    too_costly,
+)
+from .extraction import NO_BOX, UNFINISHED_THOUGHT, canonical, closing_brace, extract_answer
+from .pool import POOL, TIMED_OUT
+
+
+UNSCORABLE_GOLD = "unscorable gold"
+REASONS = (
+    CORRECT,
+    WRONG,
+    NO_BOX,
+    UNFINISHED_THOUGHT,
+    UNPARSEABLE_ANSWER,
+    UNEVALUATED,
+    TOO_COSTLY,
+    TIMED_OUT,
+    UNSCORABLE_GOLD,
+)
+MEMO_SIZE = 100_000  # (gold, answer) pairs; a few hundred bytes each
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome for one completion.
+
+    Attributes:
+        score: 1.0 (correct), 0.0, or None if the gold cannot be scored.
+        answer: The text in the box, None without one.
+        reason: One of `REASONS`.
+    """
+
+    score: float | None
+    answer: str | None
+    reason: str
+
+
+class _Memo:
+    """The latest verdicts of math-verify. Threads may share it."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._reasons: collections.OrderedDict[tuple[str, str | None], str] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, pair: tuple[str, str | None]) -> str | None:
+        with self._lock:
+            if pair in self._reasons:
+                self._reasons.move_to_end(pair)
+            return self._reasons.get(pair)
+
+    def put(self, pair: tuple[str, str | None], reason: str) -> None:
+        with self._lock:
+            self._reasons[pair] = reason
+            while len(self._reasons) > self._size:
+                self._reasons.popitem(last=False)
+
+
+_MEMO = _Memo(MEMO_SIZE)
+
+
+def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+    reasons = {pair: _MEMO.get(pair) for pair in pairs}
+    unknown = [pair for pair, reason in reasons.items() if reason is None]
+    for pair, (reason, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
+        reasons[pair] = reason
+        if repeatable:
+            _MEMO.put(pair, reason)
+    return reasons
+
+
+_GOLD_BOX = re.compile(r"\\boxed\s*\{")
+
+
+def canonical_gold(gold: str | None) -> str:
+    """The canonical spelling of a gold: bare, in dollars, in a box, or after GSM8K's `####`. "" if there is none."""
+    text = "" if gold is None else str(gold).rpartition("####")[2]
+    boxes = list(_GOLD_BOX.finditer(text))
+    if boxes and (end := closing_brace(text, boxes[-1].end() - 1)) > 0:
+        text = text[boxes[-1].end() : end]
+    return "" if len(text) > 4 * MAX_CHARACTERS else canonical(text)
+
+
+def grade(completions: Sequence[str], solutions: Sequence[str | None]) -> list[Verdict]:
+    r"""Grade one completion after another against its gold answer.
+
+    Args:
+        completions: The generated texts. A text that continues an opened `<think>` of its prompt must include it.
+        solutions: The gold answers, as many: LaTeX or plain, bare or in `$...$` or in a box. None: unscorable.
+
+    Returns:
+        One `Verdict` a completion. Never raises for what a completion contains, never hangs: an item takes at most
+        about `PoolConfig.wall_seconds`.
+
+    Raises:
+        ValueError: Different numbers of completions and solutions.
+        RuntimeError: The worker processes cannot start.
+    """
+    if len(completions) != len(solutions):
+        raise ValueError(
+            f"grade() needs one solution a completion, got {len(completions)} completions and {len(solutions)} "
+            "solutions. Repeat the solution for every sample of a problem."
+        )
+    answers: list[str | None] = []
+    decided: list[str | None] = []
+    questions: list[list[tuple[str, str]]] = []
+    for completion, solution in zip(completions, solutions, strict=True):
+        answer, reason = extract_answer(completion)
+        gold = canonical_gold(solution)
+        pairs: list[tuple[str, str]] = []
+        if not gold:
+            reason = UNSCORABLE_GOLD
+        elif reason is None:
+            reason, pairs = _decide_by_text(gold, answer)
+            if pairs and too_costly(gold):
+                reason = UNSCORABLE_GOLD
+        answers.append(answer)
+        decided.append(reason)
+        questions.append([] if reason else pairs)
+    replies = _ask_workers([pair for pairs in questions for pair in pairs])
+    verdicts = []
+    for answer, reason, pairs in zip(answers, decided, questions, strict=True):
+        if reason is None:
+            reason = next((replies[p] for p in pairs if replies[p] != CORRECT), CORRECT)
+        score = None if reason == UNSCORABLE_GOLD else float(reason == CORRECT)
+        verdicts.append(Verdict(score, answer, reason))
+    return verdicts
+
+
+def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str, str]]]:
+    """(reason, []), or (None, the pairs that the workers must all find correct)."""
+    if len(answer) > 4 * MAX_CHARACTERS:
+        return TOO_COSTLY, []
+    answer = canonical(answer)
+    if decide(gold, answer) == CORRECT:
+        return CORRECT, []
+    split = candidates(gold, answer)
+    if split is None:
+        return WRONG, []
+    gold, parts = split
+    pairs = []
+    for part in parts:
+        reason = decide(gold, part)
+        if reason is None:
+            pairs.append((gold, part))
+        elif reason != CORRECT:
+            return reason, []
+    return (None, pairs) if pairs else (CORRECT, [])
+
+
+def scorable(golds: Sequence[str | None]) -> list[bool]:
+    """Whether answers to each gold can be scored, i.e. whether `grade` can give anything but None for a wrong one."""
+    spelled = [canonical_gold(gold) for gold in golds]
+    open_questions = {(g, None) for g in spelled if g and not obviously_scorable(g) and not too_costly(g)}
+    replies = _ask_workers(sorted(open_questions))
+    return [
+        bool(g) and (obviously_scorable(g) or (not too_costly(g) and replies[g, None] == "scorable")) for g in spelled
+    ]
+
+
+def _text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of a plain completion, or of the last assistant message of a conversational one."""
+    if isinstance(completion, str):
+        return completion
+    for message in reversed(completion):
+        if message.get("role", "assistant") == "assistant":
+            content = message.get("content") or ""
+            if isinstance(content, str):
+                return content
+            return "".join(part.get("text", "") for part in content)
+    return ""
+
+
+def math_reward(
+    completions: Sequence[str | list[dict[str, Any]]],
+    solution: Sequence[str | None],
+    log_extra: Callable[[str, list], None] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs,
+) -> list[float | None]:
+    r"""Verified reward for mathematics: 1.0 if the answer in the completion's last box equals the gold, else 0.0.
+
+    A TRL reward function: `GRPOTrainer(reward_funcs=math_reward, ...)`, or `delta_trl.rewards.math_reward` by name.
+
+    Args:
+        completions: Plain texts, or conversations (lists of messages), as TRL passes them.
+        solution: The gold answers (see `grade`), from the dataset's column of that name.
+        log_extra: Given by the trainer. Gets the columns `answer` and `verdict` of the completions table.
+        log_metric: Given by the trainer. Gets the share of each reason as `math_reward/<reason>`.
+        **kwargs: TRL's other columns. Of these only `prompts` is used: a plain prompt that ends inside `<think>` makes
+            a completion without `</think>` an unfinished thought.
+
+    Returns:
+        A reward a completion; None, which TRL leaves out, only where the gold cannot be parsed.
+
+    Policy of the comparison: see `delta_trl.rewards.exact`. Costs and limits: see `delta_trl.rewards.pool`.
+    """
+    texts = [_text(completion) for completion in completions]
+    for i, prompt in enumerate(kwargs.get("prompts") or ()):
+        if isinstance(prompt, str) and "<think>" in prompt.rpartition("</think>")[2]:
+            texts[i] = "<think>" + texts[i]
+    verdicts = grade(texts, solution)
+    if log_extra is not None:
+        log_extra("answer", [v.answer or "" for v in verdicts])
+        log_extra("verdict", [v.reason for v in verdicts])
+    if log_metric is not None and verdicts:
+        for reason in REASONS:
+            share = sum(v.reason == reason for v in verdicts) / len(verdicts)
+            log_metric(f"math_reward/{reason.replace(' ', '_')}", share)
+    return [v.score for v in verdicts]

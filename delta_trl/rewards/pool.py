@@ -1,0 +1,240 @@
+r"""A pool of `worker.py` processes that no answer can hang, crash or outlive.
+
+Why not a library: TRL's asynchronous GRPO calls rewards from a thread of a daemonic process, where multiprocessing,
+`concurrent.futures` and pebble refuse to start children; forking with torch loaded is unsafe; and spawning imports
+the user's script again, which need not have a `__main__` guard. loky starts its workers through multiprocessing's
+machinery too. `subprocess` has none of these limits.
+
+Three limits hold an item, each for the case that the one before it fails:
+1. `soft_seconds` of CPU time: a signal in the worker raises an exception. CPU time, so that a busy machine does not
+   turn right answers into wrong ones.
+2. `hard_seconds` of CPU time and `memory_bytes` of address space: the kernel ends the worker. macOS ignores the
+   memory limit.
+3. `wall_seconds`: this process kills the worker.
+Whatever happens, the item gets a verdict, the other items keep theirs, and a new worker takes over.
+
+Workers start with the first item, and live until this process ends: they exit when their input pipe closes, which the
+kernel does even for a process killed with SIGKILL, and an idle one also looks for its parent every few seconds.
+(PR_SET_PDEATHSIG is not used: it fires when the *thread* that started the worker ends.) A forked child closes the
+pipes it inherited and starts workers of its own. POSIX only.
+"""
+
+import atexit
+import collections
+import contextlib
+import json
+import math
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+TIMED_OUT = "timed out"
+START_SECONDS = 120.0  # importing sympy from a slow network file system takes a while
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Limits of the worker pool.
+
+    Args:
+        workers: Processes, at least 1. Default: one a core, at most 4. Each training process has its own pool.
+        soft_seconds: CPU seconds for one item, > 0, before it counts as timed out.
+        hard_seconds: CPU seconds, a whole number above `soft_seconds`, after which the kernel ends the worker (up to a
+            second later).
+        wall_seconds: Seconds by the clock, above `soft_seconds`, after which the worker is killed.
+        memory_bytes: Address space of a worker. An idle one maps about 200 MiB and uses 60.
+    """
+
+    workers: int = min(4, available_cores())
+    soft_seconds: float = 1.5
+    hard_seconds: int = 2
+    wall_seconds: float = 3.5
+    memory_bytes: int = 2**30
+
+    def __post_init__(self):
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}.")
+        if not 0 < self.soft_seconds < min(self.hard_seconds, self.wall_seconds):
+            raise ValueError(
+                "soft_seconds must be above 0 and below hard_seconds and wall_seconds, which catch what it misses; "
+                f"got {self.soft_seconds}, {self.hard_seconds} and {self.wall_seconds}."
+            )
+
+
+class Worker:
+    """One child process and the item it is busy with."""
+
+    def __init__(self, config: PoolConfig):
+        limits = (config.soft_seconds, config.hard_seconds, config.memory_bytes)
+        command = [
+            sys.executable,
+            "-P",
+            str(Path(__file__).with_name("worker.py")),
+            str(os.getpid()),
+            *map(str, limits),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            # The order of sympy's sets follows the hash seed: the same answer must get the same verdict in every run.
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+        self.index: int | None = None
+        self.deadline = time.monotonic() + START_SECONDS
+        self.is_ready = False
+        self._received = b""
+
+    def send(self, index: int, request: tuple[str, str | None], wall_seconds: float) -> None:
+        line = (json.dumps(request) + "\n").encode("ascii")  # ASCII: lone surrogates must survive
+        self.index, self.deadline = index, time.monotonic() + wall_seconds
+        os.write(self.process.stdin.fileno(), line)
+
+    def receive(self) -> tuple[str, bool] | None:
+        """(reason, whether the worker exits now); None if the line is not complete. EOFError if the worker died."""
+        chunk = os.read(self.process.stdout.fileno(), 65536)
+        if not chunk:
+            raise EOFError
+        self._received += chunk
+        if not self._received.endswith(b"\n"):
+            return None
+        line, self._received = self._received, b""
+        return tuple(json.loads(line))
+
+    def stop(self) -> None:
+        """End the process, whatever it does, and reap it."""
+        self.process.kill()
+        self.close_pipes()
+        self.process.wait()
+
+    def close_pipes(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class WorkerPool:
+    """Workers of one process. Threads may share it; their batches take turns."""
+
+    def __init__(self, config: PoolConfig | None = None):
+        self.config = config or PoolConfig()
+        self._workers: list[Worker] = []
+        self._lock = threading.Lock()
+
+    def run(self, requests: Sequence[tuple[str, str | None]]) -> list[tuple[str, bool]]:
+        """The verdicts on (gold, answer) pairs, in order; an answer of None asks whether the gold can be parsed.
+
+        Returns (reason, whether it would be the same on another day) pairs: a worker killed by the clock or from
+        outside says nothing about its item.
+        Raises RuntimeError if workers cannot start, for instance because math-verify is not installed.
+        """
+        with self._lock:
+            return self._run(requests)
+
+    def _run(self, requests) -> list[tuple[str, bool]]:
+        results: list[tuple[str, bool]] = [(TIMED_OUT, False)] * len(requests)
+        waiting = collections.deque(range(len(requests)))
+        unfinished = len(requests)
+        for worker in [w for w in self._workers if w.process.poll() is not None or w.index is not None]:
+            self._remove(worker)  # it died while idle, or an exception (Ctrl-C) left an item behind
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            while unfinished:
+                while len(self._workers) < min(self.config.workers, unfinished):
+                    worker = Worker(self.config)
+                    self._workers.append(worker)
+                    selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+                for worker in [w for w in self._workers if w.is_ready and w.index is None]:
+                    if not waiting:
+                        break
+                    index = waiting.popleft()
+                    try:
+                        worker.send(index, requests[index], self.config.wall_seconds)
+                    except BrokenPipeError:  # it died while idle
+                        waiting.appendleft(index)
+                        self._remove(worker, selector)
+                busy = [w for w in self._workers if w.index is not None or not w.is_ready]
+                now = time.monotonic()
+                pause = min((w.deadline - now for w in busy), default=math.inf)
+                if pause is math.inf:
+                    continue
+                for key, _ in selector.select(max(0.0, pause)):
+                    worker = key.data
+                    try:
+                        reply = worker.receive()
+                    except EOFError:
+                        reply = (None, True)
+                    if reply is None:
+                        continue
+                    reason, last = reply
+                    if not worker.is_ready:
+                        if reason != "ready":
+                            self._fail_to_start(reason)
+                        worker.is_ready = True
+                        continue
+                    if worker.index is not None:
+                        # No reply: the kernel's limits ended it, at the same point on any day.
+                        results[worker.index] = (reason or TIMED_OUT, True)
+                        unfinished -= 1
+                        worker.index = None
+                    if last:
+                        self._remove(worker, selector)
+                now = time.monotonic()
+                for worker in [w for w in self._workers if w.index is not None or not w.is_ready]:
+                    if worker.deadline <= now:
+                        if not worker.is_ready:
+                            self._fail_to_start(f"It was not ready after {START_SECONDS:.0f} seconds.")
+                        unfinished -= 1
+                        self._remove(worker, selector)
+        return results
+
+    def _remove(self, worker: Worker, selector: selectors.BaseSelector | None = None) -> None:
+        if selector is not None:
+            selector.unregister(worker.process.stdout)
+        self._workers.remove(worker)
+        worker.stop()
+
+    def _fail_to_start(self, reason: str | None) -> None:
+        command = " ".join(self._workers[-1].process.args[:3])
+        self.close()
+        raise RuntimeError(
+            f"The process that checks answers did not start ({command}). It needs math-verify 0.9 and POSIX. "
+            f"{reason or 'It died without a message.'}"
+        )
+
+    def close(self) -> None:
+        """End all workers. The pool can be used again."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's workers without touching them."""
+        for worker in self._workers:
+            # Else the parent's death would not close its workers' pipes; and Popen must not try to reap a cousin.
+            worker.close_pipes()
+            worker.process.returncode = 0
+        self._workers.clear()
+        self._lock = threading.Lock()
+
+
+POOL = WorkerPool()
+atexit.register(POOL.close)
+os.register_at_fork(after_in_child=POOL.forget)
