@@ -133,7 +133,7 @@ class RecordFile:
 
     def _refuse_differences(self, old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
         # Through JSON, since that is how the old ones were read: tuples are lists there.
-        new = json.loads(json.dumps(new))
+        old, new = _flat(old), _flat(json.loads(json.dumps(new)))
         differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if differing:
             changes = "; ".join(
@@ -209,6 +209,15 @@ def _write(file: Any, lines: Iterable[Mapping[str, Any]]) -> None:
             text = b"\n" + text  # the last writer was killed in the middle of a line
     file.write(text)
     file.flush()
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"versions": {"torch": "2.13"}}` to `{"versions.torch": "2.13"}`."""
+    flat = {}
+    for key, value in settings.items():
+        nested = _flat(value) if isinstance(value, dict) else None
+        flat.update({key: value} if nested is None else {f"{key}.{name}": inner for name, inner in nested.items()})
+    return flat
 
 
 def _short(value: Any) -> str:

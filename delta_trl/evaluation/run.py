@@ -137,11 +137,21 @@ def run_share(
     dtype: str,
     rank: int = 0,
     world: int = 1,
-    progress: bool = True,
+    even: bool = False,
 ) -> None:
     """Draws, grades and records this process's share of the samples that the file does not hold yet.
 
     The shares are fixed, every world-th sample, so that processes need not agree on what is left.
+
+    Args:
+        backend: Draws the samples.
+        task: What to evaluate.
+        source: The model, for the records.
+        path: The record file.
+        dtype: Of the weights, for the records.
+        rank, world: This process among those that share the work.
+        even: Whether all processes must draw equally many, as a model that is sharded over them needs: a process that
+            is one short draws a sample of another's again, which counts once.
 
     Raises:
         ValueError: The file was begun with other settings.
@@ -167,14 +177,17 @@ def run_share(
         )
         for benchmark, problems in task.benchmarks
     )
-    share = make_requests(task, backend.tokenizer)[rank::world]
+    requests = make_requests(task, backend.tokenizer)
+    share = requests[rank::world]
+    if even and len(share) < len(requests[::world]):
+        share.append(requests[0])
     pending = [request for request in share if (request.benchmark, request.problem, request.index) not in done]
     bar = tqdm(
         total=len(share),
         initial=len(share) - len(pending),
         desc=source.label if world == 1 else f"{source.label}, process 1 of {world}",
         unit="sample",
-        disable=not progress or rank != 0,
+        disable=rank != 0,
     )
     with bar:
         for finished in backend.generate(pending, task.decoding):
