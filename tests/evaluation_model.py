@@ -12,6 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 
+# On matrices this small threads only wait for each other, for tens of seconds where other tests run beside this one.
+torch.set_num_threads(1)
+
 CHARACTERS = "0123456789+=?.,:;!$(){}\\-*/^_<>'\"|[]& \n" + "".join(map(chr, [*range(65, 91), *range(97, 123)]))
 BOX = "\\boxed{"
 
