@@ -203,7 +203,7 @@ def plot_differences(compared: Sequence[ComparedRun], path: str | os.PathLike) -
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     if len(runs) > 1:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=len(runs), frameon=False)
     figure.savefig(path, dpi=160)
 
 
