@@ -67,7 +67,7 @@ def main() -> None:
         files = evaluate_models(args.model, Task.load(benchmarks, decoding), engine, args.output, args.revision)
         if is_main_process():
             print(write_report(files, args.output))
-    except ValueError as error:
+    except (ValueError, ChildProcessError) as error:
         sys.exit(f"error: {error}")
 
 

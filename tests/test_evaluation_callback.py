@@ -1,6 +1,11 @@
 """The training callback in TRL's real GRPO trainer: it evaluates, remembers, and leaves the training as it was."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl.evaluation.callback import BEST_FILE, EvaluationCallback
-from delta_trl.evaluation.generate import Decoding
+from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.records import read_run
 from delta_trl.rewards import math_reward
 
@@ -28,7 +33,8 @@ def benchmark(tmp_path_factory):
     return str(path)
 
 
-def make_trainer(output, **options) -> GRPOTrainer:
+def make_trainer(output, model=None, **options) -> GRPOTrainer:
+    model = model or trained_folder()
     rows = Dataset.from_list([{"prompt": question(*pair), "solution": str(sum(pair))} for pair in PAIRS])
     config = GRPOConfig(
         output_dir=str(output), per_device_train_batch_size=8, num_generations=4, max_completion_length=20,
@@ -36,8 +42,8 @@ def make_trainer(output, **options) -> GRPOTrainer:
         **{"max_steps": 3, "learning_rate": 1e-4, **options},
     )  # fmt: skip
     return GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(trained_folder()),
-        processing_class=AutoTokenizer.from_pretrained(trained_folder(), padding_side="left"),
+        model=AutoModelForCausalLM.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
         reward_funcs=math_reward,
         args=config,
         train_dataset=rows,
@@ -92,8 +98,46 @@ def test_the_best_checkpoint_is_kept_and_a_resumed_training_remembers_it(tmp_pat
     assert best.exists()
 
 
+@pytest.mark.slow
+def test_two_processes_of_a_training_share_the_work(tmp_path):
+    """An odd number of samples on two processes: both draw equally many, and every sample counts once."""
+    problems = [{"question": question(a, a + 1), "answer": 2 * a + 1} for a in range(1, 8)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, __file__, tmp_path, trained_folder()],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("rank*.json"))]
+    assert [rank["drawn"] for rank in seen] == [4, 4]
+    assert seen[0]["scores"] == seen[1]["scores"]
+    records = read_run(tmp_path / "run" / "evaluation" / "checkpoint-1.jsonl").benchmarks["sums"]
+    assert (len(records.samples), records.missing) == (7, 0)
+    assert seen[0]["scores"] == {"1": records.correct.mean()}
+
+
+def _train_on_one_of_two_processes(folder: Path, model: str) -> None:
+    trainer = make_trainer(folder / "run", model, max_steps=1)
+    assert trainer.accelerator.num_processes == 2
+    callback = EvaluationCallback(trainer, str(folder / "sums.jsonl"), replace(DECODING, samples=1))
+    trainer.add_callback(callback)
+    drawn = []
+    generate = TransformersBackend.generate
+    TransformersBackend.generate = lambda self, requests, decoding: (
+        drawn.extend(requests) or generate(self, requests, decoding)
+    )
+    trainer.train()
+    rank = trainer.accelerator.process_index
+    (folder / f"rank{rank}.json").write_text(json.dumps({"drawn": len(drawn), "scores": callback.scores}))
+
+
 def test_one_benchmark_and_a_positive_interval(benchmark):
     with pytest.raises(ValueError, match="stands for 7"):
         EvaluationCallback(None, "paper")
     with pytest.raises(ValueError, match="every is at least 1"):
         EvaluationCallback(None, benchmark, every=0)
+
+
+if __name__ == "__main__":
+    _train_on_one_of_two_processes(Path(sys.argv[1]), sys.argv[2])

@@ -264,6 +264,10 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
             assert sample[same] == ours[key][same]
         assert sample["settings"]["backend"] == "vllm"
     assert 0.3 < benchmark.correct.mean() < 0.95  # would be about 0.06 if completions were given to other problems
+    other = run_script(*arguments, "--temperature", 0.5, **environment)
+    assert other.returncode == 1
+    assert "temperature: 1.0 in the file, now 0.5" in other.stderr
+    assert "Traceback" not in other.stderr
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -265,10 +266,13 @@ def _transformers_process(source: ModelSource, task: Task, engine: Engine, path:
 def _vllm_process(rank: int, world: int, source: ModelSource, task: Task, engine: Engine, path: Path) -> None:
     from .vllm_backend import VllmBackend
 
-    backend = VllmBackend(
-        source, engine.dtype, engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.max_model_len
-    )
-    run_share(backend, task, source, path, engine.dtype, rank, world)
+    try:
+        backend = VllmBackend(
+            source, engine.dtype, engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.max_model_len
+        )
+        run_share(backend, task, source, path, engine.dtype, rank, world)
+    except ValueError as error:
+        sys.exit(f"error: {error}")  # what the user has to mend, without a traceback, and as a failure to the parent
 
 
 def _versions(backend: str) -> dict[str, str]:

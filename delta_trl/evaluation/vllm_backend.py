@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from typing import Any
 
 from .generate import Completion, Decoding, Request, load_tokenizer, within_context
@@ -131,7 +132,8 @@ def run_data_parallel(target: Callable[..., None], tensor: int, data: int, argum
     """Calls `target(rank, data, *arguments)` in `data` processes, each of which sees GPUs of its own.
 
     Raises:
-        RuntimeError: A process failed; the others are ended. What they finished is in the record file.
+        ValueError: There are too few GPUs.
+        ChildProcessError: A process failed; the others are ended. What they finished is in the record file.
     """
     context = get_context("spawn")  # fork and CUDA do not go together
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -143,13 +145,16 @@ def run_data_parallel(target: Callable[..., None], tensor: int, data: int, argum
             )  # a spawned process reads it before it imports torch
             processes.append(context.Process(target=target, args=(rank, data, *arguments)))
             processes[-1].start()
-        for process in processes:
-            process.join()
-            if process.exitcode:
-                raise RuntimeError(
-                    f"Process {process.name} of the data-parallel evaluation ended with {process.exitcode}; its error "
-                    "is above. Run the same command again to continue from the samples that were finished."
-                )
+        running = {process.sentinel: process for process in processes}
+        while running:
+            for sentinel in wait(running):
+                process = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    raise ChildProcessError(
+                        f"An engine's process ended with exit code {process.exitcode}; its error is above. Run the "
+                        "same command again to continue from the samples that were finished."
+                    )
     finally:
         if before is None:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
