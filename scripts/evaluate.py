@@ -38,7 +38,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--system_prompt", help="first message, with --prompt_format chat")
     add("--backend", choices=["auto", "vllm", "transformers"], default="auto",
         help="auto: vLLM if it is installed and there is a GPU")  # fmt: skip
-    add("--dtype", default="auto", help="of the weights, auto for what they were saved in (default: %(default)s)")
+    add(
+        "--dtype",
+        default="auto",
+        help="of the weights; auto: as saved, but never float32 in vLLM (default: %(default)s)",
+    )
     add("--batch_size", type=int, default=64, help="transformers: completions at a time (default: %(default)s)")
     add("--tensor_parallel_size", type=int, default=1, help="vLLM: GPUs of one engine (default: %(default)s)")
     add("--data_parallel_size", type=int, default=1, help="vLLM: engines beside each other (default: %(default)s)")

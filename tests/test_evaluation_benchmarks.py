@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +65,24 @@ def test_a_local_copy_of_a_named_benchmark_is_held_to_its_size(tmp_path):
     short = write(tmp_path / "short.jsonl", made_up_aime(29))
     with pytest.raises(ValueError, match="has 29 problems where 30 are expected"):
         load_problems(find_benchmarks([f"aime24={short}"])[0])
+
+
+def test_a_dataset_is_loaded_with_datasets(tmp_path, monkeypatch):
+    """As from the Hub, but that the repository is a folder: integers as in MathArena's sets, and a column gone."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"problem_idx": i + 1, "problem": f"What is {i} + 1?", "answer": i + 1} for i in range(33)]
+    (tmp_path / "repository").mkdir()
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "repository" / "train-00000-of-00001.parquet")
+    entry = replace(BENCHMARKS["hmmt26_feb"], source=str(tmp_path / "repository"))
+    problems = load_problems(entry)
+    assert len(problems) == 33
+    assert (problems[0].id, problems[0].answer) == ("1", "1")
+    with pytest.raises(ValueError, match="has 33 problems where 30 are expected"):
+        load_problems(replace(entry, size=30))
+    with pytest.raises(ValueError, match=r"no column \['question'\] in row 0; its columns are"):
+        load_problems(replace(entry, question="question"))
 
 
 @needs_aime24

@@ -40,15 +40,16 @@ class ModelSource:
     @property
     def label(self) -> str:
         """A short name that can be a file name: `run--checkpoint-200`, `Qwen--Qwen3-8B-Base`."""
-        return re.sub(r"[^\w.-]+", "--", "/".join(Path(self.path).parts[-2:]).strip("/"))
+        path = self.folder if self.on_hub else self.folder.resolve()
+        return re.sub(r"[^\w.-]+", "--", "/".join(path.parts[-2:]).strip("/"))
 
 
 def find_model(model: str, revision: str | None = None) -> ModelSource:
     """Finds out what `--model` means.
 
     Args:
-        model: Hub id; or a folder with a model, with a LoRA adapter, or with `checkpoint-N` folders, of which the
-            newest complete one is taken.
+        model: Hub id of a model; or a folder with a model, with a LoRA adapter, or with `checkpoint-N` folders, of
+            which the newest complete one is taken.
         revision: Branch, tag or commit on the Hub.
 
     Raises:

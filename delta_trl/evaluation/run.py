@@ -36,7 +36,7 @@ class Engine:
 
     Args:
         backend: "vllm", "transformers", or "auto": vLLM if it is installed and there is a GPU.
-        dtype: "auto" for what the weights were saved in, or torch's name of one.
+        dtype: torch's name of one, or "auto": what the weights were saved in, but never float32 with vLLM.
         batch_size: transformers: completions at a time in each process.
         tensor_parallel_size: vLLM: GPUs of one engine.
         data_parallel_size: vLLM: engines beside each other. With transformers, start the processes with
@@ -151,8 +151,8 @@ def run_share(
         path: The record file.
         dtype: Of the weights, for the records.
         rank, world: This process among those that share the work.
-        even: Whether all processes must draw equally many, as a model that is sharded over them needs: a process that
-            is one short draws a sample of another's again, which counts once.
+        even: Whether all processes must draw equally many, as a model that is sharded over them needs. Nothing is
+            resumed then, and a process that is one short draws a sample of another's again, which counts once.
 
     Raises:
         ValueError: The file was begun with other settings.
@@ -180,9 +180,10 @@ def run_share(
     )
     requests = make_requests(task, backend.tokenizer)
     share = requests[rank::world]
-    if even and len(share) < len(requests[::world]):
-        share.append(requests[0])
-    pending = [request for request in share if (request.benchmark, request.problem, request.index) not in done]
+    if even:
+        pending = share = share + requests[:1] * (len(requests[::world]) - len(share))
+    else:
+        pending = [request for request in share if (request.benchmark, request.problem, request.index) not in done]
     bar = tqdm(
         total=len(share),
         initial=len(share) - len(pending),

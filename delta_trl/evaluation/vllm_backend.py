@@ -27,7 +27,7 @@ class VllmBackend:
 
     Args:
         source: From `find_model`. An adapter is served on top of its base model.
-        dtype: "auto" for what the weights were saved in, or torch's name of one.
+        dtype: torch's name of one, or "auto" for what the weights were saved in, float32 excepted.
         tensor_parallel_size: GPUs that one engine is spread over.
         gpu_memory_utilization: Share of each GPU's memory that the engine takes.
         max_model_len: Longest prompt with completion, None for what the model allows.
