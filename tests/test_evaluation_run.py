@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluation_model import BOX, make_model, make_tokenizer, question, trained_folder
+from evaluation_model import BOX, make_model, make_tokenizer, question, train, trained_folder
 from peft import LoraConfig, get_peft_model
 from test_evaluation_benchmarks import MATH, SHARED, needs_aime24
 from transformers import AutoModelForCausalLM
@@ -264,7 +264,8 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
             assert sample[same] == ours[key][same]
         assert sample["settings"]["backend"] == "vllm"
     assert 0.3 < benchmark.correct.mean() < 0.95  # would be about 0.06 if completions were given to other problems
-    other = run_script(*arguments, "--temperature", 0.5, **environment)
+    one_engine = ["--tensor_parallel_size", 1, "--data_parallel_size", 1]
+    other = run_script(*arguments, *one_engine, "--temperature", 0.5, **environment)
     assert other.returncode == 1
     assert "temperature: 1.0 in the file, now 0.5" in other.stderr
     assert "Traceback" not in other.stderr
@@ -272,24 +273,18 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
 
 @pytest.mark.slow
 def test_thirty_problems_of_sixteen_samples_take_less_than_a_minute(held_out, tmp_path):
-    """A model of the quickstart's size (0.4 M parameters), with untrained weights that never end before 80 tokens."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
+    """A model of 0.4 M parameters, the quickstart's size, with completions of some 50 tokens."""
     tokenizer = make_tokenizer()
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=512,
-            tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        )
-    )  # fmt: skip
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    model = make_model(tokenizer, hidden=128)
     assert 0.3e6 < model.num_parameters() < 0.5e6
+    words = "Counting on from the first number gives"
+    train(model, tokenizer, tmp_path / "model", words, steps=30)
     began = time.perf_counter()
-    path = here(held_out, tmp_path / "out", samples=16, batch_size=64, model=tmp_path / "model", max_tokens=80)
+    path = here(held_out, tmp_path / "out", samples=16, batch_size=64, model=tmp_path / "model", max_tokens=100)
     assert time.perf_counter() - began < 60
-    assert len(samples_of(path)) == 480
+    (found,) = read_run(path).benchmarks.values()
+    assert len(found.samples) == 480
+    assert sum(found.column("tokens")) > 480 * 30
 
 
 @pytest.mark.slow
