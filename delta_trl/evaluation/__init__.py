@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, sampling, per-sample records, statistics, tables. See `scripts/evaluate.py`."""

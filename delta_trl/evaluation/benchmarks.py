@@ -1,0 +1,214 @@
+"""What is evaluated: one declarative entry a benchmark, and loading with every check that a silent change would need.
+
+No problem text is bundled: the competitions' texts are CC BY-NC-SA and are loaded from the Hub, or from a local copy
+(`aime24=path/to/aime24.jsonl`). Any JSONL or Parquet file with a question and an answer column is a benchmark too.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A set of problems with known answers.
+
+    Args:
+        name: How it is called on the command line and in records.
+        title: How it is called in tables.
+        source: Dataset id on the Hub, or path of a local `.jsonl` or `.parquet` file.
+        question: Column with the problem's text. For a local file, None: the first of `QUESTION_COLUMNS` it has.
+        answer: Column with the reference answer, cast to str. For a local file, None: as above.
+        problem_id: Column that names a problem. None: the row number, from 0.
+        split: Split of the Hub dataset.
+        size: Number of problems it must have, or None where any number will do.
+        licence: What may be done with the problem texts.
+    """
+
+    name: str
+    title: str
+    source: str
+    question: str | None = "problem"
+    answer: str | None = "answer"
+    problem_id: str | None = "problem_idx"
+    split: str = "train"
+    size: int | None = 30
+    licence: str = "CC BY-NC-SA 4.0: load it, do not bundle it"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: its id within the benchmark, its text, and its reference answer."""
+
+    id: str
+    question: str
+    answer: str
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("aime24", "AIME24", "HuggingFaceH4/aime_2024", problem_id="id"),
+        Benchmark("aime25", "AIME25", "MathArena/aime_2025"),
+        Benchmark("aime26", "AIME26", "MathArena/aime_2026"),
+        Benchmark("hmmt25_feb", "HMMT25-Feb", "MathArena/hmmt_feb_2025"),
+        Benchmark("hmmt25_nov", "HMMT25-Nov", "MathArena/hmmt_nov_2025"),
+        Benchmark("hmmt26_feb", "HMMT26-Feb", "MathArena/hmmt_feb_2026", size=33),
+        Benchmark("brumo25", "BRUMO25", "MathArena/brumo_2025"),
+        Benchmark(
+            "math500", "MATH-500", "HuggingFaceH4/MATH-500", problem_id="unique_id", split="test", size=500,
+            licence="MIT",
+        ),
+    )
+}  # fmt: skip
+
+# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order.
+SUITES = {"paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25")}
+
+# Tried in this order in a local file. `answer` before `solution`: several sets have a full worked solution beside it.
+QUESTION_COLUMNS = ("question", "problem", "prompt")
+ANSWER_COLUMNS = ("answer", "final_answer", "solution")
+ID_COLUMNS = ("id", "problem_idx", "unique_id")
+LOCAL_SUFFIXES = (".jsonl", ".parquet")
+
+
+def find_benchmarks(
+    names: Iterable[str], question_column: str | None = None, answer_column: str | None = None
+) -> list[Benchmark]:
+    """Turns what the user named into benchmarks.
+
+    Args:
+        names: Each a name in `BENCHMARKS`, a suite in `SUITES`, a local file, or `name=file`: a local copy of a named
+            benchmark, held to that benchmark's columns and number of problems.
+        question_column: Question column of the local files, where it is none of `QUESTION_COLUMNS`.
+        answer_column: Answer column of the local files, where it is none of `ANSWER_COLUMNS`.
+
+    Raises:
+        ValueError: A name is unknown, a local file does not exist, or two benchmarks would have the same name.
+    """
+    found: list[Benchmark] = []
+    for name in names:
+        known, _, path = name.rpartition("=")
+        if known:
+            if known not in BENCHMARKS:
+                raise ValueError(f"{name!r} names a local copy of {known!r}, which is none of {sorted(BENCHMARKS)}.")
+            found.append(replace(BENCHMARKS[known], source=_existing_file(path)))
+        elif name in SUITES:
+            found.extend(BENCHMARKS[member] for member in SUITES[name])
+        elif name in BENCHMARKS:
+            found.append(BENCHMARKS[name])
+        elif Path(name).suffix in LOCAL_SUFFIXES:
+            found.append(
+                Benchmark(
+                    name=Path(name).stem,
+                    title=Path(name).stem,
+                    source=_existing_file(name),
+                    question=question_column,
+                    answer=answer_column,
+                    problem_id=None,
+                    size=None,
+                    licence="see the file",
+                )
+            )
+        else:
+            raise ValueError(
+                f"Unknown benchmark {name!r}. Use one of {sorted(BENCHMARKS)}, the suite {sorted(SUITES)}, or a local "
+                f"{' or '.join(LOCAL_SUFFIXES)} file."
+            )
+    names_found = [benchmark.name for benchmark in found]
+    repeated = sorted({name for name in names_found if names_found.count(name) > 1})
+    if repeated:
+        raise ValueError(f"Benchmarks are named twice: {repeated}. Name each once, and give local files unlike names.")
+    return found
+
+
+def load_problems(benchmark: Benchmark) -> list[Problem]:
+    """Loads the problems of a benchmark from its file or from the Hub, in their order.
+
+    Raises:
+        ValueError: A column is missing, the number of problems is not the expected one, two problems share an id, or
+            a question or answer is empty.
+    """
+    if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
+        rows = _read_rows(Path(benchmark.source))
+    else:
+        from datasets import load_dataset
+
+        rows = list(load_dataset(benchmark.source, split=benchmark.split))
+
+    where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
+    if not rows:
+        raise ValueError(f"{where} has no rows.")
+    columns = sorted(rows[0])
+    question = benchmark.question or _first_of(QUESTION_COLUMNS, columns, where, "question")
+    answer = benchmark.answer or _first_of(ANSWER_COLUMNS, columns, where, "answer")
+    id_column = benchmark.problem_id
+    if id_column is None:
+        id_column = next((name for name in ID_COLUMNS if name in columns), None)
+
+    problems = []
+    for number, row in enumerate(rows):
+        missing = [column for column in (question, answer, id_column) if column is not None and column not in row]
+        if missing:
+            raise ValueError(
+                f"{where} has no column {missing} in row {number}; its columns are {columns}. If the dataset was "
+                f"changed, evaluate a local copy with the columns {[question, answer]}: {benchmark.name}=file.jsonl."
+            )
+        empty = [column for column in (question, answer) if row[column] is None or not str(row[column]).strip()]
+        if empty:
+            raise ValueError(f"{where}: {empty} is empty in row {number}. Every problem needs both.")
+        identity = str(number) if id_column is None else str(row[id_column])
+        problems.append(Problem(identity, str(row[question]), str(row[answer])))
+
+    if benchmark.size is not None and len(problems) != benchmark.size:
+        raise ValueError(
+            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
+            "is not complete. Figures would not be comparable with published ones."
+        )
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unlike.")
+    return problems
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """16 hexadecimal digits that change with any id, question or answer: tells whether two runs had the same set."""
+    text = json.dumps([[problem.id, problem.question, problem.answer] for problem in problems])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _existing_file(path: str) -> str:
+    if Path(path).suffix not in LOCAL_SUFFIXES or not Path(path).is_file():
+        raise ValueError(f"{path!r} is not an existing {' or '.join(LOCAL_SUFFIXES)} file.")
+    return path
+
+
+def _first_of(candidates: Sequence[str], columns: Sequence[str], where: str, role: str) -> str:
+    for name in candidates:
+        if name in columns:
+            return name
+    raise ValueError(
+        f"{where} has the columns {list(columns)}: none of {list(candidates)}, which are tried for the {role}. "
+        f"Name it with --{role}_column."
+    )
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path).to_pylist()
+    # Not pyarrow: it infers one type a column, and answers are numbers in one row and text in another.
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
+    return rows

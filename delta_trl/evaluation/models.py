@@ -1,0 +1,97 @@
+"""Which model is meant: a Hub id, a folder, the newest checkpoint of a training that is still running, an adapter."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+# transformers writes it last into a checkpoint: a checkpoint without it is still being written.
+LAST_FILE_OF_CHECKPOINT = "trainer_state.json"
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's weights and tokenizer come from.
+
+    Args:
+        path: Hub id or folder to load. With an adapter, the adapter's folder.
+        base: Hub id or folder of the base model that an adapter belongs to, or None.
+        revision: What tells two states of the same path apart: the Hub revision asked for, or for a folder 16
+            hexadecimal digits over names, sizes and modification times of its weight files.
+    """
+
+    path: str
+    base: str | None
+    revision: str | None
+
+    @property
+    def folder(self) -> Path:
+        """`path` as a folder."""
+        return Path(self.path)
+
+    @property
+    def on_hub(self) -> bool:
+        return not self.folder.is_dir()
+
+    @property
+    def label(self) -> str:
+        """A short name that can be a file name: `run--checkpoint-200`, `Qwen--Qwen3-8B-Base`."""
+        path = self.folder if self.on_hub else self.folder.resolve()
+        return re.sub(r"[^\w.-]+", "--", "/".join(path.parts[-2:]).strip("/"))
+
+
+def find_model(model: str, revision: str | None = None) -> ModelSource:
+    """Finds out what `--model` means.
+
+    Args:
+        model: Hub id of a model; or a folder with a model, with a LoRA adapter, or with `checkpoint-N` folders, of
+            which the newest complete one is taken.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: The folder holds no model, only checkpoints that are still being written, or an adapter that does
+            not name its base model.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+            raise ValueError(f"{model!r} looks like a folder, and there is none of that name.")
+        return ModelSource(model, None, revision)
+    if revision is not None:
+        raise ValueError(f"revision {revision!r} was given for the folder {model!r}. Revisions exist on the Hub only.")
+    if not (folder / "config.json").exists() and not (folder / ADAPTER_CONFIG).exists():
+        folder = _newest_checkpoint(folder)
+    base = None
+    if (folder / ADAPTER_CONFIG).exists():
+        base = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+        if not base:
+            raise ValueError(
+                f"{folder / ADAPTER_CONFIG} does not name its base model. Set base_model_name_or_path in it to the "
+                "Hub id or the folder of the model that the adapter was trained on."
+            )
+    return ModelSource(str(folder), base, _digest(folder))
+
+
+def _newest_checkpoint(folder: Path) -> Path:
+    numbered = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
+    complete = [(step, path) for step, path in numbered if (path / LAST_FILE_OF_CHECKPOINT).exists()]
+    if not complete:
+        state = "only checkpoints that are still being written" if numbered else "no model, adapter or checkpoint"
+        raise ValueError(f"{str(folder)!r} holds {state}. Give a folder that holds a saved model or adapter.")
+    return max(complete)[1]
+
+
+def _digest(folder: Path) -> str:
+    # Not the contents: hashing 16 GB takes longer than loading them.
+    files = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.iterdir())
+        if path.suffix in WEIGHT_SUFFIXES
+    ]
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16]

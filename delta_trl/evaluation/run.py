@@ -1,0 +1,286 @@
+"""From a model and benchmarks to a finished record file: what is asked, who does which share, grading, resuming."""
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from .. import __version__
+from ..rewards.grading import NO_BOX, TIMED_OUT, grade
+from .benchmarks import Benchmark, Problem, fingerprint, load_problems
+from .generate import Backend, Completion, Decoding, Request, TransformersBackend, encode_prompt, sample_seed
+from .models import ModelSource, find_model
+from .records import RecordFile, plan
+
+
+logger = logging.getLogger(__name__)
+
+# Packages whose version can change a completion or a verdict.
+VERSIONS_OF = ("torch", "transformers", "peft", "math-verify", "latex2sympy2_extended", "sympy")
+# A process that is done waits for the others, whose completions may be much longer.
+LONGEST_WAIT = timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How completions are computed, as opposed to how they are sampled.
+
+    Args:
+        backend: "vllm", "transformers", or "auto": vLLM if it is installed and there is a GPU.
+        dtype: torch's name of one, or "auto": what the weights were saved in, but never float32 with vLLM.
+        batch_size: transformers: completions at a time in each process.
+        tensor_parallel_size: vLLM: GPUs of one engine.
+        data_parallel_size: vLLM: engines beside each other. With transformers, start the processes with
+            `accelerate launch` or `torchrun` instead.
+        gpu_memory_utilization: vLLM: share of each GPU's memory.
+        max_model_len: vLLM: longest prompt with completion, None for what the model allows.
+    """
+
+    backend: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 64
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int | None = None
+
+    def __post_init__(self):
+        if self.backend not in ("auto", "vllm", "transformers"):
+            raise ValueError(f"backend is 'auto', 'vllm' or 'transformers', got {self.backend!r}.")
+        if self.tensor_parallel_size < 1 or self.data_parallel_size < 1:
+            raise ValueError("tensor_parallel_size and data_parallel_size are at least 1.")
+        if self.resolved == "transformers" and self.tensor_parallel_size * self.data_parallel_size > 1:
+            raise ValueError(
+                "tensor_parallel_size and data_parallel_size are vLLM's. For transformers in N processes, start the "
+                "script with `torchrun --nproc_per_node N` or `accelerate launch --num_processes N`."
+            )
+
+    @property
+    def resolved(self) -> str:
+        """The back-end that "auto" stands for here."""
+        if self.backend != "auto":
+            return self.backend
+        import torch
+
+        return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that defines one record file but the weights: can be sent to another process."""
+
+    benchmarks: tuple[tuple[Benchmark, tuple[Problem, ...]], ...]
+    decoding: Decoding
+
+    @classmethod
+    def load(cls, benchmarks: Sequence[Benchmark], decoding: Decoding) -> "Task":
+        """Loads the problems."""
+        return cls(tuple((benchmark, tuple(load_problems(benchmark))) for benchmark in benchmarks), decoding)
+
+
+def evaluate_models(
+    models: Sequence[str], task: Task, engine: Engine, output: str | os.PathLike, revision: str | None = None
+) -> list[Path]:
+    """Evaluates several models in turn, each into `output/<its label>.jsonl`, continuing what is already there.
+
+    Args:
+        models: Hub ids or folders, see `find_model`.
+        task: What to evaluate.
+        engine: How. With transformers and a launcher, every process calls this, and each draws its share.
+        output: Folder of the record files.
+        revision: On the Hub, of the only model.
+
+    Returns:
+        The record files, finished.
+    """
+    if revision is not None and len(models) > 1:
+        raise ValueError(f"revision {revision!r} was given for {len(models)} models. Evaluate them one by one.")
+    sources = [find_model(model, revision) for model in models]
+    labels = [source.label for source in sources]
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"Two of the models have one name: {labels}. Evaluate them into unlike --output folders.")
+    paths = [Path(output) / f"{label}.jsonl" for label in labels]
+    for source, path in zip(sources, paths, strict=True):
+        if engine.resolved == "vllm":
+            from .vllm_backend import run_data_parallel
+
+            # Always in processes of its own: an engine does not give back all of the GPU's memory until it ends.
+            run_data_parallel(
+                _vllm_process,
+                engine.tensor_parallel_size,
+                engine.data_parallel_size,
+                (source, task, engine, path),
+            )
+        else:
+            _transformers_process(source, task, engine, path)
+    return paths
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints, under a launcher or without."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run_share(
+    backend: Backend,
+    task: Task,
+    source: ModelSource,
+    path: str | os.PathLike,
+    dtype: str,
+    rank: int = 0,
+    world: int = 1,
+    even: bool = False,
+) -> None:
+    """Draws, grades and records this process's share of the samples that the file does not hold yet.
+
+    The shares are fixed, every world-th sample, so that processes need not agree on what is left.
+
+    Args:
+        backend: Draws the samples.
+        task: What to evaluate.
+        source: The model, for the records.
+        path: The record file.
+        dtype: Of the weights, for the records.
+        rank, world: This process among those that share the work.
+        even: Whether all processes must draw equally many, as a model that is sharded over them needs. Nothing is
+            resumed then, and a process that is one short draws a sample of another's again, which counts once.
+
+    Raises:
+        ValueError: The file was begun with other settings.
+    """
+    file = RecordFile(path)
+    settings = {
+        "model": source.path,
+        "base_model": source.base,
+        "revision": source.revision,
+        "backend": backend.name,
+        "dtype": dtype,
+        **asdict(task.decoding),
+        "versions": _versions(backend.name),
+    }
+    done = file.begin(
+        plan(
+            benchmark.name,
+            benchmark.title,
+            fingerprint(problems),
+            [problem.id for problem in problems],
+            task.decoding.samples,
+            settings,
+        )
+        for benchmark, problems in task.benchmarks
+    )
+    requests = make_requests(task, backend.tokenizer)
+    share = requests[rank::world]
+    if even:
+        pending = share = share + requests[:1] * (len(requests[::world]) - len(share))
+    else:
+        pending = [request for request in share if (request.benchmark, request.problem, request.index) not in done]
+    bar = tqdm(
+        total=len(share),
+        initial=len(share) - len(pending),
+        desc=source.label if world == 1 else f"{source.label}, process 1 of {world}",
+        unit="sample",
+        disable=rank != 0,
+    )
+    with bar:
+        for finished in backend.generate(pending, task.decoding):
+            if finished:
+                file.append(grade_samples(finished, settings))
+                bar.update(len(finished))
+
+
+def make_requests(task: Task, tokenizer: Any) -> list[Request]:
+    """Every sample that the task asks for, problem by problem."""
+    requests = []
+    for benchmark, problems in task.benchmarks:
+        for problem in problems:
+            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer)
+            for index in range(task.decoding.samples):
+                seed = sample_seed(task.decoding.seed, benchmark.name, problem.id, index)
+                requests.append(Request(benchmark.name, problem.id, index, seed, prompt, tuple(ids), problem.answer))
+    return requests
+
+
+def grade_samples(finished: Sequence[tuple[Request, Completion]], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of finished samples, graded by the checker that training's reward uses."""
+    # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
+    texts = [
+        ("<think>" if "<think>" in request.prompt.rpartition("</think>")[2] else "") + completion.text
+        for request, completion in finished
+    ]
+    verdicts = grade(texts, [request.solution for request, _ in finished])
+    settings = dict(settings)
+    versions = settings.pop("versions")
+    return [
+        {
+            "benchmark": request.benchmark,
+            "problem": request.problem,
+            "sample": request.index,
+            "seed": request.seed,
+            "prompt": request.prompt,
+            "completion": completion.text,
+            "tokens": completion.tokens,
+            "truncated": completion.truncated,
+            "solution": request.solution,
+            "answer": verdict.answer,
+            "score": verdict.score,
+            "verdict": {1.0: "correct", None: "unscorable"}.get(verdict.score, "wrong"),
+            "reason": verdict.reason,
+            "no_box": verdict.reason == NO_BOX,
+            "timed_out": verdict.reason == TIMED_OUT,
+            "seconds": completion.seconds,
+            "settings": settings,
+            "versions": versions,
+        }
+        for (request, completion), verdict in zip(finished, verdicts, strict=True)
+    ]
+
+
+def _transformers_process(source: ModelSource, task: Task, engine: Engine, path: Path) -> None:
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise ValueError(
+            f"The launcher started {os.environ['WORLD_SIZE']} processes, and accelerate sees {state.num_processes}. "
+            "Without a GPU, use `torchrun --nproc_per_node N`."
+        )
+    backend = TransformersBackend.load(source, engine.dtype, state.device, engine.batch_size)
+    run_share(backend, task, source, path, engine.dtype, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    del backend
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _vllm_process(rank: int, world: int, source: ModelSource, task: Task, engine: Engine, path: Path) -> None:
+    from .vllm_backend import VllmBackend
+
+    try:
+        backend = VllmBackend(
+            source, engine.dtype, engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.max_model_len
+        )
+        run_share(backend, task, source, path, engine.dtype, rank, world)
+    except ValueError as error:
+        sys.exit(f"error: {error}")  # what the user has to mend, without a traceback, and as a failure to the parent
+
+
+def _versions(backend: str) -> dict[str, str]:
+    found = {"delta_trl": __version__}
+    for package in (*VERSIONS_OF, *(["vllm"] if backend == "vllm" else [])):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

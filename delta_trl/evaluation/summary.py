@@ -1,0 +1,216 @@
+"""From record files to figures: one summary a benchmark, and comparisons of runs on the same problems."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .records import BenchmarkRecords, Run
+from .statistics import Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k
+
+
+# What two runs may differ in and still be compared without a word: what is being compared, and how it was computed.
+FREE_SETTINGS = ("model", "base_model", "revision")
+# What a whole suite is called beside its benchmarks.
+OVERALL = "Avg."
+
+# (answer, answer) pairs to whether each pair is equal.
+SameAnswer = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of one benchmark, or of several together, each problem weighing the same.
+
+    Shares are in [0, 1]. `average`, `pass_at` and `majority` count samples and problems that are missing as wrong;
+    the lengths and shares after them are over the samples there are, and None if there is none.
+
+    Args:
+        name, title: Of the benchmark; `OVERALL` for several together.
+        problems: P.
+        n: Samples a problem that were asked for.
+        average: avg@n.
+        pass_at: pass@k by k.
+        majority: majority@n.
+        mean_tokens: Mean completion length.
+        truncated, no_answer, no_box, timed_out: Shares of samples that reached max_tokens, in which the checker found
+            no answer, that have no box, and on which the checker ran out of time.
+        unscorable: Samples whose reference answer the checker could not read: they count as wrong.
+        missing: Samples asked for that are not in the file.
+        without_sample: Ids of the problems that produced no sample.
+    """
+
+    name: str
+    title: str
+    problems: int
+    n: int
+    average: Estimate
+    pass_at: dict[int, Estimate]
+    majority: Estimate
+    mean_tokens: float | None
+    truncated: float | None
+    no_answer: float | None
+    no_box: float | None
+    timed_out: float | None
+    unscorable: int
+    missing: int
+    without_sample: list[str]
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run against the baseline on one benchmark, or on all together.
+
+    Args:
+        run, baseline: Names of the record files.
+        title: Of the benchmark, or `OVERALL`.
+        comparison: The statistics.
+        p_holm: `comparison.p_sign_flip` after Holm's correction: for `OVERALL` over all runs compared with the
+            baseline, for single benchmarks over all runs and benchmarks.
+    """
+
+    run: str
+    baseline: str
+    title: str
+    comparison: Comparison
+    p_holm: float
+
+
+def summarise(run: Run, ks: Sequence[int] | None = None, same: SameAnswer | None = None) -> list[Summary]:
+    """One summary a benchmark, and `OVERALL` after them where there are several.
+
+    Args:
+        run: From `read_run`.
+        ks: For pass@k; None for the powers of two up to n.
+        same: Decides which answers are equal for majority@n. None: the reward's checker.
+    """
+    benchmarks = list(run.benchmarks.values())
+    groups = answer_groups(benchmarks, same or checker_says_equal)
+    parts = [([benchmark], [group]) for benchmark, group in zip(benchmarks, groups, strict=True)]
+    if len(benchmarks) > 1:
+        parts.append((benchmarks, groups))
+    return [_summary(of, of_groups, ks) for of, of_groups in parts]
+
+
+def compare_runs(
+    baseline: Run, runs: Sequence[Run], allow_different_settings: bool = False, seed: int = 0
+) -> list[ComparedRun]:
+    """Compares runs with a baseline, benchmark by benchmark and, where there are several, all together.
+
+    Raises:
+        ValueError: The runs do not have the same benchmarks with the same problems, or were not sampled with the same
+            settings.
+    """
+    whole, single = [], []
+    for run in runs:
+        _refuse_unlike(baseline, run, allow_different_settings)
+        pairs = [(a, run.benchmarks[name]) for name, a in baseline.benchmarks.items()]
+        for a, b in pairs:
+            single.append((run, a.title, compare([a.correct], [b.correct], seed)))
+        if len(pairs) > 1:
+            comparison = compare([a.correct for a, _ in pairs], [b.correct for _, b in pairs], seed)
+            whole.append((run, OVERALL, comparison))
+    compared = []
+    for family in (single, whole):
+        adjusted = holm([comparison.p_sign_flip for _, _, comparison in family])
+        for (run, title, comparison), p_holm in zip(family, adjusted, strict=True):
+            compared.append(ComparedRun(run.path.stem, baseline.path.stem, title, comparison, p_holm))
+    return compared
+
+
+def different_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ, apart from the model."""
+    keys = sorted({*a.settings, *b.settings} - {*FREE_SETTINGS})
+    return {
+        key: (a.settings.get(key), b.settings.get(key)) for key in keys if a.settings.get(key) != b.settings.get(key)
+    }
+
+
+def answer_groups(benchmarks: Sequence[BenchmarkRecords], same: SameAnswer) -> list[list[list[int | None]]]:
+    """For each benchmark, problem and sample the number of its group of equal answers, None for no answer.
+
+    An answer joins the group of the first earlier answer of its problem that it equals.
+    """
+    problems = [answers for benchmark in benchmarks for answers in benchmark.answers()]
+    distinct = [list(dict.fromkeys(answer for answer in answers if answer is not None)) for answers in problems]
+    pairs = [(late, early) for found in distinct for j, late in enumerate(found) for early in found[:j]]
+    equal = {pair for pair, is_equal in zip(pairs, same(pairs), strict=True) if is_equal}
+    numbered = []
+    for answers, found in zip(problems, distinct, strict=True):
+        group: dict[str | None, int | None] = {None: None}
+        for j, late in enumerate(found):
+            group[late] = next((group[early] for early in found[:j] if (late, early) in equal), j)
+        numbered.append([group[answer] for answer in answers])
+    rest = iter(numbered)
+    return [[next(rest) for _ in benchmark.problems] for benchmark in benchmarks]
+
+
+def checker_says_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether the reward's checker accepts the first answer of a pair where the second is the reference."""
+    from ..rewards import grade
+
+    if not pairs:
+        return []
+    verdicts = grade([rf"\boxed{{{answer}}}" for answer, _ in pairs], [reference for _, reference in pairs])
+    return [verdict.score == 1.0 for verdict in verdicts]
+
+
+def _summary(
+    benchmarks: Sequence[BenchmarkRecords], groups: Sequence[list[list[int | None]]], ks: Sequence[int] | None
+) -> Summary:
+    strata = [benchmark.correct for benchmark in benchmarks]
+    n = min(benchmark.n for benchmark in benchmarks)
+    if ks is None:
+        ks = [2**power for power in range(n.bit_length())]
+
+    def share(column: str, holds: Callable[[Any], Any] = lambda value: value) -> float | None:
+        values = [holds(value) for benchmark in benchmarks for value in benchmark.column(column)]
+        return float(np.mean(values)) if values else None
+
+    alone = len(benchmarks) == 1
+    return Summary(
+        name=benchmarks[0].name if alone else OVERALL,
+        title=benchmarks[0].title if alone else OVERALL,
+        problems=sum(len(benchmark.problems) for benchmark in benchmarks),
+        n=n,
+        average=average(strata),
+        pass_at={k: pass_at_k(strata, k) for k in ks},
+        majority=majority_at_n(groups, strata),
+        mean_tokens=share("tokens"),
+        truncated=share("truncated"),
+        no_answer=share("answer", lambda answer: answer is None),
+        no_box=share("no_box"),
+        timed_out=share("timed_out"),
+        unscorable=sum(score is None for benchmark in benchmarks for score in benchmark.column("score")),
+        missing=sum(benchmark.missing for benchmark in benchmarks),
+        without_sample=[
+            problem if alone else f"{benchmark.title} {problem}"
+            for benchmark in benchmarks
+            for problem in benchmark.without_sample
+        ],
+    )
+
+
+def _refuse_unlike(baseline: Run, run: Run, allow_different_settings: bool) -> None:
+    names = (baseline.path, run.path)
+    if set(baseline.benchmarks) != set(run.benchmarks):
+        raise ValueError(
+            f"{names[0]} has the benchmarks {sorted(baseline.benchmarks)} and {names[1]} {sorted(run.benchmarks)}. "
+            "Evaluate both on the same ones."
+        )
+    for name, a in baseline.benchmarks.items():
+        b = run.benchmarks[name]
+        if a.fingerprint != b.fingerprint or a.problems != b.problems:
+            raise ValueError(
+                f"Benchmark {name!r} does not have the same problems in {names[0]} and {names[1]}. Evaluate both on "
+                "the same file or dataset revision."
+            )
+    differing = different_settings(baseline, run)
+    if differing and not allow_different_settings:
+        raise ValueError(
+            f"{names[0]} and {names[1]} were not sampled alike: "
+            + "; ".join(f"{key}: {ours!r} and {theirs!r}" for key, (ours, theirs) in differing.items())
+            + ". A difference between them need not come from the models. Evaluate both with the same settings, or "
+            "allow it with --allow_different_settings."
+        )

@@ -1,0 +1,165 @@
+"""Summaries, tables and comparisons of record files made by hand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from delta_trl.evaluation.records import RecordFile, plan, read_run
+from delta_trl.evaluation.report import write_comparison, write_report
+from delta_trl.evaluation.summary import OVERALL, checker_says_equal, compare_runs, summarise
+from delta_trl.evaluation.tables import WHY_PAIRED, paper_table
+
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {
+    "model": "m", "base_model": None, "revision": None, "backend": "vllm", "dtype": "auto", "samples": 4,
+    "temperature": 1.0, "top_p": 0.7, "top_k": 0, "max_tokens": 30000, "seed": 0, "prompt_format": "paper",
+    "system_prompt": None, "versions": {"vllm": "0.31.0"},
+}  # fmt: skip
+# Benchmarks with their (answers of four samples, correct answer) by problem.
+SMALL = {
+    "aime_a": {"p": (["3", "3", "4", None], "3"), "q": (["5", "6", "6", "5"], "5")},
+    "hmmt_b": {"p": (["1/2", "0.5", r"\frac{1}{2}", "7"], "1/2"), "q": ([None] * 4, "9"), "r": (["8"] * 4, "9")},
+}
+
+
+def write(path: Path, benchmarks: dict = SMALL, skip: set = frozenset(), **settings) -> Path:
+    file = RecordFile(path)
+    for name, problems in benchmarks.items():
+        file.begin([plan(name, name.upper(), f"print of {name}", list(problems), 4, {**SETTINGS, **settings})])
+        for problem, (answers, gold) in problems.items():
+            right = {gold, "0.5", r"\frac{1}{2}"} if gold == "1/2" else {gold}
+            file.append(
+                {
+                    "benchmark": name, "problem": problem, "sample": i, "answer": answer,
+                    "score": float(answer in right), "tokens": 10 * (i + 1), "truncated": i == 3,
+                    "no_box": answer is None, "timed_out": False,
+                }
+                for i, answer in enumerate(answers)
+                if (name, problem) not in skip
+            )  # fmt: skip
+    return path
+
+
+def test_a_summary_by_hand(tmp_path):
+    a, b, together = summarise(read_run(write(tmp_path / "run.jsonl")))
+    assert (a.title, b.title, together.title) == ("AIME_A", "HMMT_B", OVERALL)
+    assert a.average.value == 4 / 8
+    assert b.average.value == 3 / 12
+    assert together.average.value == 7 / 20  # over five problems, not (1/2 + 1/4) / 2
+    # p: 3 wins; q: a tie of 5 and 6. p: one half, three ways to write it; q: no answer; r: wrong.
+    assert a.majority.value == pytest.approx((1 + 0.5) / 2)
+    assert b.majority.value == pytest.approx(1 / 3)
+    # p: c = 2, q: c = 2 of 4: 1 - C(2,2)/C(4,2) = 5/6 both.
+    assert a.pass_at[2].value == pytest.approx(5 / 6)
+    assert sorted(a.pass_at) == [1, 2, 4]
+    assert (a.mean_tokens, a.truncated, a.no_answer, a.no_box) == (25, 0.25, 1 / 8, 1 / 8)
+    assert together.no_answer == pytest.approx(5 / 20)
+    assert together.problems == 5
+
+
+def test_equal_answers_are_grouped_by_the_rewards_checker():
+    assert checker_says_equal([("0.5", "1/2"), (r"\frac{1}{2}", "0.5"), ("7", "1/2"), ("x+1", "1+x")]) == [
+        True, True, False, True,
+    ]  # fmt: skip
+
+
+def test_problems_without_a_sample_count_as_wrong_and_are_listed(tmp_path):
+    path = write(tmp_path / "run.jsonl", skip={("aime_a", "q")})
+    a, _, together = summarise(read_run(path))
+    assert a.average.value == 2 / 8
+    assert (a.missing, a.without_sample) == (4, ["q"])
+    assert together.without_sample == ["AIME_A q"]
+    text = write_report([path], tmp_path)
+    assert "4 of 8 samples are missing and count as wrong" in text
+    assert "no sample at all, counted as wrong, of the problems q" in text
+
+
+def test_one_table_in_all_formats(tmp_path):
+    better = {"aime_a": {"p": (["3"] * 4, "3"), "q": (["5"] * 4, "5")}, "hmmt_b": SMALL["hmmt_b"]}
+    files = [write(tmp_path / "dapo.jsonl"), write(tmp_path / "delta_8b.jsonl", better, model="d")]
+    text = write_report(files, tmp_path)
+    assert re.search(r"dapo +50\.00 ± 0\.00 +25\.00 ± 25\.00 +35\.00 ± 15\.00", text)
+    assert "5 problems the same" in text
+    assert "4 samples a problem, temperature 1.0, top-p 0.7" in text
+    markdown = (tmp_path / "results.md").read_text()
+    assert "|          |" in markdown.splitlines()[0]
+    assert "**100.00 ± 0.00**" in markdown
+    latex = (tmp_path / "results.tex").read_text()
+    assert r"delta\_8b & \textbf{100.00 $\pm$ 0.00}" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["runs"]["dapo"]["benchmarks"][2]["average"]["value"] == 7 / 20
+    assert content["runs"]["delta_8b"]["settings"]["model"] == "d"
+
+
+def test_a_comparison_by_hand_and_on_disk(tmp_path):
+    """Against a run that is all wrong: differences 1/2, 1/2 and 3/4, 0, 0."""
+    wrong = {name: {p: (["0"] * 4, gold) for p, (_, gold) in of.items()} for name, of in SMALL.items()}
+    files = [write(tmp_path / "zero.jsonl", wrong), write(tmp_path / "one.jsonl"), write(tmp_path / "two.jsonl")]
+    runs = [read_run(file) for file in files]
+    compared = compare_runs(runs[0], runs[1:])
+    assert [(row.run, row.title) for row in compared] == [
+        ("one", "AIME_A"), ("one", "HMMT_B"), ("two", "AIME_A"), ("two", "HMMT_B"), ("one", OVERALL), ("two", OVERALL),
+    ]  # fmt: skip
+    whole = compared[4]
+    assert whole.comparison.difference == pytest.approx(7 / 20)
+    assert whole.comparison.p_sign_flip == pytest.approx(2 / 8)  # three problems differ
+    assert whole.comparison.exact
+    assert whole.p_holm == pytest.approx(4 / 8)  # two comparisons of whole suites
+    assert compared[0].p_holm == 1  # four of single benchmarks
+    assert whole.comparison.low < 7 / 20 < whole.comparison.high
+
+    text = write_comparison(files, tmp_path)
+    assert WHY_PAIRED in text
+    assert re.search(r"one +Avg\. +5 +\+35\.00 +\[[-+.\d]+, [-+.\d]+\] +0\.2500 +0\.5000 +0\.0\d+", text)
+    assert (tmp_path / "differences.png").read_bytes().startswith(b"\x89PNG")
+    assert "Mann-Whitney" in (tmp_path / "comparison.md").read_text()
+    assert json.loads((tmp_path / "comparison.json").read_text())["comparison"][4]["p_holm"] == pytest.approx(0.5)
+
+
+def test_runs_that_were_not_sampled_alike_are_refused_unless_allowed(tmp_path):
+    files = [write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", temperature=0.6, model="other")]
+    with pytest.raises(ValueError, match=r"not sampled alike: temperature: 1\.0 and 0\.6\. A difference"):
+        write_comparison(files, tmp_path, plot=False)
+    text = write_comparison(files, tmp_path, allow_different_settings=True, plot=False)
+    assert "Not sampled alike: temperature is 1.0 for a and 0.6 for b." in text
+
+
+def test_runs_on_other_problems_are_refused(tmp_path):
+    a = write(tmp_path / "a.jsonl")
+    fewer = write(tmp_path / "b.jsonl", {"aime_a": SMALL["aime_a"]})
+    with pytest.raises(ValueError, match="Evaluate both on the same ones"):
+        write_comparison([a, fewer], tmp_path)
+    with pytest.raises(ValueError, match="same benchmarks in every run"):
+        write_report([a, fewer], tmp_path)
+    changed = tmp_path / "c.jsonl"
+    changed.write_text(a.read_text().replace("print of aime_a", "another print"))
+    with pytest.raises(ValueError, match="'aime_a' does not have the same problems"):
+        write_comparison([a, changed], tmp_path)
+
+
+def test_runs_with_one_name_are_refused(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(ValueError, match="two are named alike"):
+        write_report([write(tmp_path / "a.jsonl"), write(tmp_path / "x" / "a.jsonl")], tmp_path)
+
+
+def test_unknown_styles_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="style is one of"):
+        paper_table({"a": summarise(read_run(write(tmp_path / "a.jsonl")))}, "html")
+
+
+def test_the_comparison_script(tmp_path):
+    files = [write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl")]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "compare.py", *files, "--output", tmp_path, "--no_plot"],
+        capture_output=True, text=True, check=False, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "+0.00" in done.stdout
+    assert not (tmp_path / "differences.png").exists()
