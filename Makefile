@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests run in as many processes as there are cores, each with one thread: on tiny tensors threads wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 # Extra arguments for pip, for instance an index that holds CPU-only builds of torch.
 PIP_ARGS ?=
 
@@ -17,10 +19,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python scripts/quickstart.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -40,30 +40,19 @@ def prepare(folder: Path, warm_up_steps: int) -> None:
     warm_up(str(warm), [row["question"] for row in problems[HELD_OUT:]], steps=warm_up_steps)
 
 
-def pass_rate(model_folder: Path, problems: Path) -> float:
-    """Share of right answers to the held-out problems, in percent: SAMPLES a problem, temperature 1, fixed seed."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def pass_rate(model: Path, problems: Path, output: Path) -> float:
+    """Share of right answers to the held-out problems, in percent, sampled at temperature 1 with fixed seeds."""
+    from delta_trl.evaluation.benchmarks import find_benchmarks
+    from delta_trl.evaluation.generate import Decoding
+    from delta_trl.evaluation.records import read_run
+    from delta_trl.evaluation.run import Engine, Task, evaluate_models
+    from delta_trl.evaluation.statistics import average
 
-    from delta_trl.rewards import grade
-
-    rows = [json.loads(line) for line in problems.read_text().splitlines()]
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
-    torch.manual_seed(0)
-    prompts = tokenizer([f"{row['question']}\n" for row in rows], return_tensors="pt", padding=True)
-    sampled = model.generate(
-        input_ids=prompts["input_ids"],
-        attention_mask=prompts["attention_mask"],
-        max_new_tokens=80,
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        num_return_sequences=SAMPLES,
-    )
-    completions = tokenizer.batch_decode(sampled[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
-    verdicts = grade(completions, [row["final_answer"] for row in rows for _ in range(SAMPLES)])
-    return 100 * sum(verdict.score or 0.0 for verdict in verdicts) / len(verdicts)
+    decoding = Decoding(samples=SAMPLES, top_p=1.0, max_tokens=80, prompt_format="{question}\n")
+    engine = Engine(backend="transformers", dtype="float32", batch_size=256)
+    (file,) = evaluate_models([str(model)], Task.load(find_benchmarks([str(problems)]), decoding), engine, output)
+    (benchmark,) = read_run(file).benchmarks.values()
+    return 100 * average([benchmark.correct]).value
 
 
 def plot_reward(run: Path, path: Path) -> None:
@@ -100,9 +89,10 @@ def main() -> None:
     start = time.perf_counter()
 
     prepare(folder, arguments.warm_up_steps)
-    before = pass_rate(warm, data / "test.jsonl")
+    for earlier in (run, folder / "evaluation"):  # or the report and the records would mix in another run
+        shutil.rmtree(earlier, ignore_errors=True)
+    before = pass_rate(warm, data / "test.jsonl", folder / "evaluation")
     print(f"Pass rate before training: {before:.1f}%. Training with {CONFIG} ...", flush=True)
-    shutil.rmtree(run, ignore_errors=True)  # else the report would mix in what an earlier, longer run recorded
     subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"),
@@ -111,7 +101,7 @@ def main() -> None:
         ],
         check=True,
     )
-    after = pass_rate(run, data / "test.jsonl")
+    after = pass_rate(run, data / "test.jsonl", folder / "evaluation")
     plot_reward(run, plot)
     report = write_report([run])
     launch = os.path.relpath(Path(sys.executable).with_name("accelerate"), ROOT)

@@ -18,6 +18,9 @@ from delta_trl import trainer as trainer_module
 from delta_trl.tasks import character_tokenizer
 
 
+# Tensors here are tiny: a second thread only waits for the first, and much longer when another process has the core
+torch.set_num_threads(1)
+
 # What differs between architectures for the LM head and its input: tied or untied, soft-capped, scaled, routed
 ARCHITECTURES = {
     "qwen3": ("qwen3", {"tie_word_embeddings": False}),

@@ -8,24 +8,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-
-# On matrices this small threads only wait for each other, for tens of seconds where other tests run beside this one.
-torch.set_num_threads(1)
-
-CHARACTERS = "0123456789+=?.,:;!$(){}\\-*/^_<>'\"|[]& \n" + "".join(map(chr, [*range(65, 91), *range(97, 123)]))
-BOX = "\\boxed{"
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", "<unk>", BOX, *CHARACTERS])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_tokens([BOX])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+from delta_trl.tasks import BOX, character_tokenizer
 
 
 def question(a: int, b: int) -> str:
@@ -47,7 +32,7 @@ def trained_folder() -> Path:
     """Folder of the trained model and its tokenizer, made once a process and deleted at its end."""
     folder = Path(tempfile.mkdtemp(prefix="delta_trl_model_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tokenizer = make_tokenizer()
+    tokenizer = character_tokenizer()
     train(make_model(tokenizer), tokenizer, folder)
     return folder
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from evaluation_model import BOX, make_model, question, trained_folder
+from evaluation_model import make_model, question, trained_folder
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -18,6 +18,7 @@ from delta_trl.evaluation.generate import (
     sample_seed,
 )
 from delta_trl.evaluation.models import find_model
+from delta_trl.tasks import BOX
 
 
 PLAIN = Decoding(samples=4, top_p=1.0, max_tokens=30, prompt_format="{question}")

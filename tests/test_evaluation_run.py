@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluation_model import BOX, make_model, make_tokenizer, question, train, trained_folder
+from evaluation_model import make_model, question, train, trained_folder
 from peft import LoraConfig, get_peft_model
 from test_evaluation_benchmarks import MATH, SHARED, needs_aime24
 from transformers import AutoModelForCausalLM
@@ -21,6 +21,7 @@ from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.records import read_run
 from delta_trl.evaluation.run import Engine, Task, evaluate_models, grade_samples, run_share
 from delta_trl.evaluation.vllm_backend import VllmBackend, split_devices
+from delta_trl.tasks import BOX, character_tokenizer
 
 
 ROOT = Path(__file__).parent.parent
@@ -274,7 +275,7 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
 @pytest.mark.slow
 def test_thirty_problems_of_sixteen_samples_take_less_than_a_minute(held_out, tmp_path):
     """A model of 0.4 M parameters, the quickstart's size, with completions of some 50 tokens."""
-    tokenizer = make_tokenizer()
+    tokenizer = character_tokenizer()
     model = make_model(tokenizer, hidden=128)
     assert 0.3e6 < model.num_parameters() < 0.5e6
     words = "Counting on from the first number gives"
@@ -300,7 +301,7 @@ def test_thirty_problems_of_sixteen_samples_take_less_than_a_minute(held_out, tm
 def test_real_problems_with_the_papers_prompt(benchmark, tmp_path):
     """The texts, the prompt and the checker are real; the model is tiny and knows nothing of it."""
     task = Task.load(find_benchmarks([benchmark]), Decoding(samples=2, max_tokens=24))
-    tokenizer = make_tokenizer()
+    tokenizer = character_tokenizer()
     model = make_model(tokenizer)
     model.config.max_position_embeddings = 4096  # its tokens are characters
     model.save_pretrained(tmp_path / "model")
