@@ -141,7 +141,7 @@ def main(
     # "true" resumes from the newest checkpoint of output_dir, as transformers' own scripts do
     resume = args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
     trainer.save_state()
     trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=data_args.dataset_name)
     trainer.accelerator.print(f"Model and metrics (trainer_state.json) saved to {args.output_dir}.")
