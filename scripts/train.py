@@ -3,7 +3,8 @@
     accelerate launch scripts/train.py --config configs/quickstart.yaml --learning_rate 2e-5
 
 Every option of DeltaGRPOConfig, of TRL's ModelConfig (PEFT and quantization) and of the data is accepted, in the YAML file
-and on the command line, which wins. An unknown key is an error. `--help` lists them all.
+and on the command line, which wins. An unknown key is an error. `--help` lists them all. `--plan` says what a run would do
+and need, and stops; `--plan --plan_processes 8` says it for 8 GPUs on a machine without any.
 """
 
 import importlib

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from conftest import tiny_model
 from test_scripts import ROOT, train
 from transformers import CONFIG_MAPPING, AutoConfig
 from trl import GRPOTrainer
 
-from delta_trl import plan as plan_module
-from delta_trl.plan import ModelSize, hidden_state_bytes, make_plan
+from delta_trl.memory import ModelSize, hidden_state_bytes
+from delta_trl.plan import generation_boundary, make_plan
 
 
 QWEN3 = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32768}
@@ -184,7 +186,7 @@ def test_hidden_states_are_as_many_as_the_trainer_keeps(tmp_path, collected):
     [
         (["--num_generations", "24"], r"generation_batch_size \(2048\) must be divisible by num_generations \(24\)"),
         (["--save_steps", "90"], r"save_steps=90 is not a multiple of 4.*Set save_steps=92"),
-        (["--save_steps", "0.5"], r"not a multiple of 4"),
+        (["--save_steps", "0.1", "--max_steps", "100"], r"save_steps=10 is not a multiple of 4.*Set save_steps=12"),
         (
             ["--max_completion_length", "31000", "--vllm_max_model_length", "40000"],
             "make 33048, and the model's context",
@@ -206,13 +208,18 @@ def test_group_size_is_checked_for_the_processes_planned_for(models):
         planned(models, ROOT / "configs/qwen3_8b/delta.yaml", 1, *small)
 
 
+def test_save_steps_may_be_a_share_of_all_steps(models):
+    plan = planned(models, ROOT / "configs/qwen3_8b/delta.yaml", 8, "--save_steps", "0.1")
+    assert plan.checkpoints == 10  # every 88 of 880 steps
+
+
 def test_a_rollout_batch_may_serve_less_than_one_update(models):
     plan = planned(
         models, ROOT / "configs/qwen3_8b/delta.yaml", 8, "--gradient_accumulation_steps", "384", "--save_steps", "6"
     )
     assert plan.updates_per_rollout_batch == pytest.approx(2 / 3)
     assert plan.rollout_batches == 1320  # 880 x 1.5
-    assert plan_module.generation_boundary(_args(256, 384)) == 2
+    assert generation_boundary(_args(256, 384)) == 2
 
 
 def _args(steps_per_generation, gradient_accumulation_steps):
@@ -239,6 +246,47 @@ def test_the_quickstart_can_be_planned(tmp_path):
     )
     assert (plan.responses, plan.prompts, plan.updates_per_rollout_batch, plan.steps) == (128, 16, 1, 100)
     assert plan.checkpoints == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "processes", "stage", "fsdp", "offload"),
+    [
+        ("single_gpu", [], 1, None, False, None),
+        ("ddp", [], 8, None, False, None),
+        ("fsdp2", [], 8, None, True, None),
+        ("zero2", [], 8, 2, False, "none"),
+        ("zero2", ["--num_processes", "1", "--offload_optimizer_device", "cpu"], 1, 2, False, "cpu"),
+        ("zero3", [], 8, 3, False, "none"),
+    ],
+)
+def test_hardware_files_launch_what_their_names_say(name, options, processes, stage, fsdp, offload):
+    args = launch_arguments(name, *options)
+    assert args.num_processes == processes
+    assert args.mixed_precision == "bf16"
+    assert bool(args.use_deepspeed) == (stage is not None)
+    assert bool(args.use_fsdp) == fsdp
+    if stage is not None:
+        assert (args.zero_stage, args.offload_optimizer_device) == (stage, offload)
+    if fsdp:
+        assert str(args.fsdp_version) == "2"
+    assert bool(args.multi_gpu) == (name == "ddp")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_machines_get_their_ranks_from_the_command(rank):
+    address = ["--main_process_ip", "10.0.0.1", "--main_process_port", "29500"]
+    args = launch_arguments("multi_node_zero3", "--machine_rank", str(rank), *address)
+    args.deepspeed_fields_from_accelerate_config = ""  # which the launcher fills in between the two functions
+    _, environment = prepare_deepspeed_cmd_env(args)
+    assert (int(args.nnodes), int(args.nproc_per_node), int(args.node_rank)) == (2, 8, rank)
+    assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "10.0.0.1:29500")
+    assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
+
+
+def launch_arguments(name, *options):
+    """What `accelerate launch` makes of a hardware file and options before it starts processes."""
+    command = ["--config_file", str(ROOT / f"configs/accelerate/{name}.yaml"), *options, "scripts/train.py"]
+    return _validate_launch_command(launch_command_parser().parse_args(command))[0]
 
 
 @pytest.mark.parametrize("folder", PAIRS, ids=lambda p: p.name)
