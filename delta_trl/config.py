@@ -10,6 +10,8 @@ require_tested_trl()
 
 from trl import GRPOConfig  # noqa: E402 (the version check must speak first)
 
+from .features import FEATURES  # noqa: E402
+
 
 @dataclass
 class DeltaGRPOConfig(GRPOConfig):
@@ -29,6 +31,17 @@ class DeltaGRPOConfig(GRPOConfig):
         coef_refinement_steps (`int`, *optional*, defaults to `1`):
             K, how often the side centroids are recomputed with the tokens' soft assignments. Published: 1; 0 is the
             paper's ablation, 2 and 3 scored lower.
+        coef_features (`str`, *optional*, defaults to `"output_row"`):
+            What represents a token's gradient (appendix F): `"output_row"`, (1 − p)·h, as in the published main results; or
+            `"hidden_gradient"`, ∂ log π / ∂h over the whole vocabulary, the paper's stronger proxy, at the cost of about one
+            more forward and backward pass of the LM head alone.
+        coef_top_k (`int`, *optional*, defaults to `0`):
+            With `coef_features="hidden_gradient"`, take the softmax over the K most likely tokens only, as the paper does
+            (without giving K). 0: the whole vocabulary.
+        coef_offload (`str`, *optional*, defaults to `"auto"`):
+            Where the rollout batch's hidden states wait (N tokens × hidden size, in the policy's dtype): `"never"` on the
+            device, `"always"` in host memory, `"auto"` in host memory if they would take more than a quarter of the free
+            device memory. Coefficients are the same.
         coef_log_completions (`int`, *optional*, defaults to `64`):
             With `log_completions`, how many completions of a logged rollout batch are kept with the coefficient of every
             token, in `completions/coefficients_STEP.parquet` of the output folder (TRL's own file there has no tokens).
@@ -56,6 +69,27 @@ class DeltaGRPOConfig(GRPOConfig):
         metadata={
             "help": "How often the centroids of the two advantage sides are refined with the tokens' soft assignments. "
             "Default as published; 0 skips refinement."
+        },
+    )
+    coef_features: str = field(
+        default="output_row",
+        metadata={
+            "help": "Token features: 'output_row', (1 - p)h, as in the published main results, or 'hidden_gradient', the "
+            "gradient of log pi with respect to the LM head's input, the paper's stronger proxy."
+        },
+    )
+    coef_top_k: int = field(
+        default=0,
+        metadata={
+            "help": "With coef_features='hidden_gradient', the number of most likely tokens over which probabilities are "
+            "taken. 0: the whole vocabulary, exactly."
+        },
+    )
+    coef_offload: str = field(
+        default="auto",
+        metadata={
+            "help": "Where hidden states wait for the coefficients: 'never' on the device, 'always' in host memory, 'auto' "
+            "in host memory if they would take more than a quarter of the free device memory."
         },
     )
     coef_log_completions: int = field(
@@ -99,6 +133,15 @@ class DeltaGRPOConfig(GRPOConfig):
     def __post_init__(self):
         super().__post_init__()
         check_options(self.coef_min, self.coef_max, self.coef_refinement_steps)
+        if self.coef_features not in FEATURES:
+            raise ValueError(f"coef_features must be one of {sorted(FEATURES)}; got {self.coef_features!r}.")
+        if self.coef_top_k < 0 or (self.coef_top_k > 0 and self.coef_features != "hidden_gradient"):
+            raise ValueError(
+                f"coef_top_k must be at least 0, and only coef_features='hidden_gradient' reads it; got {self.coef_top_k} "
+                f"with coef_features={self.coef_features!r}."
+            )
+        if self.coef_offload not in ("auto", "never", "always"):
+            raise ValueError(f"coef_offload must be 'auto', 'never' or 'always'; got {self.coef_offload!r}.")
         if self.coef_log_completions < 0:
             raise ValueError(
                 f"coef_log_completions must be at least 0; got {self.coef_log_completions}. 0 keeps no coefficients."

@@ -236,8 +236,8 @@ def load_math_dataset(
     if streaming:
         raise ValueError(
             "Streaming is not offered: repeated questions, the held-out share and the check of the gold answers need "
-            "all rows before training starts, and resuming in a stream repeats or loses prompts. Without it only "
-            " the needed columns are read (15 MB of DeepMath-103K's 2 GB)."
+            "all rows before training starts, and resuming in a stream repeats or loses prompts. Without it, "
+            "only the needed columns are read (1% of the bytes of DeepMath-103K)."
         )
     if max_prompt_length is not None and tokenizer is None:
         raise ValueError("max_prompt_length counts tokens: pass the model's tokenizer, or max_prompt_length=None.")

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import ModelConfig
 
 from .config import DeltaGRPOConfig
+from .features import LOGIT_CHUNK_ELEMENTS, OFFLOAD_SHARE
 
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ activations: one micro-batch; with checkpointing the input of every layer, and o
   TRL's fused LM head never holds the logits.
 KV cache: of all responses of a rollout batch at once under transformers' generate; vLLM takes its share of the GPU for
   weights and cache, and gives it back between rollouts only with vllm_enable_sleep_mode.
-hidden states: those DelTA keeps of a rollout batch, one row for each response token, if all stay on the GPU.
+hidden states: those DelTA keeps of a rollout batch, one row for each response token, where coef_offload puts them; with
+  coef_features hidden_gradient also the LM head and chunks of logits.
 Not counted: CUDA context, communication buffers, fragmentation (2 to 4 GB), layers that ZeRO-3 and FSDP2 gather for a
   moment (up to 2 GB by DeepSpeed's default), and one layer's activations while scoring."""
 
@@ -94,12 +96,21 @@ class ModelSize:
         return layers * stream + 2 * layer if checkpointing else layers * (stream + layer) + layer
 
 
-def hidden_state_bytes(args: DeltaGRPOConfig, size: ModelSize, trainer: str, element_bytes: int) -> int:
-    """Of the hidden states that DelTA keeps of one process's rollout batch: a row for each response token."""
+def hidden_state_bytes(
+    args: DeltaGRPOConfig, size: ModelSize, trainer: str, element_bytes: int, free: float
+) -> tuple[float, float]:
+    """Of the hidden states that DelTA keeps of one process's rollout batch, a row for each response token: on the GPU, of
+    which `free` bytes are free when they arrive, and in host memory."""
     if trainer != "delta" or not args.coef_enabled:
-        return 0
+        return 0, 0
     responses = args.per_device_train_batch_size * args.steps_per_generation
-    return responses * args.max_completion_length * size.config.hidden_size * element_bytes
+    rows = responses * args.max_completion_length * size.config.hidden_size * element_bytes
+    # The LM head, gathered, and chunks of float32 logits; the gradients then overwrite the states
+    working = 0
+    if args.coef_features == "hidden_gradient":
+        working = size.config.vocab_size * size.config.hidden_size * element_bytes + 3 * LOGIT_CHUNK_ELEMENTS * 4
+    offloaded = args.coef_offload == "always" or (args.coef_offload == "auto" and rows > OFFLOAD_SHARE * free)
+    return (working, rows) if offloaded else (working + rows, 0)
 
 
 def loaded_bytes(model_args: ModelConfig, config: PreTrainedConfig) -> float:
@@ -129,6 +140,7 @@ class Memory:
     generation: float  # what generation takes besides: vLLM's share, or the KV cache and weights gathered for it
     generation_while_training: float
     hidden_states: float
+    hidden_states_on_host: float
 
     @property
     def generating(self) -> float:
@@ -152,7 +164,7 @@ def estimate_memory(
     Args:
         length: Tokens of the longest sequence, prompt and response.
         trainer: "delta", or "grpo", which keeps no hidden states.
-        gpu_memory: Of one GPU, in GB, for vLLM's share.
+        gpu_memory: Of one GPU, in GB, for vLLM's share and for coef_offload.
     """
     loaded = loaded_bytes(model_args, size.config)
     frozen = size.parameters - size.trained
@@ -183,18 +195,23 @@ def estimate_memory(
         buckets = 2 if name == "DDP" else 1
         residual = 2 if (deepspeed and half == 2) or loaded <= 2 else 4
         tokens = args.per_device_train_batch_size * length
+        weights = (size.trained * weight + frozen * loaded + reference) / weight_parts
+        optimizer = size.trained * state / optimizer_parts
+        free = gpu_memory * GB - weights - optimizer - kept
+        hidden_states, on_host = hidden_state_bytes(args, size, trainer, residual, free)
         columns.append(
             Memory(
                 sharding=name,
-                weights=(size.trained * weight + frozen * loaded) / weight_parts + reference / weight_parts,
+                weights=weights,
                 gradients=buckets * size.trained * weight / gradient_parts,
-                optimizer=size.trained * state / optimizer_parts,
+                optimizer=optimizer,
                 activations=size.activation_bytes(
                     tokens, checkpointing=bool(args.activation_checkpointing), residual_bytes=residual
                 ),
                 generation=cache + (gathered if weight_parts > 1 else 0),
                 generation_while_training=kept,
-                hidden_states=hidden_state_bytes(args, size, trainer, residual),
+                hidden_states=hidden_states,
+                hidden_states_on_host=on_host,
             )
         )
     return tuple(columns)

@@ -136,6 +136,7 @@ class Plan:
             ("activations", "activations"),
             (self.generation_label, "generation"),
             ("hidden states (DelTA)", "hidden_states"),
+            ("  in host memory", "hidden_states_on_host"),
             ("sum while generating", "generating"),
             ("sum while scoring", "scoring"),
             ("sum while updating", "updating"),

@@ -13,7 +13,7 @@ from torch import nn
 from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
-from .features import HiddenStates, record_hidden_states
+from .features import FEATURES, HiddenStates, record_hidden_states
 from .hub import HubMixin
 from .records import completion_records, write_completion_records
 
@@ -119,13 +119,14 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         # Under PEFT the reference pass runs the same model with its adapters off, after the policy's own pass if there is
-        # one. So the first pass is recorded, and `_token_coefficients` tells by identity whether it was the policy's.
+        # one. So the first pass is recorded, and `_add_token_coefficients` tells by identity whose it was.
         if not self._recording or model is not self.model or self._recorded is not None:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         completion_mask = attention_mask[:, -logits_to_keep:].bool()
-        with record_hidden_states(self.accelerator.unwrap_model(model), completion_mask) as hidden_states:
+        policy, offload = self.accelerator.unwrap_model(model), self.args.coef_offload
+        with record_hidden_states(policy, completion_mask, offload) as hidden_states:
             outputs = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
@@ -148,6 +149,7 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             if records and self.accelerator.is_main_process:
                 write_completion_records(records, self.args.output_dir, self.state.global_step)
 
+    @torch.no_grad()
     def _add_token_coefficients(self, batch: dict[str, Any]) -> None:
         """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where there is no token."""
         start = time.perf_counter()
@@ -161,14 +163,22 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             self._run_policy(batch)
         per_token_logps, hidden_states = self._recorded
 
-        features = hidden_states.packed.to(token_mask.device)
+        hidden = hidden_states.packed
         if "tool_mask" in batch:
-            features = features[token_mask[completion_mask]]
+            hidden = hidden[token_mask[completion_mask].to(hidden.device)]
+        features, scale = FEATURES[self.args.coef_features](
+            hidden,
+            per_token_logps[token_mask],
+            batch["completion_ids"][token_mask],
+            self.accelerator.unwrap_model(self.model),
+            self.temperature,
+            self.args.coef_top_k,
+        )
         advantages = batch["advantages"].unsqueeze(1).expand_as(token_mask)[token_mask]
         coefficients = delta_coefficients(
             features,
             advantages,
-            feature_scale=-torch.expm1(per_token_logps[token_mask]),  # 1 − p, exact also for p near 1
+            feature_scale=scale,
             coef_min=self.args.coef_min,
             coef_max=self.args.coef_max,
             refinement_steps=self.args.coef_refinement_steps,
@@ -200,12 +210,13 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
         start = self.accelerator.process_index * n_rows
         return totals[start : start + n_rows].tolist()
 
+    @torch.no_grad()
     def _run_policy(self, batch: dict[str, Any]) -> None:
         """Run the policy over a rollout batch without gradient, so that its hidden states are recorded."""
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         multimodal = {key: batch[key] for key in MULTIMODAL_KEYS if key in batch}
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             self._get_per_token_logps_and_entropies(
                 self.model,
                 input_ids,

@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "olmo3": ("olmo3", {"tie_word_embeddings": False}),
     "gemma2": ("gemma2", {"tie_word_embeddings": True, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8}),
     "granite": ("granite", {"logits_scaling": 4.0}),
+    "cohere": ("cohere", {"logit_scale": 0.25}),
     "qwen3_moe": (
         "qwen3_moe",
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "tie_word_embeddings": False},
@@ -125,7 +126,7 @@ def collected(monkeypatch):
         return seen["batches"][-1]
 
     def compute_and_keep(features, advantages, **options):
-        seen["features"].append((features.clone(), advantages.clone(), options["feature_scale"].clone()))
+        seen["features"].append((features.clone(), advantages.clone(), options["feature_scale"]))
         seen["coefficients"].append(compute(features, advantages, **options))
         return seen["coefficients"][-1]
 

@@ -111,7 +111,8 @@ def test_memory_of_the_8b_recipe(models):
     zero3 = {m.sharding: m for m in plan.memory}["ZeRO-3, FSDP2"]
     assert zero3.weights + zero3.gradients + zero3.optimizer == pytest.approx(16 * 8_190_735_360 / 8)
     assert plan.kv_cache_bytes == 144 * 1024 * (2048 + 20480)
-    assert zero3.hidden_states == 256 * 20480 * 4096 * 2
+    # 43 GB are more than a quarter of what is free, so that coef_offload puts them in host memory
+    assert (zero3.hidden_states, zero3.hidden_states_on_host) == (0, 256 * 20480 * 4096 * 2)
     assert zero3.generation == pytest.approx(0.55 * 80e9)
     assert zero3.generation_while_training == 0  # sleep mode
     ddp = {m.sharding: m for m in plan.memory}["DDP"]
@@ -127,9 +128,17 @@ def test_what_memory_depends_on(models):
     def column(plan):
         return plan.memory[-1]
 
-    dapo = planned(models, ROOT / "configs/qwen3_8b/dapo.yaml", 8)
-    assert column(dapo).hidden_states == 0
-    assert column(planned(models, path, 8, "--coef_max", "0.8")).hidden_states == 0
+    rows = 256 * 20480 * 4096 * 2
+    never = column(planned(models, path, 8, "--coef_offload", "never"))
+    assert (never.hidden_states, never.hidden_states_on_host) == (rows, 0)
+    assert never.scoring - column(base).scoring == rows
+    gradient = column(planned(models, path, 8, "--coef_features", "hidden_gradient"))
+    assert 151936 * 4096 * 2 < gradient.hidden_states < 151936 * 4096 * 2 + 1e9
+    for nothing in (
+        planned(models, ROOT / "configs/qwen3_8b/dapo.yaml", 8),
+        planned(models, path, 8, "--coef_max", "0.8"),
+    ):
+        assert column(nothing).hidden_states == column(nothing).hidden_states_on_host == 0
     awake = planned(models, path, 8, "--vllm_enable_sleep_mode", "false")
     assert column(awake).updating - column(base).updating == pytest.approx(0.55 * 80e9)
     server = planned(models, path, 8, "--vllm_mode", "server")
@@ -171,14 +180,16 @@ def test_hidden_states_are_as_many_as_the_trainer_keeps(tmp_path, collected):
 
     from delta_trl import DeltaGRPOTrainer
 
-    args = config(tmp_path, max_steps=1, max_completion_length=6)
+    args = config(tmp_path, max_steps=1, max_completion_length=6, coef_offload="never")
     build(DeltaGRPOTrainer, args).train()
     ((features, _, _),) = collected["features"]
-    size = ModelSize.of(tiny_model().config)
-    planned_bytes = hidden_state_bytes(args, size, "delta", features.element_size())
+    estimate, on_host = hidden_state_bytes(
+        args, ModelSize.of(tiny_model().config), "delta", features.element_size(), 0
+    )
     tokens = int(collected["batches"][0]["completion_mask"].sum())
     assert tokens <= 8 * 6
-    assert features.numel() * features.element_size() == planned_bytes * tokens / (8 * 6)
+    assert features.numel() * features.element_size() == estimate * tokens / (8 * 6)
+    assert on_host == 0
 
 
 @pytest.mark.parametrize(

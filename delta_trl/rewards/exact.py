@@ -3,7 +3,7 @@ r"""What can be decided about a gold and an answer from their text alone, withou
 Both come in canonical spelling (`extraction.canonical`). Three quarters of all items end here, in microseconds.
 
 Policy, where mathematics leaves a choice:
-- A percentage is its value: 50% is 1/2 and is not 50.
+- A percentage is its value: 50% is 1/2 and is not 50. Where the gold is 50%, 50 will do: the sign counts as a unit.
 - A decimal stands for an exact non-integer value if it differs by less than half a unit of the sixth decimal and by
   less than 1e-5 of the value: 0.333333 is 1/3, and 0.33 is not. Integers must be met exactly.
 - A unit is optional, but two different units are a wrong answer. Nothing is converted between units.
@@ -11,7 +11,10 @@ Policy, where mathematics leaves a choice:
 - A numeral in another base must keep its base.
 - An answer that leaves the work undone is none: an integral, sum, product, limit, determinant, gcd, lcm, extremum or
   residue that the gold does not have; or sums and products of plain numbers where the gold is a number.
-- In a chain `a = b = c` every part that is a number must be the gold. `y = y` says nothing.
+- In a chain that starts with a name, `x = a = b`, the last part is the answer. In one that starts with a number every
+  part that is a number must be the gold: `1 = 2 = 3` is not 3. `y = y` says nothing. What follows an approximation
+  sign after a value is not looked at.
+- Groups and rings (`\mathbb{Z}_2 \times \mathbb{Z}_2`) are compared as text, factor by factor in any order.
 """
 
 import re
@@ -49,7 +52,7 @@ class Literal:
     is_decimal: bool
 
 
-_DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+|\d+)"
+_DIGITS = r"(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)"
 _NUMBER = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
 _LITERALS = [
     re.compile(rf"(?P<sign>[+-]?)(?P<number>{_NUMBER})"),
@@ -62,16 +65,19 @@ _LITERALS = [
     ),
     re.compile(rf"(?P<sign>[+-]?)(?P<number>{_NUMBER})[eE](?P<power>[+-]?\d{{1,3}})"),
 ]
-_BASED = re.compile(r"[0-9A-Za-z]+_\{?(?:\d+|\\text\{[a-z]+\})\}?")
+_BASED = re.compile(r"[0-9A-F]*[0-9][0-9A-F]*_\{?(?:\d+|\\text\{[a-z]+\})\}?")
 
 
 def _fraction(number: str | None) -> Fraction:
-    return Fraction(number.replace(",", "").replace(" ", "").rstrip(".") or "0") if number else Fraction(1)
+    """1 for the missing factor of a bare power of ten."""
+    return Fraction(number.replace(",", "").replace(" ", "").rstrip(".")) if number else Fraction(1)
 
 
 @lru_cache(maxsize=16384)
 def literal(text: str) -> Literal | None:
     """The number that `text` writes out, or None. A zero denominator is no number."""
+    while text.startswith("(") and text.endswith(")") and "," not in text:  # (1,234) is a pair
+        text = text[1:-1]
     if len(text) > MAX_DIGITS or not any(c.isdigit() for c in text):
         return None
     percent = Fraction(1)
@@ -119,10 +125,14 @@ _TEXT_UNIT = re.compile(r"\\text\{([^{}]*)\}(?:\^\{?([23])\}?)?$")
 _BARE_UNIT = re.compile(
     rf"(?<![a-zA-Z\\])((?:square |sq\.? |cubic )?(?:{'|'.join(map(re.escape, _SPELLED_OUT))})s?)(?:\^\{{?([23])\}}?)?$"
 )
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling"}
+_CURRENCY = re.compile(r"^\\?[$€£]|\\?[$€£]$")
+# One letter is a unit only where no one writes a variable: after a number and a space, or with a power.
+_LETTER_UNIT = re.compile(r"(?:(?<=\d) ([mgslh])|(?<=\d) ?(m)\^\{?([23])\}?)$")
 _SCALES = {"thousand": "000", "million": "000000", "billion": "000000000"}
 
 
-def _unit(words: str, power: str | None) -> str | None:
+def _unit(words: str, power: str | None) -> str:
     """The canonical name of a unit in words, "" for a text that is no unit known here."""
     power = power or ""
     names = []
@@ -143,10 +153,12 @@ def _unit(words: str, power: str | None) -> str | None:
 def split_unit(text: str) -> tuple[str, str]:
     r"""(`text` without unit and currency sign, canonical unit or ""). `3\text{ cm}` gives ("3", "cm")."""
     unit = ""
-    if text.startswith((r"\$", "$")):
-        text, unit = text.removeprefix("\\").removeprefix("$"), "dollar"
+    if currency := _CURRENCY.search(text):
+        text, unit = text[: currency.start()] + text[currency.end() :], _CURRENCIES[currency[0].strip("\\ ")]
     if text.endswith(r"^{\circ}"):
         return text.removesuffix(r"^{\circ}"), "degree"
+    if letter := _LETTER_UNIT.search(text):
+        return text[: letter.start()], (letter[1] or letter[2]) + (letter[3] or "")
     match = _TEXT_UNIT.search(text) or _BARE_UNIT.search(text)
     if not match or not match.start() or not re.search(r"[\d})]|\\pi", text[: match.start()]):
         return text, unit
@@ -210,7 +222,7 @@ _VARIABLE = re.compile(r"\\text|(?<![\\a-zA-Z])[a-zA-Z]")
 _COMMANDS = re.compile(r"\\(?!text)[a-zA-Z]+")
 _RELATION = re.compile(r"\\(?:le|ge|ne|lt|gt|in|equiv|approx|sim|subset)(?![a-zA-Z])|[<>=]")
 _LIST = re.compile(r"[,;]|\\text\{ ?(?:and|or) ?\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])")
-_NAME = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?'*(?:\([a-zA-Z](?:,[a-zA-Z])*\))?")
+_NAME = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w+\}?)?'*(?:\([a-zA-Z](?:,[a-zA-Z])*\))?")
 
 
 def _has_variable(text: str) -> bool:
@@ -218,29 +230,56 @@ def _has_variable(text: str) -> bool:
 
 
 def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
-    """The gold and the parts of the answer that must all equal it; None for an identity such as `y = y`.
+    r"""The gold and the parts of the answer that must all equal it; None for an identity such as `y = y`.
 
-    Only relations are taken apart: `x = 3` against `3`, `f(x) = x^2` against `x^2`, and chains.
+    Takes `x = 3` apart against `3` and against `x = 3`, chains such as `x = 1 + 2 = 3`, and what is only a rounding of
+    the answer before it, as in `\frac{1}{3} \approx 0.33`. Everything else stays whole.
     """
-    gold_parts, parts = _EQUALS.split(gold), _EQUALS.split(answer)
-    if len(parts) > 1 and not _LIST.search(answer) and len({p.strip() for p in parts}) < len(parts):
-        return None
-    if len(gold_parts) == 2 and _NAME.fullmatch(gold_parts[0].strip()) and not _LIST.search(gold):
-        if len(parts) == 1 and not _RELATION.search(answer):
-            return gold_parts[1].strip(), [answer]
-        if len(parts) == 2 and parts[0].strip() == gold_parts[0].strip():
-            return gold_parts[1].strip(), [parts[1].strip()]
-    if len(gold_parts) > 1 or len(parts) == 1 or _LIST.search(re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", parts[0])):
+    exact, _, rounded = (part.strip() for part in answer.partition(r"\approx"))
+    if rounded:
+        answer = f"{exact}={rounded}" if _NAME.fullmatch(exact) else exact
+    parts = [part.strip() for part in _EQUALS.split(answer)]
+    gold_parts = [part.strip() for part in _EQUALS.split(gold)]
+    gold_name = gold_parts[0] if len(gold_parts) > 1 and _NAME.fullmatch(gold_parts[0]) else None
+    if len(parts) == 1:
+        if gold_name and not (_LIST.search(gold) or _RELATION.search(answer)):
+            return gold_parts[-1], [answer]
         return gold, [answer]
-    if not _RELATION.search(gold) and not _LIST.search("".join(parts[:-1])):
-        first = parts[0].strip()
-        names_it = _has_variable(first) or undone_operators(first)
-        values = [p.strip() for p in (parts[1:] if names_it else parts)]
-        return gold, [v for v in values[:-1] if not _has_variable(v)] + values[-1:]
-    return gold, [answer]
+    if any(_LIST.search(_in_brackets_removed(part)) for part in parts[:-1]):
+        return gold, [answer]  # several equations
+    if len(set(parts)) < len(parts):
+        return None
+    if gold_name is not None and gold_name == parts[0] and not _LIST.search(gold):
+        return gold_parts[-1], parts[-1:]
+    if len(gold_parts) > 1 or _RELATION.search(gold):
+        return gold, [answer]
+    if _has_variable(parts[0]) or undone_operators(parts[0]):
+        return gold, parts[-1:]
+    steps = [step for step in parts[:-1] if not (_has_variable(step) or undone_operators(step))]
+    return gold, steps + parts[-1:]
 
 
-_BRACKETS = {"(": "()", "[": "[]", "\\{": "{}"}
+def _in_brackets_removed(text: str) -> str:
+    return re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", text)
+
+
+# Structures are compared as text: a computer algebra system takes Z_4 for a number and a product for a product.
+_STRUCTURE = re.compile(r"\\mathbb\{[A-Z]\}|\\(?:rtimes|ltimes|oplus|otimes|cong)(?![a-zA-Z])")
+
+
+def _structure(text: str) -> list[str] | None:
+    """The factors of a group or ring in words, in a fixed order, or None: Z/4Z is Z_4, and A x B is B x A."""
+    if (
+        not _STRUCTURE.search(text)
+        or re.fullmatch(r"\\mathbb\{[A-Z]\}", text)
+        or re.search(r"\\(?:setminus|cup|cap|in)(?![a-zA-Z])|[=<>,]", text)
+    ):
+        return None
+    text = re.sub(r"(\\mathbb\{Z\})/\(?([^()/]+?)\1\)?", r"\1_\2", text.replace("{}", ""))
+    text = re.sub(r"_\{([^{}]*)\}", r"_\1", text)
+    if re.search(r"\\[lr]times", text):
+        return [text]
+    return sorted(part.strip("() ") for part in re.split(r"\\(?:times|oplus)(?![a-zA-Z])", text))
 
 
 def _outer_brackets(text: str) -> tuple[str, str] | None:
@@ -309,10 +348,11 @@ def _has_huge_factorial(text: str) -> bool:
     return False
 
 
-def decide(gold: str, answer: str) -> str | None:
+def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:
     """A reason (CORRECT, WRONG, UNEVALUATED, TOO_COSTLY, UNPARSEABLE_ANSWER), or None: ask math-verify.
 
-    Takes canonical spellings; `answer` is one candidate (see `candidates`).
+    Takes canonical spellings; `answer` is one candidate (see `candidates`), `is_final` False for all but the last
+    part of a chain, where arithmetic may still be undone.
     """
     if not answer:
         return UNPARSEABLE_ANSWER
@@ -323,25 +363,49 @@ def decide(gold: str, answer: str) -> str | None:
         return CORRECT if gold_words in (answer_words, answer.strip("()").casefold()) else WRONG
     if answer_words is not None and literal(gold) is not None:
         return WRONG
-    if (_BASED.fullmatch(gold) and literal(answer)) or (_BASED.fullmatch(answer) and literal(gold)):
+    if len(gold) == len(answer) == 1:  # A is not a
         return WRONG
+    gold_based, answer_based = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
+    if (gold_based or answer_based) and (gold_based or literal(gold)) and (answer_based or literal(answer)):
+        return CORRECT if _without_braces(gold) == _without_braces(answer) else WRONG
     gold_body, gold_unit = split_unit(gold)
     answer_body, answer_unit = split_unit(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
         return WRONG
     gold_number, answer_number = literal(gold_body), literal(answer_body)
+    # A decimal comma. `1,22` alone is a list of two numbers; against 1.22 it is the other notation.
+    if gold_number is None and answer_number is not None and answer_number.is_decimal:
+        gold_number = literal(_decimal_point(gold_body))
+    elif answer_number is None and gold_number is not None and gold_number.is_decimal:
+        answer_number = literal(_decimal_point(answer_body))
     if gold_number is not None and answer_number is not None:
-        return CORRECT if literals_agree(gold_number, answer_number) else WRONG
+        if literals_agree(gold_number, answer_number):
+            return CORRECT
+        if not gold_body.endswith("%") or answer_body.endswith("%"):
+            return WRONG
+        # Like a unit, the sign may be left out.
+        return CORRECT if literals_agree(literal(gold_body.rstrip("\\%")), answer_number) else WRONG
+    structure = _structure(gold)
+    if structure is not None:
+        return CORRECT if structure == _structure(answer) else WRONG
     if _key(gold_body) == _key(answer_body):
         return CORRECT
     if undone_operators(answer) - undone_operators(gold):
         return UNEVALUATED
-    if gold_number is not None and _is_plain_arithmetic(answer_body):
+    if is_final and gold_number is not None and _is_plain_arithmetic(answer_body):
         return UNEVALUATED
     gold_brackets, answer_brackets = _outer_brackets(gold), _outer_brackets(answer)
     if gold_brackets and answer_brackets and gold_brackets != answer_brackets:
         return WRONG
     return TOO_COSTLY if too_costly(answer) else None
+
+
+def _decimal_point(text: str) -> str:
+    return re.sub(r"(-?\d+),(\d+)", r"\1.\2", text) if re.fullmatch(r"-?\d+,\d+", text) else text
+
+
+def _without_braces(text: str) -> str:
+    return text.replace("{", "").replace("}", "")
 
 
 def _key(text: str) -> str:
@@ -350,7 +414,12 @@ def _key(text: str) -> str:
 
 def obviously_scorable(gold: str) -> bool:
     """True if every answer to `gold` can be graded without parsing it: a written-out number or a word."""
-    return literal(split_unit(gold)[0]) is not None or words(gold) is not None or bool(_BASED.fullmatch(gold))
+    return (
+        literal(split_unit(gold)[0]) is not None
+        or words(gold) is not None
+        or _structure(gold) is not None
+        or bool(_BASED.fullmatch(gold))
+    )
 
 
 __all__ = ["Literal", "candidates", "canonical", "decide", "literal", "obviously_scorable", "split_unit", "words"]

@@ -11,6 +11,8 @@ Only "correct" scores 1. "unscorable gold" scores None, and only that: the gold 
 """
 
 import collections
+import itertools
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -34,6 +36,7 @@ from .pool import POOL, TIMED_OUT
 
 
 UNSCORABLE_GOLD = "unscorable gold"
+SCORABLE = "scorable"  # the workers' answer where only the gold was asked about
 REASONS = (
     CORRECT,
     WRONG,
@@ -77,6 +80,10 @@ class _Memo:
                 self._reasons.move_to_end(pair)
             return self._reasons.get(pair)
 
+    def unlock(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def put(self, pair: tuple[str, str | None], reason: str) -> None:
         with self._lock:
             self._reasons[pair] = reason
@@ -85,6 +92,7 @@ class _Memo:
 
 
 _MEMO = _Memo(MEMO_SIZE)
+os.register_at_fork(after_in_child=_MEMO.unlock)
 
 
 def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
@@ -97,6 +105,7 @@ def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str
     return reasons
 
 
+_NONZERO_NUMBER = re.compile(r"[1-9]\d*")
 _GOLD_BOX = re.compile(r"\\boxed\s*\{")
 
 
@@ -167,8 +176,8 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
         return WRONG, []
     gold, parts = split
     pairs = []
-    for part in parts:
-        reason = decide(gold, part)
+    for i, part in enumerate(parts):
+        reason = decide(gold, part, is_final=i == len(parts) - 1)
         if reason is None:
             pairs.append((gold, part))
         elif reason != CORRECT:
@@ -177,13 +186,18 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
 
 
 def scorable(golds: Sequence[str | None]) -> list[bool]:
-    """Whether answers to each gold can be scored, i.e. whether `grade` can give anything but None for a wrong one."""
-    spelled = [canonical_gold(gold) for gold in golds]
-    open_questions = {(g, None) for g in spelled if g and not obviously_scorable(g) and not too_costly(g)}
-    replies = _ask_workers(sorted(open_questions))
-    return [
-        bool(g) and (obviously_scorable(g) or (not too_costly(g) and replies[g, None] == "scorable")) for g in spelled
-    ]
+    """Whether answers to each gold can be scored: `grade` gives None to wrong answers to the others."""
+    shapes: list[str | bool] = []
+    for gold in map(canonical_gold, golds):
+        if not gold or too_costly(gold):
+            shapes.append(False)
+        else:
+            # Whether a gold parses does not depend on its numbers, zeros apart: 2\sqrt{3} stands for 7\sqrt{11} too.
+            # Different ones, lest a denominator become zero.
+            numbers = itertools.cycle(("2", "3", "5", "7", "11", "13"))
+            shapes.append(obviously_scorable(gold) or _NONZERO_NUMBER.sub(lambda _, n=numbers: next(n), gold))
+    replies = _ask_workers(sorted({(shape, None) for shape in shapes if isinstance(shape, str)}))
+    return [replies[shape, None] == SCORABLE if isinstance(shape, str) else shape for shape in shapes]
 
 
 def _text(completion: str | list[dict[str, Any]]) -> str:

@@ -23,9 +23,9 @@ import atexit
 import collections
 import contextlib
 import json
-import math
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -101,6 +101,10 @@ class Worker:
         self.is_ready = False
         self._received = b""
 
+    @property
+    def is_waited_for(self) -> bool:
+        return self.index is not None or not self.is_ready
+
     def send(self, index: int, request: tuple[str, str | None], wall_seconds: float) -> None:
         line = (json.dumps(request) + "\n").encode("ascii")  # ASCII: lone surrogates must survive
         self.index, self.deadline = index, time.monotonic() + wall_seconds
@@ -129,6 +133,31 @@ class Worker:
                 pipe.close()
 
 
+class _Batch:
+    """The items of one call, and what is known about them."""
+
+    def __init__(self, requests: Sequence[tuple[str, str | None]]):
+        self.requests = requests
+        self.results: list[tuple[str, bool]] = [(TIMED_OUT, False)] * len(requests)
+        self.waiting = collections.deque(range(len(requests)))
+        self.unfinished = len(requests)
+        self._crashed: set[int] = set()
+
+    def finish(self, index: int, reason: str, *, repeatable: bool) -> None:
+        self.results[index] = (reason, repeatable)
+        self.unfinished -= 1
+
+    def bury(self, index: int, exit_status: int) -> None:
+        """The worker that had this item died."""
+        if exit_status == -signal.SIGXCPU:  # the kernel's CPU limit, reached on any day
+            self.finish(index, TIMED_OUT, repeatable=True)
+        elif index in self._crashed:
+            self.finish(index, TIMED_OUT, repeatable=False)
+        else:  # perhaps killed by something else, before it even read the item: once more
+            self._crashed.add(index)
+            self.waiting.append(index)
+
+
 class WorkerPool:
     """Workers of one process. Threads may share it; their batches take turns."""
 
@@ -147,77 +176,86 @@ class WorkerPool:
         with self._lock:
             return self._run(requests)
 
-    def _run(self, requests) -> list[tuple[str, bool]]:
-        results: list[tuple[str, bool]] = [(TIMED_OUT, False)] * len(requests)
-        waiting = collections.deque(range(len(requests)))
-        unfinished = len(requests)
+    def _run(self, requests: Sequence[tuple[str, str | None]]) -> list[tuple[str, bool]]:
+        batch = _Batch(requests)
         for worker in [w for w in self._workers if w.process.poll() is not None or w.index is not None]:
             self._remove(worker)  # it died while idle, or an exception (Ctrl-C) left an item behind
+        most = len(self._workers)
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-            while unfinished:
-                while len(self._workers) < min(self.config.workers, unfinished):
+            while batch.unfinished:
+                while len(self._workers) < min(self.config.workers, batch.unfinished):
                     worker = Worker(self.config)
                     self._workers.append(worker)
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+                most = max(most, len(self._workers))
                 for worker in [w for w in self._workers if w.is_ready and w.index is None]:
-                    if not waiting:
-                        break
-                    index = waiting.popleft()
-                    try:
-                        worker.send(index, requests[index], self.config.wall_seconds)
-                    except BrokenPipeError:  # it died while idle
-                        waiting.appendleft(index)
+                    if not self._give_item(worker, batch):
                         self._remove(worker, selector)
-                busy = [w for w in self._workers if w.index is not None or not w.is_ready]
-                now = time.monotonic()
-                pause = min((w.deadline - now for w in busy), default=math.inf)
-                if pause is math.inf:
-                    continue
+                pause = min((w.deadline for w in self._workers if w.is_waited_for), default=0.0) - time.monotonic()
                 for key, _ in selector.select(max(0.0, pause)):
-                    worker = key.data
-                    try:
-                        reply = worker.receive()
-                    except EOFError:
-                        reply = (None, True)
-                    if reply is None:
-                        continue
-                    reason, last = reply
-                    if not worker.is_ready:
-                        if reason != "ready":
-                            self._fail_to_start(reason)
-                        worker.is_ready = True
-                        continue
-                    if worker.index is not None:
-                        # No reply: the kernel's limits ended it, at the same point on any day.
-                        results[worker.index] = (reason or TIMED_OUT, True)
-                        unfinished -= 1
-                        worker.index = None
-                    if last:
-                        self._remove(worker, selector)
+                    if not self._take_reply(key.data, batch):
+                        self._remove(key.data, selector)
                 now = time.monotonic()
-                for worker in [w for w in self._workers if w.index is not None or not w.is_ready]:
-                    if worker.deadline <= now:
-                        if not worker.is_ready:
-                            self._fail_to_start(f"It was not ready after {START_SECONDS:.0f} seconds.")
-                        unfinished -= 1
-                        self._remove(worker, selector)
-        return results
+                for worker in [w for w in self._workers if w.is_waited_for and w.deadline <= now]:
+                    if not worker.is_ready:
+                        self._fail_to_start(f"It was not ready after {START_SECONDS:.0f} seconds.")
+                    batch.finish(worker.index, TIMED_OUT, repeatable=False)
+                    self._remove(worker, selector)
+        while len(self._workers) < most:  # successors of those that ended: ready when the next call comes
+            self._workers.append(Worker(self.config))
+        return batch.results
 
-    def _remove(self, worker: Worker, selector: selectors.BaseSelector | None = None) -> None:
+    def _give_item(self, worker: "Worker", batch: "_Batch") -> bool:
+        """Send the next item to an idle worker; False if the worker is dead."""
+        if batch.waiting:
+            index = batch.waiting[0]
+            try:
+                worker.send(index, batch.requests[index], self.config.wall_seconds)
+            except BrokenPipeError:
+                return False
+            batch.waiting.popleft()
+        return True
+
+    def _take_reply(self, worker: "Worker", batch: "_Batch") -> bool:
+        """Read from a worker; False if it is dead or about to exit."""
+        try:
+            reply = worker.receive()
+        except EOFError:
+            if not worker.is_ready:
+                self._fail_to_start("It died without a message.")
+            if worker.index is not None:
+                batch.bury(worker.index, worker.process.wait())
+            return False
+        if reply is None:
+            return True
+        reason, last = reply
+        if not worker.is_ready:
+            if reason != "ready":
+                self._fail_to_start(reason)
+            worker.is_ready = True
+            return True
+        batch.finish(worker.index, reason, repeatable=True)
+        worker.index = None
+        return not last
+
+    def _remove(self, worker: "Worker", selector: selectors.BaseSelector | None = None) -> None:
         if selector is not None:
             selector.unregister(worker.process.stdout)
         self._workers.remove(worker)
         worker.stop()
 
-    def _fail_to_start(self, reason: str | None) -> None:
+    def _fail_to_start(self, reason: str) -> None:
         command = " ".join(self._workers[-1].process.args[:3])
         self.close()
         raise RuntimeError(
-            f"The process that checks answers did not start ({command}). It needs math-verify 0.9 and POSIX. "
-            f"{reason or 'It died without a message.'}"
+            f"The process that checks answers did not start ({command}). It needs math-verify 0.9 and POSIX. {reason}"
         )
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run now."""
+        return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
         """End all workers. The pool can be used again."""

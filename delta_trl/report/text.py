@@ -1,0 +1,38 @@
+"""Completion text as something that can be looked at: nothing invisible, nothing that breaks a page or a file."""
+
+import unicodedata
+
+
+# What a reader must see although it has no shape. Everything else that is invisible gets its code point.
+SYMBOLS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
+# Control, formatting (bidirectional overrides, zero-width joints), surrogate, unassigned: none may reach a page as it is
+INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def visible(text: str, *, alone: bool = False) -> str:
+    """
+    Replace what cannot be seen in `text`. The result encodes as UTF-8, and is still untrusted: escape it for HTML.
+
+    Args:
+        text (`str`): Any string, lone surrogates and null characters included.
+        alone (`bool`): The text stands by itself, as in a table: spaces become `␣`, an empty text `∅`, and a line break
+            does not break the line. In running text a space stays a space and a line break is both shown and made.
+    """
+    if alone:
+        return "".join("␣" if c == " " else _visible_character(c) for c in text) or "∅"
+    return "".join(_visible_character(c) + "\n" * (c == "\n") for c in text)
+
+
+def _visible_character(character: str) -> str:
+    if character in SYMBOLS:
+        return SYMBOLS[character]
+    if unicodedata.category(character) not in INVISIBLE_CATEGORIES:
+        return character
+    if character < " ":
+        return chr(0x2400 + ord(character))  # Unicode's control pictures: ␀, ␁, ...
+    return f"⟨U+{ord(character):04X}⟩"
+
+
+def decode(raw: bytes | None) -> str:
+    """Text of a Parquet cell. Broken UTF-8 becomes `�`, where Arrow itself would refuse to read the whole file."""
+    return "" if raw is None else raw.decode("utf-8", errors="replace")

@@ -1,0 +1,313 @@
+"""What DelTA costs. Both sides of every comparison are measured alternately in one process, and a ratio is printed.
+
+    python scripts/benchmark.py                                # a 23 M parameter model on the CPU
+    python scripts/benchmark.py --device cuda --shape qwen3-8b # random weights of Qwen3-8B's shape
+    python scripts/benchmark.py --only coefficients --json costs.json
+
+Parts: step (training step, DeltaGRPOTrainer over GRPOTrainer), published (features recomputed in K + 2 passes, as published,
+over ours), coefficients (the maths alone, against plain reads of the same bytes), memory (peak, with and without offload),
+features (hidden_gradient over output_row).
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+
+SHAPES = {
+    # hidden size, layers, intermediate size, heads, key-value heads, head size, vocabulary
+    "small": (384, 8, 1152, 6, 2, 64, 8192),
+    "qwen3-0.6b": (1024, 28, 3072, 16, 8, 128, 151936),
+    "qwen3-8b": (4096, 36, 12288, 32, 8, 128, 151936),
+}
+PARTS = ("step", "published", "coefficients", "memory", "features")
+
+
+class Bench:
+    """A model, a trainer of each kind that share it, and clocks that wait for the device."""
+
+    def __init__(self, arguments):
+        import torch
+
+        self.arguments, self.torch = arguments, torch
+        self.device = torch.device(arguments.device)
+        self.model = self.tokenizer = None
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def alternate(self, sides: dict) -> dict[str, list[float]]:
+        """Seconds of each function, measured in turn, after one turn that is not counted."""
+        seconds = {name: [] for name in sides}
+        for turn in range(self.arguments.repeats + 1):
+            for name, function in sides.items():
+                start = self.now()
+                function()
+                if turn:
+                    seconds[name].append(self.now() - start)
+        return seconds
+
+    def trainer(self, kind: str, updates: int, **options):
+        """A trainer of `kind` whose rollout batch takes `updates` optimiser steps."""
+        from datasets import Dataset
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+        from trl import GRPOTrainer
+
+        from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+        from delta_trl.tasks import arithmetic_problems, character_tokenizer
+
+        a = self.arguments
+        if self.model is None:
+            self.tokenizer = character_tokenizer()
+            keys = (
+                "hidden_size",
+                "num_hidden_layers",
+                "intermediate_size",
+                "num_attention_heads",
+                "num_key_value_heads",
+            )
+            config = Qwen3Config(
+                **dict(zip((*keys, "head_dim", "vocab_size"), SHAPES[a.shape], strict=True)),
+                tie_word_embeddings=False,
+                bos_token_id=None,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            self.torch.manual_seed(0)
+            with self.device:
+                self.model = Qwen3ForCausalLM(config).to(
+                    self.torch.bfloat16 if a.device == "cuda" else self.torch.float32
+                )
+        settings = {
+            "output_dir": "outputs/benchmark",
+            "use_cpu": a.device == "cpu",
+            "bf16": a.device == "cuda",
+            "report_to": "none",
+            "logging_strategy": "no",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "optim": "sgd",  # the same for both; Adam's states would only take memory
+            "learning_rate": 0.0,
+            "activation_checkpointing": a.device == "cuda",
+            "per_device_train_batch_size": a.completions // 4,
+            "gradient_accumulation_steps": 4 // updates,
+            "steps_per_generation": 4,
+            "num_generations": 8,
+            "max_completion_length": a.length,
+            # Fixed lengths, so that both sides decode and train on the same number of tokens
+            "generation_kwargs": {"min_new_tokens": a.length, "max_new_tokens": a.length},
+            "max_steps": updates,
+        }
+        return {"grpo": GRPOTrainer, "delta": DeltaGRPOTrainer}[kind](
+            model=self.model,
+            # Random, so that both advantage sides have tokens
+            reward_funcs=lambda completions, **kwargs: self.torch.randint(2, (len(completions),)).float().tolist(),
+            args=DeltaGRPOConfig(**settings, **options),
+            train_dataset=Dataset.from_dict(
+                {"prompt": [problem["question"] + "\n" for problem in arithmetic_problems(a.completions)]}
+            ),
+            processing_class=self.tokenizer,
+        )
+
+    def rollout_batch(self, updates: int, **options):
+        """A DeltaGRPOTrainer with a finished rollout batch, for parts that need no further generation."""
+        trainer = self.trainer("delta", updates, **options)
+        kept = {}
+        generate = trainer._generate_and_score_completions
+        trainer._generate_and_score_completions = lambda inputs: kept.setdefault("batch", generate(inputs))
+        trainer.train()
+        return trainer, kept["batch"]
+
+    def step(self) -> list[dict]:
+        """Seconds from the start of a rollout batch to its last update, without setting up a trainer."""
+        from transformers import TrainerCallback
+
+        rows = []
+        for name, updates in (("aligned (1 update a rollout batch)", 1), ("misaligned (4 updates)", 4)):
+            sides, seconds = {}, {"delta": [], "grpo": []}
+            for kind in seconds:
+                trainer = self.trainer(kind, updates)
+
+                class Clock(TrainerCallback):
+                    def on_train_begin(clock, *args, **kwargs):
+                        clock.total = 0.0
+
+                    def on_step_begin(clock, *args, **kwargs):
+                        clock.start = self.now()
+
+                    def on_step_end(clock, *args, **kwargs):
+                        clock.total += self.now() - clock.start
+
+                clock = Clock()
+                trainer.add_callback(clock)
+                sides[kind] = (trainer, clock)
+            for turn in range(self.arguments.repeats + 1):
+                for kind, (trainer, clock) in sides.items():
+                    trainer._step, trainer._buffered_inputs = 0, None  # a new rollout batch
+                    trainer.train()
+                    if turn:
+                        seconds[kind].append(clock.total)
+            rows.append(compare(f"step, {name}: DeltaGRPOTrainer / GRPOTrainer", seconds["delta"], seconds["grpo"]))
+        return rows
+
+    def published(self) -> list[dict]:
+        """Overhead of a rollout batch: K + 2 = 3 further passes, against the maths on recorded states (misaligned)."""
+        trainer, batch = self.rollout_batch(4)
+        trainer.model.train()
+
+        def ours(passes=0):
+            trainer._recorded = None
+            trainer._run_policy(batch)  # stands for TRL's own pass; not counted below
+            start = self.now()
+            for _ in range(passes):
+                trainer._recorded = None
+                trainer._run_policy(batch)
+            trainer._add_token_coefficients({**batch, "old_per_token_logps": trainer._recorded[0]})
+            spent.append(self.now() - start)
+
+        seconds = {"published": [], "ours": []}
+        for turn in range(self.arguments.repeats + 1):
+            for name, passes in (("published", 3), ("ours", 0)):
+                spent: list[float] = []
+                trainer._recording = True
+                ours(passes)
+                trainer._recording = False
+                if turn:
+                    seconds[name] += spent
+        return [compare("overhead, published way / ours", seconds["published"], seconds["ours"])]
+
+    def coefficients(self) -> list[dict]:
+        from delta_trl import delta_coefficients
+
+        torch, rows = self.torch, []
+        reads = 2 * 1 + 2  # sweeps at K = 1
+        for dtype in (torch.float32, torch.bfloat16):
+            for n in self.arguments.tokens:
+                features = torch.empty(n, 4096, dtype=dtype, device=self.device)
+                for part in features.split(8192):
+                    part.copy_(torch.randn(part.shape, device=self.device))
+                advantages, scale = torch.randn(n, device=self.device), torch.rand(n, device=self.device)
+                words = features.view(torch.float32)  # a sum over float32 words reads every byte at full speed
+                seconds = self.alternate(
+                    {
+                        "maths": lambda f=features, a=advantages, s=scale: delta_coefficients(f, a, feature_scale=s),
+                        "reads": lambda w=words: [w.sum() for _ in range(reads)],
+                    }
+                )
+                name = f"coefficients, N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}: maths / {reads} plain reads"
+                row = compare(name, seconds["maths"], seconds["reads"])
+                row["gigabytes_per_second"] = reads * features.nbytes / statistics.median(seconds["maths"]) / 1e9
+                rows.append(row)
+                del features, words
+        return rows
+
+    def memory(self) -> list[dict]:
+        """Largest allocation above the level before, over recording and maths. CUDA only: a CPU has no such counter."""
+        if self.device.type != "cuda":
+            return [{"name": "memory: CUDA only, not measured here"}]
+        rows = []
+        for offload in ("never", "always"):
+            trainer, batch = self.rollout_batch(1, coef_offload=offload)
+            trainer.model.train()
+            trainer._recording, trainer._recorded = True, None
+            self.torch.cuda.synchronize()
+            self.torch.cuda.reset_peak_memory_stats()
+            before = self.torch.cuda.memory_allocated()
+            trainer._run_policy(batch)
+            with_pass = self.torch.cuda.max_memory_allocated() - before
+            states = trainer._recorded[1].packed
+            self.torch.cuda.reset_peak_memory_stats()
+            trainer._add_token_coefficients({**batch, "old_per_token_logps": trainer._recorded[0]})
+            peak = self.torch.cuda.max_memory_allocated() - before
+            rows.append(
+                {
+                    "name": f"memory, coef_offload={offload}",
+                    "recorded_gigabytes": states.nbytes / 1e9,
+                    "peak_in_pass_gigabytes": with_pass / 1e9,
+                    "peak_in_maths_gigabytes": peak / 1e9,
+                }
+            )
+        return rows
+
+    def features(self) -> list[dict]:
+        from delta_trl.features import FEATURES
+
+        trainer, batch = self.rollout_batch(1)
+        trainer.model.train()
+        trainer._recording, trainer._recorded = True, None
+        trainer._run_policy(batch)
+        log_probs, states = trainer._recorded
+        trainer._recording = False
+        mask = batch["completion_mask"].bool()
+
+        def run(name):
+            hidden = states.packed.clone()  # hidden_gradient overwrites its input
+            features, scale = FEATURES[name](
+                hidden, log_probs[mask], batch["completion_ids"][mask], trainer.model, trainer.temperature, 0
+            )
+            from delta_trl import delta_coefficients
+
+            advantages = batch["advantages"].unsqueeze(1).expand_as(mask)[mask]
+            delta_coefficients(features, advantages, feature_scale=scale)
+
+        with self.torch.no_grad():
+            seconds = self.alternate({name: lambda name=name: run(name) for name in FEATURES})
+        name = "features and maths, hidden_gradient / output_row"
+        return [compare(name, seconds["hidden_gradient"], seconds["output_row"])]
+
+
+def compare(name: str, numerator: list[float], denominator: list[float]) -> dict:
+    """Median seconds of both sides, and the ratio turn by turn: median, least, most."""
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    return {
+        "name": name,
+        "ratio": statistics.median(ratios),
+        "least": ratios[0],
+        "most": ratios[-1],
+        "seconds": statistics.median(numerator),
+        "against": statistics.median(denominator),
+    }
+
+
+def show(row: dict) -> str:
+    numbers = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "name")
+    return f"{row['name']:<86} {numbers}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="small", help="shape of the random Qwen3")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to run")
+    parser.add_argument("--repeats", type=int, default=5, help="counted turns of each side")
+    parser.add_argument("--completions", type=int, default=32, help="completions of a rollout batch")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a completion")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[10_000, 100_000], help="N of the part 'coefficients'"
+    )
+    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    arguments = parser.parse_args()
+
+    import torch
+
+    bench = Bench(arguments)
+    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()} CPU"
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.repeats} turns")
+    rows = []
+    for part in arguments.only:
+        for row in getattr(bench, part)():
+            rows.append(row)
+            print(show(row), flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows, indent=1))
+    if bench.model is not None:
+        print(f"Model: {sum(p.numel() for p in bench.model.parameters()) / 1e6:.1f} M parameters ({arguments.shape})")
+
+
+if __name__ == "__main__":
+    main()

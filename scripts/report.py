@@ -1,0 +1,39 @@
+"""Draw one or more runs into one HTML file that opens anywhere:
+
+python scripts/report.py outputs/quickstart/delta
+python scripts/report.py outputs/quickstart/delta outputs/quickstart/grpo --output comparison.html
+
+Curves come from trainer_state.json, the token heat map from the records that log_completions: true leaves behind.
+"""
+
+import argparse
+import time
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN_FOLDER", help="output_dir of a run, finished or going")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the HTML file; default: report.html in the first run's folder"
+    )
+    parser.add_argument(
+        "--min_support",
+        type=int,
+        metavar="N",
+        help="occurrences a token needs to be listed; default: one in 2,000 of the recorded tokens, at least 10",
+    )
+    args = parser.parse_args()
+
+    from delta_trl.report import write_report
+
+    start = time.perf_counter()
+    try:
+        path = write_report(args.runs, args.output, args.min_support)
+    except ValueError as error:
+        parser.error(str(error))
+    size, seconds = path.stat().st_size / 1e6, time.perf_counter() - start
+    print(f"Report written to {path} ({size:.1f} MB, {seconds:.0f} s). Open it in a browser.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""Loading, filters, prompt formats, the held-out share, and `scripts/inspect_data.py`, all offline."""
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dataset_hub import DatasetHub
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from delta_trl.data import DataArguments, PromptFormat, load_math_dataset
+
+
+ROOT = Path(__file__).parents[1]
+MATH500 = Path(__file__).parent / "data" / "math500.jsonl"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """A cache of its own, so that nothing is taken from, or left in, the user's."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def rows(number: int = 20) -> list[dict]:
+    return [
+        {
+            "question": f"What is {i} plus {i}?",
+            "final_answer": str(2 * i),
+            "difficulty": float(i % 10),
+            "topic": "Mathematics -> Algebra -> Sums" if i % 2 else "Mathematics -> Geometry",
+            "r1_solution_1": "long " * 1000,
+        }
+        for i in range(number)
+    ]
+
+
+def write(path: Path, records: list[dict]) -> str:
+    if path.suffix == ".parquet":
+        Dataset.from_list(records).to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, with the end-of-sequence tokens of a base and of a chat model."""
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<|endoftext|>": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<|endoftext|>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return fast
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_local_files_give_prompt_and_solution_and_never_the_long_columns(tmp_path, suffix):
+    data = load_math_dataset(write(tmp_path / f"data{suffix}", rows()))
+    assert data.train.column_names == ["solution", "difficulty", "topic", "prompt"]
+    assert data.held_out is None
+    assert data.train[3]["solution"] == "6"
+    assert data.train[3]["prompt"] == (
+        "User:\nWhat is 3 plus 3?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
+        "Assistant:\n"
+    )
+
+
+def test_of_parquet_shards_only_the_needed_columns_are_read(tmp_path):
+    (tmp_path / "repo" / "data").mkdir(parents=True)
+    for number in range(2):
+        shard = tmp_path / "repo" / "data" / f"train-{number:05d}-of-00002.parquet"
+        write(shard, rows(40)[number::2])
+        groups = pq.read_metadata(shard).row_group(0)
+        (chunk,) = [c for i in range(groups.num_columns) if (c := groups.column(i)).path_in_schema == "r1_solution_1"]
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        content = bytearray(shard.read_bytes())
+        content[start : start + chunk.total_compressed_size] = b"\0" * chunk.total_compressed_size
+        shard.write_bytes(content)
+        with pytest.raises(OSError, match=r"deserialize|thrift|page"):
+            pq.read_table(shard)  # whoever reads the long column fails
+    assert len(load_math_dataset(str(tmp_path / "repo")).train) == 40
+
+
+@pytest.mark.slow
+def test_from_the_hub_only_the_needed_columns_travel_and_only_once(tmp_path):
+    repository = tmp_path / "repository"
+    (repository / "data").mkdir(parents=True)
+    long = random.Random(0)
+    records = [{**row, "r1_solution_1": long.randbytes(40_000).hex()} for row in rows(1000)]
+    shard = repository / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(records), shard, row_group_size=250)
+    hub = DatasetHub(repository)
+    code = "from delta_trl.data import load_math_dataset; print(len(load_math_dataset('user/math').train))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    sent = []
+    for _ in range(2):
+        before = hub.bytes_sent
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert result.stdout.strip() == "1000", result.stderr
+        sent.append(hub.bytes_sent - before)
+    hub.server.shutdown()
+    # Every range request reads ahead by some megabytes, which weighs on a file as small as this one.
+    assert sent[0] < shard.stat().st_size / 3
+    assert sent[1] < 500_000
+
+
+def test_other_schemas_by_naming_the_columns(tmp_path):
+    path = write(tmp_path / "data.jsonl", [{"id": i, "problem": f"Problem {i}", "answer": i} for i in range(5)])
+    with pytest.raises(
+        ValueError, match=r"no column 'question' and no column 'final_answer'. It has: id, problem, answer"
+    ):
+        load_math_dataset(path)
+    data = load_math_dataset(path, question_column="problem", answer_column="answer")
+    assert data.train["solution"][:] == ["0", "1", "2", "3", "4"]  # integers become text
+    with pytest.raises(ValueError, match="need a column 'difficulty'"):
+        load_math_dataset(path, question_column="problem", answer_column="answer", min_difficulty=3)
+
+
+def test_every_filter_counts_what_it_removes(tmp_path, tokenizer, caplog):
+    records = rows(20)
+    records += [records[0], {**records[1], "final_answer": "wrong"}, {**records[2], "question": "  "}]
+    records += [{**records[3], "question": "Empty gold?", "final_answer": None}]
+    records += [{**records[3], "question": "Bad gold?", "final_answer": r"\frac{1}{", "difficulty": 5.0}]
+    records += [{**records[3], "question": "Long? " + "word " * 50, "difficulty": 5.0}]
+    path = write(tmp_path / "data.jsonl", records)
+    with caplog.at_level(logging.INFO, logger="delta_trl.data"):
+        data = load_math_dataset(
+            path,
+            min_difficulty=3,
+            max_difficulty=8,
+            topic="Algebra",
+            max_prompt_length=30,
+            tokenizer=tokenizer,
+            allow_unscorable=True,
+        )
+    assert data.report == [
+        f"{path}: 26 rows",
+        "empty question or answer: 2 rows removed",
+        "repeated question: 3 rows removed",  # one copy, and both rows of the question with two answers
+        "difficulty outside [3, 8]: 7 rows removed",
+        "topic other than 'Algebra': 6 rows removed",
+        "prompt longer than 30 tokens: 1 rows removed",
+        "gold answers that cannot be scored: 1 of 7 (14.3%), for example '\\\\frac{1}{'",
+        "answer that cannot be scored: 1 rows removed",
+        "left to train on: 6 rows",
+    ]
+    assert caplog.messages == data.report
+    assert sorted(map(int, data.train["solution"])) == [6, 10, 14, 26, 30, 34]
+    assert data.unscorable_share == pytest.approx(1 / 7)
+
+
+def test_many_unscorable_golds_are_an_error_with_examples(tmp_path):
+    records = rows(20)
+    for record in records[:2]:
+        record["final_answer"] = r"\frac{1}{"
+    path = write(tmp_path / "data.jsonl", records)
+    with pytest.raises(
+        ValueError, match=r"10.0% of the gold answers cannot be scored, for example .*allow_unscorable"
+    ):
+        load_math_dataset(path)
+    assert len(load_math_dataset(path, allow_unscorable=True).train) == 18
+    records[1]["final_answer"] = "1"
+    assert len(load_math_dataset(write(tmp_path / "better.jsonl", records)).train) == 19  # 5% is still allowed
+
+
+def test_held_out_share_depends_on_the_question_alone(tmp_path):
+    records = rows(400)
+    before = load_math_dataset(write(tmp_path / "a.jsonl", records[:300]), held_out_share=0.2)
+    random.Random(0).shuffle(records)
+    after = load_math_dataset(write(tmp_path / "b.jsonl", records), held_out_share=0.2)
+    out_before, out_after = set(before.held_out["prompt"]), set(after.held_out["prompt"])
+    assert out_before < out_after
+    assert out_before == out_after & (out_before | set(before.train["prompt"]))
+    assert not out_after & set(after.train["prompt"])
+    assert len(after.train) + len(after.held_out) == 400
+    assert 50 < len(after.held_out) < 110  # 80 expected, standard deviation 8
+
+
+def test_a_changed_file_is_not_taken_from_the_cache(tmp_path):
+    path = tmp_path / "data.jsonl"
+    assert len(load_math_dataset(write(path, rows(5))).train) == 5
+    assert len(load_math_dataset(write(path, rows(7))).train) == 7
+
+
+def test_only_the_main_process_talks(tmp_path, monkeypatch, caplog):
+    path = write(tmp_path / "data.jsonl", rows(3))
+    monkeypatch.setenv("RANK", "1")
+    with caplog.at_level(logging.INFO, logger="delta_trl.data"):
+        report = load_math_dataset(path).report
+    assert report
+    assert not caplog.messages
+
+
+def test_chat_prompts_are_messages_with_the_instruction_and_the_system_prompt(tmp_path, tokenizer):
+    path = write(tmp_path / "data.jsonl", rows(3))
+    with pytest.raises(ValueError, match=r"needs a chat template.*prompt_format 'paper'"):
+        load_math_dataset(path, prompt_format="chat", tokenizer=tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    data = load_math_dataset(path, prompt_format="chat", system_prompt="Be brief.", tokenizer=tokenizer)
+    system, user = data.train[1]["prompt"]
+    assert system == {"role": "system", "content": "Be brief."}
+    assert user["role"] == "user"
+    assert user["content"].startswith("What is 1 plus 1?\nPlease reason")
+    ids = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert data.prompt_format.end_token_ids(tokenizer) == ids
+    assert data.prompt_format.stop_strings == []
+
+
+def test_prompt_lengths_are_counted_as_trl_tokenizes(tmp_path, tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE
+    chosen = PromptFormat("chat")
+    prompt = chosen.render("one two")
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert chosen.count_tokens(prompt, tokenizer) == len(ids) == len(tokenizer(text)["input_ids"])
+    assert PromptFormat("{question}").count_tokens("one two three", tokenizer) == 3
+    paper = PromptFormat()
+    assert paper.stop_strings == ["\nUser:"]
+    assert paper.end_token_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_own_templates_may_be_full_of_braces(tmp_path):
+    path = write(tmp_path / "data.jsonl", [{"question": r"Find $\frac{1}{2}$ {x}", "final_answer": "1"}])
+    data = load_math_dataset(path, prompt_format=r"Q: {question} Put it in \boxed{}. <think>")
+    assert data.train[0]["prompt"] == r"Q: Find $\frac{1}{2}$ {x} Put it in \boxed{}. <think>"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_format": "papre"}, "must be 'paper', 'chat', or a template"),
+        ({"system_prompt": "Be brief."}, "only used by prompt_format 'chat'"),
+        ({"held_out_share": 1.0}, "at least 0 and below 1, got 1.0"),
+        ({"max_prompt_length": 100}, "pass the model's tokenizer"),
+        ({"streaming": True}, "need all rows before training starts"),
+        ({"topic": "Topology"}, "No topic starts with 'Topology'. There are: Algebra, Geometry"),
+        ({"min_difficulty": 20}, "No row of .* is left"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
+    path = write(tmp_path / "data.jsonl", rows(4))
+    with pytest.raises(ValueError, match=message):
+        load_math_dataset(path, **options)
+
+
+def test_options_of_the_script_reach_the_loader(tmp_path, tokenizer):
+    path = write(tmp_path / "data.jsonl", rows(40))
+    arguments = DataArguments(dataset_name=path, max_difficulty=5, held_out_share=0.5, prompt_format="{question}")
+    data = arguments.load(tokenizer)
+    assert len(data.train) + len(data.held_out) == 24
+    assert data.train[0]["prompt"].startswith("What is")
+    with pytest.raises(ValueError, match="held_out_share"):
+        DataArguments(held_out_share=-0.1)
+    with pytest.raises(ValueError, match="max_prompt_length"):
+        DataArguments(max_prompt_length=0)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.jsonl holds no"):
+        load_math_dataset(str(tmp_path / "nothing.jsonl"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no"):
+        load_math_dataset(str(tmp_path / "empty"))
+
+
+def test_math500_loads_whole():
+    data = load_math_dataset(str(MATH500))
+    assert len(data.train) == 500
+    assert data.unscorable_share <= 0.01
+
+
+@pytest.mark.slow
+def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        f"dataset_name: {MATH500}\nmodel_name_or_path: {tmp_path / 'model'}\nlearning_rate: 1.0e-6\n"
+        "prompt_format: chat\nmin_difficulty: 3\nheld_out_share: 0.1\nreport_to: none\n"
+    )
+    picture = tmp_path / "figures" / "data.png"
+    command = [sys.executable, "scripts/inspect_data.py", "--config", str(config), "--min_difficulty", "4"]
+    result = subprocess.run(
+        [*command, "--picture", str(picture), "--examples", "2"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("<|im_start|>assistant") == 2  # rendered as the model will see them
+    assert "difficulty outside [4, inf]: 238 rows removed" in result.stdout
+    assert "Prompt length in tokens: min" in result.stdout
+    assert "Gold answers that can be scored: 100.0%" in result.stdout
+    assert "Intermediate Algebra" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused = subprocess.run(
+        [sys.executable, "scripts/inspect_data.py", "--dataset_name", str(tmp_path / "none.jsonl")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert refused.returncode == 1
+    assert "holds no .jsonl" in refused.stderr
+    assert "Traceback" not in refused.stderr
