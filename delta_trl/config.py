@@ -153,6 +153,10 @@ class DeltaGRPOConfig(GRPOConfig):
                 "in silence. Set importance_sampling_level='token', or coef_min = coef_max to train without DelTA."
             )
 
+    def __getstate__(self):
+        # transformers pickles the config as training_args.bin, which is pushed to the Hub: not with the token in it
+        return {**self.__dict__, "hub_token": None}
+
     @property
     def coef_enabled(self) -> bool:
         """Whether coefficients are computed at all: equal bounds leave nothing to compute."""

@@ -14,6 +14,7 @@ from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
 from .features import FEATURES, HiddenStates, record_hidden_states
+from .hub import HubMixin
 from .records import completion_records, write_completion_records
 
 
@@ -41,7 +42,7 @@ MULTIMODAL_KEYS = (
 )
 
 
-class DeltaGRPOTrainer(GRPOTrainer):
+class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
     """
     Trainer for DelTA, Discriminative Token Credit Assignment for RLVR (https://huggingface.co/papers/2605.21467).
 

@@ -3,7 +3,8 @@
     accelerate launch scripts/train.py --config configs/quickstart.yaml --learning_rate 2e-5
 
 Every option of DeltaGRPOConfig, of TRL's ModelConfig (PEFT and quantization) and of the data is accepted, in the YAML file
-and on the command line, which wins. An unknown key is an error. `--help` lists them all.
+and on the command line, which wins. An unknown key is an error. `--help` lists them all. `--plan` says what a run would do
+and need, and stops; `--plan --plan_processes 8` says it for 8 GPUs on a machine without any.
 """
 
 import importlib
@@ -19,10 +20,11 @@ from trl import ModelConfig, TrlParser
 
 from delta_trl import DeltaGRPOConfig
 from delta_trl.data import DataArguments
+from delta_trl.plan import PlanArguments, config_on, make_plan, plan_arguments
 
 
 @dataclass
-class ScriptArguments:
+class ScriptArguments(PlanArguments):
     trainer: Literal["delta", "grpo"] = field(
         default="delta",
         metadata={
@@ -42,6 +44,18 @@ class ScriptArguments:
     soft_overlong_cache: int | None = field(
         default=None, metadata={"help": "For 'soft_overlong': the penalty grows over this many tokens before that."}
     )
+
+
+def parse(
+    arguments: list[str] | None = None,
+) -> tuple[ScriptArguments, DataArguments, DeltaGRPOConfig, ModelConfig]:
+    """Parse the command line and its YAML file; a plan's config is built as on the number of processes planned for."""
+    early = plan_arguments(arguments)
+    config_class = config_on(early.plan_processes) if early.plan else DeltaGRPOConfig
+    parsed = TrlParser((ScriptArguments, DataArguments, config_class, ModelConfig)).parse_args_and_config(arguments)
+    if (parsed[0].plan, parsed[0].plan_processes) != (early.plan, early.plan_processes):
+        raise ValueError("plan and plan_processes belong on the command line: the YAML file describes the run.")
+    return parsed
 
 
 def load_rewards(script_args: ScriptArguments) -> list[Callable]:
@@ -93,6 +107,13 @@ def main(
     if model_args.model_name_or_path is None:
         raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
     rewards = load_rewards(script_args)
+    if script_args.plan:
+        plan = make_plan(
+            args, data_args, model_args, trainer=script_args.trainer, gpu_memory=script_args.plan_gpu_memory
+        )
+        if args.process_index == 0:
+            print(plan)
+        return
     source = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
@@ -121,7 +142,7 @@ def main(
     # "true" resumes from the newest checkpoint of output_dir, as transformers' own scripts do
     resume = args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
     trainer.save_state()
     trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=data_args.dataset_name)
     trainer.accelerator.print(f"Model and metrics (trainer_state.json) saved to {args.output_dir}.")
@@ -132,4 +153,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*TrlParser((ScriptArguments, DataArguments, DeltaGRPOConfig, ModelConfig)).parse_args_and_config())
+    main(*parse())

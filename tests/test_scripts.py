@@ -12,10 +12,9 @@ import torch
 import yaml
 from conftest import tiny_model
 from transformers import AutoModelForCausalLM
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
+from trl import GRPOConfig, GRPOTrainer
 
-from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
-from delta_trl.data import DataArguments
+from delta_trl import DeltaGRPOTrainer
 from delta_trl.tasks import arithmetic_problems, character_tokenizer
 
 
@@ -33,8 +32,7 @@ train = load_script("train")
 
 
 def parse(*arguments):
-    parser = TrlParser((train.ScriptArguments, DataArguments, DeltaGRPOConfig, ModelConfig))
-    return parser.parse_args_and_config(args=[str(argument) for argument in arguments])
+    return train.parse([str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -1,0 +1,179 @@
+"""What leaves for the Hugging Face Hub: the model card, and pushes that cannot cost a run."""
+
+import shlex
+import sys
+from concurrent.futures import Future
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+from accelerate.logging import get_logger
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from trl.trainer.utils import get_config_model_id
+
+from . import __version__
+
+
+logger = get_logger(__name__)
+
+# Refused or unanswered requests, no network or HF_HUB_OFFLINE, a missing token; the last two are what the uploader of large
+# files (Xet) raises.
+PUSH_ERRORS = (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, PermissionError, RuntimeError)
+
+# TRL's card for a model whose base is no repository on the Hub, and where our sections go
+NO_BASE_MODEL = "[None](https://huggingface.co/None)"
+NO_REPOSITORY = 'model="None"'
+FRAMEWORK_VERSIONS = "### Framework versions\n\n"
+
+# Options of the objective besides DelTA's own, as the card lists them
+OBJECTIVE = (
+    "loss_type",
+    "scale_rewards",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "beta",
+    "num_generations",
+    "num_iterations",
+    "temperature",
+    "max_completion_length",
+    "learning_rate",
+)
+
+
+class HubMixin:
+    """
+    For a TRL trainer: a model card that says how the model was made, and pushes that fail without losing anything.
+
+    transformers creates the repository when the trainer is built, pushes in the background at every save (unless
+    `hub_strategy="end"`), where a failure leaves no trace, and once more at the end. Here a Hub that refuses or does not
+    answer at the start or during training is warned about and asked again at the next save; the final push raises, after
+    the model has been saved, and says how to push later.
+    """
+
+    _pushing = False  # inside push_to_hub, whose failure is the caller's to hear
+    _dataset_name: str | None = None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except PUSH_ERRORS as error:
+            if self._pushing:
+                raise
+            self.push_in_progress = None
+            logger.warning(
+                f"The Hub did not create or find the repository for this run ({_summary(error)}). Training goes on, and the "
+                "Hub is asked again at the next push. Until then the model is on this disk only: stop now if the disk does "
+                "not outlive the run. HF_TOKEN (or hub_token) has to be a token with write permission."
+            )
+
+    def push_to_hub(self, *args, **kwargs):
+        self._pushing = True
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except PUSH_ERRORS as error:
+            if self.hub_model_id is None:  # it failed before saving, which the other processes are about to do
+                self.save_model(_internal_call=True)
+                self.create_model_card(model_name=Path(self.args.output_dir).name)
+            raise RuntimeError(push_failure(self, error)) from error
+        finally:
+            self._pushing = False
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        pushes = self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END
+        if pushes and self.hub_model_id is None:
+            self.init_hf_repo()
+            if self.hub_model_id is None:
+                return
+        before = list(self.push_in_progress.jobs) if pushes and self.push_in_progress is not None else []
+        super()._push_from_checkpoint(checkpoint_folder)
+        if pushes:
+            for job in self.push_in_progress.jobs:
+                if job not in before:
+                    job.add_done_callback(_warn_if_failed)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        self._dataset_name = dataset_name or self._dataset_name
+        is_local = self._dataset_name is not None and Path(self._dataset_name).exists()
+        super().create_model_card(
+            model_name=model_name, dataset_name=None if is_local else self._dataset_name, tags=tags
+        )
+        if not self.is_world_process_zero():
+            return
+        path = Path(self.args.output_dir) / "README.md"
+        card = path.read_text(encoding="utf-8")
+        folder = Path(get_config_model_id(self.model.config)).name
+        card = card.replace(
+            NO_BASE_MODEL, f"a model from a local folder (`{folder}`)" if folder else "a model in memory"
+        )
+        card = card.replace(NO_REPOSITORY, f'model="{Path(self.args.output_dir).name}"')
+        before, heading, after = card.partition(FRAMEWORK_VERSIONS)
+        dataset = f"`{Path(self._dataset_name).name}` (a local file)" if is_local else self._dataset_name
+        path.write_text(before + self._card_sections(dataset) + heading + _versions() + after, encoding="utf-8")
+
+    def _card_sections(self, dataset: str | None) -> str:
+        own = [f.name for f in fields(self.args) if f.name.startswith("coef_")]
+        options = "".join(f"| `{name}` | {getattr(self.args, name)} |\n" for name in (*own, *OBJECTIVE))
+        rewards = ", ".join(f"`{name}`" for name in self.reward_func_names)
+        processes = self.accelerator.num_processes
+        return (
+            f"### Method options\n\n| option | value |\n|---|---|\n{options}\n"
+            f"### Data and rewards\n\n- Dataset: {dataset or 'not named'}\n- Reward functions: {rewards}\n\n"
+            f"### Command\n\n```bash\n{command_line(sys.argv)}\n```\n\n"
+            f"On {processes} process{'es' if processes > 1 else ''}.\n\n"
+        )
+
+
+def push_failure(trainer, error: BaseException) -> str:
+    """What failed, where the model is, and the command that pushes it later."""
+    args = trainer.args
+    folder = shlex.quote(str(args.output_dir))
+    repository = shlex.quote(trainer.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name)
+    private = " --private" if args.hub_private_repo else ""
+    if not any(Path(args.output_dir).glob("*.safetensors")):
+        return f"Pushing to the Hub failed before the model was saved in {args.output_dir} ({_summary(error)})."
+    return (
+        f"Pushing to the Hub failed ({_summary(error)}). Nothing is lost: the model, the tokenizer and the card are in "
+        f"{args.output_dir}. Once the Hub answers and HF_TOKEN holds a token with write permission, push them with:\n\n"
+        f"    hf upload {repository} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*/*'{private}\n"
+    )
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command as typed, without the values of options that hold a token or a key, and without the script's folder."""
+    script, *rest = arguments
+    shown = []
+    hide_next = False
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        is_secret = name.startswith("-") and name.endswith(("token", "key", "password", "secret"))
+        if hide_next:
+            shown.append("***")
+        elif is_secret and equals:
+            shown.append(f"{name}=***")
+        else:
+            shown.append(argument)
+        hide_next = is_secret and not equals
+    return shlex.join([Path(script).name, *shown])
+
+
+def _summary(error: BaseException) -> str:
+    """The first line of an error, and what the server said: the Hub's errors go on with links."""
+    said = getattr(error, "server_message", None)
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}" + (f" {said}" if said else "")
+
+
+def _warn_if_failed(job: Future) -> None:
+    if not job.cancelled() and (error := job.exception()) is not None:
+        logger.warning(
+            f"A push to the Hub failed during training ({_summary(error)}). Training goes on, and the next save pushes "
+            "again. What should have been pushed is on disk."
+        )
+
+
+def _versions() -> str:
+    versions = {"delta_trl": __version__, "Accelerate": version("accelerate"), "PEFT": version("peft")}
+    return "".join(f"- {name}: {number}\n" for name, number in versions.items())

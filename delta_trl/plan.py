@@ -1,0 +1,281 @@
+"""What a run will do and need, from its configuration and the model's `config.json` alone: `scripts/train.py --plan`.
+
+Every count is exact. Memory is an estimate, made of the terms that `ASSUMPTIONS` names, for responses of full length.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field
+
+import torch
+from transformers import AutoConfig, HfArgumentParser
+from trl import ModelConfig, get_peft_config
+
+from .config import DeltaGRPOConfig
+from .data import DataArguments
+from .memory import ASSUMPTIONS, GB, Memory, ModelSize, checkpoint_bytes, describe_vllm, estimate_memory, loaded_bytes
+
+
+DEFAULT_GPU_MEMORY_GB = 80.0
+
+
+@dataclass
+class PlanArguments:
+    """Options of the plan, for a script's own arguments to inherit from."""
+
+    plan: bool = field(
+        default=False,
+        metadata={
+            "help": "Print what the run would do and the memory it would need, and stop. Reads the model's config.json, "
+            "not its weights; needs no GPU. Configurations that cannot work are refused."
+        },
+    )
+    plan_processes: int | None = field(
+        default=None,
+        metadata={"help": "For plan, on the command line: number of processes. Default: the launcher's, or 1."},
+    )
+    plan_gpu_memory: float | None = field(
+        default=None,
+        metadata={"help": "For plan: memory of one GPU in GB. Default: that of the GPU here, or 80."},
+    )
+
+    def __post_init__(self):
+        if not self.plan and (self.plan_processes, self.plan_gpu_memory) != (None, None):
+            raise ValueError("plan_processes and plan_gpu_memory describe a plan: add --plan, or leave them out.")
+
+
+def plan_arguments(arguments: list[str] | None) -> PlanArguments:
+    """The plan's options alone, read before a config is built: its checks depend on the number of processes."""
+    parser = HfArgumentParser(PlanArguments, add_help=False, allow_abbrev=False)
+    return parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[0]
+
+
+def config_on(processes: int | None) -> type[DeltaGRPOConfig]:
+    """`DeltaGRPOConfig` as it would be built by one of `processes` processes, on a machine that need not have a GPU.
+
+    TRL derives the rollout batch from the number of processes, and refuses those that do not fit: with this class, a plan
+    for 8 GPUs passes through the same checks.
+    """
+
+    class PlannedConfig(DeltaGRPOConfig):
+        world_size = processes or int(os.environ.get("WORLD_SIZE", "1"))
+
+        def __post_init__(self):
+            self.use_cpu = self.use_cpu or not torch.cuda.is_available()  # which would refuse bf16 without a GPU
+            super().__post_init__()
+
+    return PlannedConfig
+
+
+def generation_boundary(args: DeltaGRPOConfig) -> int:
+    """Every so many optimizer steps, an update and a rollout batch end together."""
+    micro_batches = args.steps_per_generation * args.num_iterations
+    return micro_batches // math.gcd(micro_batches, args.gradient_accumulation_steps)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The counts of a run, its memory under each sharding, and what to think about before it starts."""
+
+    model: str
+    trainer: str
+    parameters: int
+    trained: int
+    processes: int
+    responses: int
+    prompts: int
+    updates_per_rollout_batch: float
+    steps: int | None
+    rollout_batches: float | None
+    tokens_per_rollout_batch: int
+    prompt_tokens: int | None
+    completion_tokens: int
+    context: int | None
+    checkpoints: int | None
+    checkpoint_bytes: int
+    kv_cache_bytes: int
+    gpu_memory: float
+    vllm: str | None
+    memory: tuple[Memory, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def max_tokens(self) -> float | None:
+        """Response tokens of the whole run, at most."""
+        return None if self.rollout_batches is None else self.rollout_batches * self.tokens_per_rollout_batch
+
+    def __str__(self) -> str:
+        unknown = "depends on the dataset (num_train_epochs); set max_steps to know"
+        prompt = "unlimited" if self.prompt_tokens is None else f"{self.prompt_tokens:,}"
+        rows = [
+            ("model", f"{self.model}, {self.parameters / GB:.2f} billion parameters, {_share(self)} trained"),
+            ("trainer", f"{self.trainer}, {self.processes} process{'es' * (self.processes > 1)}"),
+            ("rollout batch", f"{self.responses:,} responses: {self.prompts:,} prompts x {self.group_size}"),
+            ("updates per rollout batch", f"{self.updates_per_rollout_batch:g}"),
+            ("optimizer steps", unknown if self.steps is None else f"{self.steps:,}"),
+            ("rollout batches", unknown if self.steps is None else f"{self.rollout_batches:,g}"),
+            ("tokens per sequence", f"at most {prompt} prompt + {self.completion_tokens:,} response"),
+            ("", f"context of the model: {'unknown' if self.context is None else format(self.context, ',')}"),
+            ("response tokens", f"at most {self.tokens_per_rollout_batch:,} per rollout batch"),
+        ]
+        if self.max_tokens is not None:
+            rows.append(("", f"at most {self.max_tokens:,.0f} in the run"))
+        rows += [
+            ("checkpoints", "depends on the dataset" if self.checkpoints is None else f"{self.checkpoints} written"),
+            ("", f"{self.checkpoint_bytes / GB:.1f} GB each, with optimizer"),
+            ("KV cache", f"{self.kv_cache_bytes / GB:.2f} GB for a sequence of full length"),
+        ]
+        if self.vllm:
+            rows.append(("vLLM", self.vllm))
+        lines = [f"{name:<27}{value}" for name, value in rows]
+        lines += ["", f"{'estimated GB per GPU':<27}" + "".join(f"{m.sharding:>17}" for m in self.memory)]
+        for label, name in (
+            ("weights", "weights"),
+            ("gradients", "gradients"),
+            ("optimizer", "optimizer"),
+            ("activations", "activations"),
+            (self.generation_label, "generation"),
+            ("hidden states (DelTA)", "hidden_states"),
+            ("  in host memory", "hidden_states_on_host"),
+            ("sum while generating", "generating"),
+            ("sum while scoring", "scoring"),
+            ("sum while updating", "updating"),
+        ):
+            lines.append(f"{label:<27}" + "".join(f"{getattr(m, name) / GB:>17.1f}" for m in self.memory))
+        lines += ["", "Assumptions:", ASSUMPTIONS]
+        lines += [f"Note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    @property
+    def group_size(self) -> int:
+        return self.responses // self.prompts
+
+    @property
+    def generation_label(self) -> str:
+        return "vLLM: weights, KV cache" if self.vllm else "KV cache, gathered weights"
+
+
+def _share(plan: Plan) -> str:
+    return "all" if plan.trained == plan.parameters else f"{plan.trained / 1e6:.1f} million"
+
+
+def make_plan(
+    args: DeltaGRPOConfig,
+    data_args: DataArguments,
+    model_args: ModelConfig,
+    *,
+    trainer: str = "delta",
+    gpu_memory: float | None = None,
+) -> Plan:
+    """
+    Plan a run on `args.world_size` processes.
+
+    Args:
+        args: Parsed with `config_on(processes)`, or by the processes themselves.
+        data_args: For the longest prompt.
+        model_args: Names the model; its configuration is read, from disk or the Hub, and its weights are not.
+        trainer: "delta", or "grpo", which keeps no hidden states.
+        gpu_memory: Of one GPU, in GB. Default: that of the GPU here, or 80.
+
+    Raises:
+        ValueError: For a run that cannot work, or whose checkpoints could not be resumed exactly.
+    """
+    source = {"trust_remote_code": args.trust_remote_code}
+    config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision, **source)
+    size = ModelSize.of(config, get_peft_config(model_args), **source)
+    context = getattr(size.config, "max_position_embeddings", None)
+    boundary = generation_boundary(args)
+    steps = args.max_steps if args.max_steps > 0 else None
+    save_every = _save_every(args, steps)
+    _refuse_what_cannot_work(args, data_args, context, boundary, save_every)
+
+    updates = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+    notes = []
+    if steps is not None and steps % boundary:
+        notes.append(f"max_steps={steps} ends inside a rollout batch; the next multiple of {boundary} uses it up.")
+    if args.use_vllm and args.vllm_importance_sampling_correction and "sequence" in args.vllm_importance_sampling_mode:
+        notes.append(
+            f"vllm_importance_sampling_mode={args.vllm_importance_sampling_mode!r} sums log-ratios over a whole response: "
+            "of long ones most would be masked. Use 'token_truncate', or turn the correction off."
+        )
+    if not size.lora and loaded_bytes(model_args, size.config) == 2:
+        notes.append(
+            f"with dtype {model_args.dtype!r}, only DeepSpeed and FSDP2 keep a float32 copy of the weights. On one GPU "
+            "without DeepSpeed, and under DDP, an update smaller than 1/256 of a weight is lost, which at "
+            f"learning_rate={args.learning_rate:g} is most of them: use dtype 'float32' there (with bf16 on, matrix "
+            "products stay in bf16)."
+        )
+    gpu_memory = gpu_memory or _gpu_memory_here() or DEFAULT_GPU_MEMORY_GB
+    length = _sequence_length(args, data_args)
+    return Plan(
+        model=model_args.model_name_or_path,
+        trainer=trainer,
+        parameters=size.parameters,
+        trained=size.trained,
+        processes=args.world_size,
+        responses=args.generation_batch_size,
+        prompts=args.generation_batch_size // args.num_generations,
+        updates_per_rollout_batch=updates,
+        steps=steps,
+        rollout_batches=None if steps is None else steps / updates,
+        tokens_per_rollout_batch=args.generation_batch_size * args.max_completion_length,
+        prompt_tokens=data_args.max_prompt_length,
+        completion_tokens=args.max_completion_length,
+        context=context,
+        checkpoints=_checkpoints(args, steps, save_every),
+        checkpoint_bytes=checkpoint_bytes(args, model_args, size),
+        kv_cache_bytes=size.kv_cache_bytes(length),
+        gpu_memory=gpu_memory,
+        vllm=describe_vllm(args, size, gpu_memory, length),
+        memory=estimate_memory(args, model_args, size, length, trainer=trainer, gpu_memory=gpu_memory),
+        notes=tuple(notes),
+    )
+
+
+def _sequence_length(args: DeltaGRPOConfig, data_args: DataArguments) -> int:
+    return (data_args.max_prompt_length or 0) + args.max_completion_length
+
+
+def _save_every(args: DeltaGRPOConfig, steps: int | None) -> int | None:
+    """Optimizer steps between checkpoints; `save_steps` below 1 is a share of all steps. None if unknown or none."""
+    if args.save_strategy != "steps" or (args.save_steps < 1 and steps is None):
+        return None
+    return math.ceil(args.save_steps * steps) if args.save_steps < 1 else int(args.save_steps)
+
+
+def _refuse_what_cannot_work(
+    args: DeltaGRPOConfig, data_args: DataArguments, context: int | None, boundary: int, save_every: int | None
+) -> None:
+    length = _sequence_length(args, data_args)
+    for name, limit in (("the model's context", context), ("vllm_max_model_length", args.vllm_max_model_length)):
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"Prompts of up to max_prompt_length={data_args.max_prompt_length} tokens and responses of up to "
+                f"max_completion_length={args.max_completion_length} make {length}, and {name} is {limit}. Shorten one "
+                "of them."
+            )
+    if save_every is not None and save_every % boundary:
+        following = math.ceil(save_every / boundary) * boundary
+        raise ValueError(
+            f"save_steps={save_every} is not a multiple of {boundary}, the number of updates after which a rollout batch "
+            f"(steps_per_generation={args.steps_per_generation} x num_iterations={args.num_iterations} micro-batches) and "
+            f"an update (gradient_accumulation_steps={args.gradient_accumulation_steps}) end together. Rollouts are not "
+            f"saved, so a run could not be resumed exactly from such a checkpoint. Set save_steps={following}."
+        )
+    if args.use_vllm and args.vllm_mode == "colocate" and args.world_size % args.vllm_tensor_parallel_size:
+        raise ValueError(
+            f"vllm_tensor_parallel_size={args.vllm_tensor_parallel_size} must divide the number of processes, "
+            f"{args.world_size}, evenly."
+        )
+
+
+def _gpu_memory_here() -> float | None:
+    return torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else None
+
+
+def _checkpoints(args: DeltaGRPOConfig, steps: int | None, save_every: int | None) -> int | None:
+    if args.save_strategy == "no":
+        return 0
+    if steps is None or save_every is None:
+        return None
+    return math.ceil(steps / save_every)  # one more after the last step, unless it is a multiple
