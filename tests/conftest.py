@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the tests' rollout functions are meant
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would look for a CUDA toolkit
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl import trainer as trainer_module
 from delta_trl.tasks import character_tokenizer
 
+
+# The models are too tiny for threads, which wait for one another several times longer than they compute on a busy machine
+torch.set_num_threads(1)
 
 # What differs between architectures for the LM head and its input: tied or untied, soft-capped, scaled, routed
 ARCHITECTURES = {
