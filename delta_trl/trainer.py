@@ -2,11 +2,14 @@
 
 import textwrap
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from torch import nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
@@ -133,6 +136,37 @@ class DeltaGRPOTrainer(GRPOTrainer):
             # A copy: TRL keeps this dict for further updates, which would otherwise apply the coefficients again
             inputs = {**inputs, "advantages": inputs["advantages"].unsqueeze(1) * coefficients}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
+        # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
+        error = None
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except Exception as raised:
+            error = raised
+            self.accelerator.gather(torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device))
+        failures = self.accelerator.reduce(torch.tensor(float(error is not None), device=self.accelerator.device))
+        if failures > 0:
+            reports = [f"process {self.accelerator.process_index}: {type(error).__name__}: {error}"] if error else []
+            if self.accelerator.num_processes > 1:
+                reports = gather_object(reports)
+            raise RuntimeError(
+                f"A reward function raised an exception after step {self.state.global_step} ({'; '.join(reports)}). "
+                f"{self._save_before_stopping()} Rewards must come back as one number or None for each completion."
+            ) from error
+        return rewards
+
+    def _save_before_stopping(self) -> str:
+        """Save a checkpoint of the last finished step unless there is one, on all processes, and say where it is."""
+        if self.state.global_step == 0:
+            return "No step was finished, so there is nothing to save."
+        checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        # One answer for all processes, some of which might otherwise see files that others are just writing
+        exists = self.accelerator.gather(torch.tensor(float(checkpoint.exists()), device=self.accelerator.device))
+        if not exists.any():
+            self._save_checkpoint(self.model, trial=None)
+        return f"Training stops, and is saved in {checkpoint}: pass that as resume_from_checkpoint to continue."
 
     def _token_coefficients(self, batch: dict[str, Any]) -> torch.Tensor:
         """Coefficients of a local rollout batch, shape (B, T), float32; 1 where there is no token."""

@@ -114,12 +114,12 @@ def test_the_cases_are_what_they_are_called(one_process):
                 assert torch.cat(rows).std() > 0.03, case
 
 
-def test_the_model_moves_far_enough_to_compare(one_process):
+def test_the_model_moves_a_thousand_times_further_than_the_tolerance(one_process):
     folder, _ = one_process
     before = load_file(folder / "base" / "model.safetensors")
     for variant in VARIANTS:
         after = load_file(folder / variant / "model.safetensors")
-        assert max((after[name] - before[name]).abs().max() for name in before) > 0.05
+        assert max((after[name] - before[name]).abs().max() for name in before) > 0.01
 
 
 def test_the_run_really_is_distributed(launched):

@@ -65,7 +65,7 @@ def response(case: str, row: int) -> Response:
     if case == "one side on each half":
         reward = float(row % 2)
         return Response(text, reward, finished=bool(reward) != second_half)
-    if case == "no advantage on the second half" and second_half or case == "no advantage at all":
+    if (case == "no advantage on the second half" and second_half) or case == "no advantage at all":
         reward = 1.0
     return Response(text, reward)
 
@@ -130,7 +130,7 @@ def train(base: Path, output: Path, variant: str, **options) -> dict:
         mask_truncated_completions=True,
         # Plain gradient descent: an optimiser that normalises gradients would hide a wrong factor in them
         optim="sgd",
-        learning_rate=0.3,
+        learning_rate=0.1,
         lr_scheduler_type="constant",
         **options,
     )
