@@ -3,13 +3,22 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import build, config, digit_reward, misaligned, prompts, tiny_model
 from datasets import Dataset
 from peft import LoraConfig
+from PIL import Image
 from reference import reference_coefficients
-from transformers import BitsAndBytesConfig
+from transformers import (
+    BitsAndBytesConfig,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from vllm_client import StandInClient, install
 
 from delta_trl import DeltaGRPOTrainer
@@ -25,11 +34,12 @@ CHAT_TEMPLATE = (
 
 def policy_features(model, batch) -> torch.Tensor:
     """What the LM head reads for each completion token, in one plain pass over the padded batch, shape (N, H)."""
+    images = {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     backbone = (model.get_base_model() if hasattr(model, "peft_config") else model).base_model
     with torch.no_grad():
-        states = backbone(ids, attention_mask=mask).last_hidden_state
+        states = backbone(ids, attention_mask=mask, **images).last_hidden_state
     return states[:, -batch["completion_ids"].size(1) - 1 : -1][batch["completion_mask"].bool()]
 
 
@@ -198,3 +208,62 @@ def test_vllm_server_samples_from_the_latest_weights(tmp_path, monkeypatch):
     trainer.train()
     assert differences == [0, 0, 0]
     assert (client.model.lm_head.weight - initial["lm_head.weight"]).abs().max() > 1e-3
+
+
+def tiny_vision_model():
+    """LLaVA with a CLIP tower for images of 8 x 8 pixels, and its processor."""
+    text = tiny_model().config
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    text.vocab_size = len(tokenizer)
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # the vision tower's class token
+        chat_template=(
+            "{% for message in messages %}{{ 'Q:' if message['role'] == 'user' else 'A:' }}"
+            "{% for part in message['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+            "{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+        ),
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+    model_config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlavaForConditionalGeneration(model_config).float(), processor
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_vision_language_model(tmp_path, collected, schedule):
+    model, processor = tiny_vision_model()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+    dataset = Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": f"{i}?"}] for i in range(64)],
+            "image": [Image.fromarray(array) for array in pixels],
+        }
+    )
+    args = config(tmp_path, **{**SCHEDULES[schedule], "max_steps": 4, "learning_rate": 0.0})
+    trainer = DeltaGRPOTrainer(model, digit_reward, args, dataset, processing_class=processor)
+    trainer.train()
+    assert_coefficients_are_the_policys(trainer, collected)
+    batch, (features, *_) = collected["batches"][0], collected["features"][0]
+    other_images = {**batch, "pixel_values": batch["pixel_values"].flip(0)}
+    assert (features - policy_features(model, other_images)).abs().max() > 0.01
