@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 LAUNCH = Path(__file__).parent / "launch"
 sys.path.append(str(LAUNCH))
 
-from worker import CASES, VARIANTS, train  # noqa: E402
+from worker import CASES, ON_CASES, VARIANTS, train  # noqa: E402
 
 
 pytestmark = pytest.mark.slow
@@ -69,6 +69,11 @@ def launched(request, one_process, tmp_path_factory):
     return request.param, folder
 
 
+def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*model.safetensors")  # the model, or the adapter
+    return load_file(file)
+
+
 def ranks(folder: Path) -> list[dict]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -76,18 +81,19 @@ def ranks(folder: Path) -> list[dict]:
 def assert_equal(expected: dict, expected_folder: Path, folder: Path) -> None:
     """Coefficients, losses, gradient norms and saved weights of two processes are those of one."""
     results = ranks(folder)
-    assert len(expected["coefficients"]) == len(CASES)
-    for case, whole, *parts in zip(
-        CASES, expected["coefficients"], *(result["coefficients"] for result in results), strict=True
+    for batch, (whole, *parts) in enumerate(
+        zip(expected["coefficients"], *(result["coefficients"] for result in results), strict=True)
     ):
         for one, other in zip(whole, [row for part in parts for row in part], strict=True):
-            torch.testing.assert_close(other, one, rtol=0, atol=1e-5, msg=lambda text, case=case: f"{case}: {text}")
+            torch.testing.assert_close(
+                other, one, rtol=0, atol=1e-5, msg=lambda text, batch=batch: f"rollout batch {batch}: {text}"
+            )
     for result in results:
         for one, other in zip(expected["logs"], result["logs"], strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-5)
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4, abs=1e-5)
             assert other.keys() == one.keys()
-    one, other = (load_file(path / "model.safetensors") for path in (expected_folder, folder))
+    one, other = saved_weights(expected_folder), saved_weights(folder)
     assert one.keys() == other.keys()
     for name, weights in one.items():
         assert weights.dtype == torch.float32
@@ -95,8 +101,8 @@ def assert_equal(expected: dict, expected_folder: Path, folder: Path) -> None:
 
 
 def test_the_cases_are_what_they_are_called(one_process):
-    _, results = one_process
-    for variant, result in results.items():
+    for variant in ON_CASES:
+        result = one_process[1][variant]
         batches = dict(zip(CASES, result["coefficients"], strict=True))
         lengths = {case: [len(row) for row in rows] for case, rows in batches.items()}
         assert len(set(lengths["uneven lengths"])) > 5
@@ -108,7 +114,7 @@ def test_the_cases_are_what_they_are_called(one_process):
             float(case == "no advantage at all") for case in CASES
         ]
         assert [entry["frac_reward_zero_std"] for entry in entries] == [0, 0, 0, 0.5, 1, 0]
-        assert {entry["delta/extra_forward_passes"] for entry in entries} == {float(variant == "one update")}
+        assert {entry["delta/extra_forward_passes"] for entry in entries} == {float(variant != "two updates")}
         for case, rows in batches.items():
             if case != "no advantage at all":
                 assert torch.cat(rows).std() > 0.03, case
@@ -116,25 +122,28 @@ def test_the_cases_are_what_they_are_called(one_process):
 
 def test_the_model_moves_a_thousand_times_further_than_the_tolerance(one_process):
     folder, _ = one_process
-    before = load_file(folder / "base" / "model.safetensors")
+    before = saved_weights(folder / "base")
     for variant in VARIANTS:
-        after = load_file(folder / variant / "model.safetensors")
-        assert max((after[name] - before[name]).abs().max() for name in before) > 0.01
+        after = saved_weights(folder / variant)
+        # The second factor of an adapter starts at zero
+        moves = [weights - before.get(name, 0) for name, weights in after.items() if "lora_A" not in name]
+        assert max(move.abs().max() for move in moves) > 0.01, variant
 
 
 def test_the_run_really_is_distributed(launched):
     launcher, folder = launched
     distributed_type, wrapper, stage, parameters, optimised = EXPECTED[launcher]
+    adapted = wrapper.replace("Qwen3ForCausalLM", "PeftModelForCausalLM")
     for variant in VARIANTS:
         for result in ranks(folder / variant):
-            here, everywhere = result["parameters"]
+            (here, everywhere), (optimised_here, trainable) = result["parameters"], result["optimised"]
             assert result["num_processes"] == 2
             assert result["distributed_type"] == distributed_type
-            assert result["wrapper"] == wrapper
+            assert result["wrapper"] == (wrapper if variant != "LoRA" else adapted)
             assert result["zero_stage"] == stage
-            assert everywhere == tiny_model().num_parameters()
+            assert everywhere == tiny_model().num_parameters() + (trainable if variant == "LoRA" else 0)
             assert here == pytest.approx(parameters * everywhere, rel=0.02)
-            assert result["optimised"] == pytest.approx(optimised * everywhere, rel=0.02)
+            assert optimised_here == pytest.approx(optimised * trainable, rel=0.02)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -147,5 +156,5 @@ def test_two_processes_equal_one(one_process, launched, variant):
 def test_the_comparison_notices_a_missing_reduction(one_process, launched):
     """The same run with each process computing coefficients from its own tokens only, see worker.py."""
     folder, results = one_process
-    with pytest.raises(AssertionError, match="uneven lengths"):
+    with pytest.raises(AssertionError, match="rollout batch 0"):
         assert_equal(results["one update"], folder / "one update", launched[1] / "mutated")

@@ -14,6 +14,8 @@ class StandInClient:
 
     def __init__(self, model: PreTrainedModel, noise: float = 0.0):
         self.model, self.noise = model.eval(), noise
+        # As on a server, what is sampled does not depend on the trainer's random state
+        self.generator = torch.Generator().manual_seed(0)
         self.syncs = 0
 
     def check_server(self, *args, **kwargs):
@@ -37,7 +39,7 @@ class StandInClient:
         for (name, _, shape), (same_name, parameter) in zip(metadata, parameters, strict=True):
             assert name == same_name
             assert list(parameter.shape) == list(shape)
-            own[name].data.copy_(parameter + self.noise * torch.randn_like(parameter))
+            own[name].data.copy_(parameter + self.noise * torch.randn(parameter.shape, generator=self.generator))
             received.add(name)
         assert received == own.keys()
         self.syncs += 1
@@ -52,7 +54,7 @@ class StandInClient:
                 ids, chosen = list(prompt), []
                 while len(chosen) < max_tokens and (not chosen or ids[-1] != eos):
                     logits = self.model(torch.tensor([ids])).logits[0, -1].float() / temperature
-                    token = torch.multinomial(logits.softmax(-1), 1).item()
+                    token = torch.multinomial(logits.softmax(-1), 1, generator=self.generator).item()
                     ids.append(token)
                     chosen.append([logits.log_softmax(-1)[token].item()])
                 completions.append(ids[len(prompt) :])

@@ -17,7 +17,9 @@ import torch
 # Before the first import of accelerate, which reads them
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from conftest import build, config  # noqa: E402
+from conftest import build, config, digit_reward, tiny_model  # noqa: E402
+from peft import LoraConfig  # noqa: E402
+from vllm_client import StandInClient, install  # noqa: E402
 
 from delta_trl import DeltaGRPOTrainer  # noqa: E402
 from delta_trl import trainer as trainer_module  # noqa: E402
@@ -44,7 +46,27 @@ VARIANTS = {
         "num_iterations": 2,
         "max_steps": 2 * len(CASES),
     },
+    # Adapters, a reference that is the policy without them, and checkpointed activations
+    "LoRA": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+        "max_steps": len(CASES),
+        "beta": 0.1,
+        "activation_checkpointing": True,
+    },
+    # Real sampling, not the cases: TRL sends weights to a server (see vllm_client.py) and hands out what it returns
+    "vLLM server": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+        "max_steps": 3,
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "mask_truncated_completions": False,
+    },
 }
+# Made before there is a config: under ZeRO-3 it would be sharded. Its weights are overwritten before it is used.
+SERVER_MODEL = tiny_model(seed=1)
+ON_CASES = [variant for variant in VARIANTS if variant != "vLLM server"]
 
 
 @dataclass(frozen=True)
@@ -124,18 +146,26 @@ def train(base: Path, output: Path, variant: str, **options) -> dict:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     args = config(
         output,
-        per_device_train_batch_size=RESPONSES // processes // options["steps_per_generation"],
-        num_generations=GROUP,
-        max_completion_length=32,
-        mask_truncated_completions=True,
-        # Plain gradient descent: an optimiser that normalises gradients would hide a wrong factor in them
-        optim="sgd",
-        learning_rate=0.1,
-        lr_scheduler_type="constant",
-        **options,
+        **{
+            "per_device_train_batch_size": RESPONSES // processes // options["steps_per_generation"],
+            "num_generations": GROUP,
+            "max_completion_length": 32,
+            "mask_truncated_completions": True,
+            # Plain gradient descent: an optimiser that normalises gradients would hide a wrong factor in them
+            "optim": "sgd",
+            "learning_rate": 0.1,
+            "lr_scheduler_type": "constant",
+            **options,
+        },
     )
+    if args.use_vllm:
+        install(StandInClient(SERVER_MODEL))
+        sampling = {"reward_funcs": digit_reward}
+    else:
+        sampling = {"reward_funcs": given, "rollout_func": rollouts}
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if variant == "LoRA" else None
     # A path, not an instance: under ZeRO-3 a new model would get other random weights
-    trainer = build(RecordingTrainer, args, str(base), reward_funcs=given, rollout_func=rollouts)
+    trainer = build(RecordingTrainer, args, str(base), **sampling, peft_config=lora)
     trainer.train()
     trainer.save_model(str(output))
     return {
@@ -144,7 +174,10 @@ def train(base: Path, output: Path, variant: str, **options) -> dict:
         "wrapper": type(trainer.model_wrapped).__name__,
         "zero_stage": getattr(trainer.model_wrapped, "zero_optimization_stage", lambda: None)(),
         "parameters": held(trainer.model.parameters()),
-        "optimised": sum(held(group["params"])[0] for group in trainer.optimizer.param_groups),
+        "optimised": (
+            sum(held(group["params"])[0] for group in trainer.optimizer.param_groups),
+            held(p for p in trainer.model.parameters() if p.requires_grad)[1],
+        ),
         "coefficients": trainer.kept,
         "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
