@@ -166,6 +166,8 @@ class DeltaGRPOTrainer(GRPOTrainer):
         exists = self.accelerator.gather(torch.tensor(float(checkpoint.exists()), device=self.accelerator.device))
         if not exists.any():
             self._save_checkpoint(self.model, trial=None)
+            # A process that stops now would have its launcher kill the one that is still writing
+            self.accelerator.wait_for_everyone()
         return f"Training stops, and is saved in {checkpoint}: pass that as resume_from_checkpoint to continue."
 
     def _token_coefficients(self, batch: dict[str, Any]) -> torch.Tensor:

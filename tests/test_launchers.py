@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 LAUNCH = Path(__file__).parent / "launch"
 sys.path.append(str(LAUNCH))
 
-from worker import CASES, ON_CASES, VARIANTS, train  # noqa: E402
+from worker import CASES, ON_CASES, RAISES_AFTER, VARIANTS, train  # noqa: E402
 
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,8 @@ def launch(launcher: str, base: Path, output: Path) -> None:
     with open(log, "w") as stream:
         # The first run under DeepSpeed compiles its communication extension, which takes minutes
         status = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=550)
-    assert status.returncode == 0, f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}"
+    if status.returncode != 0:
+        pytest.fail(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}", pytrace=False)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,20 @@ def test_the_run_really_is_distributed(launched):
 def test_two_processes_equal_one(one_process, launched, variant):
     folder, results = one_process
     assert_equal(results[variant], folder / variant, launched[1] / variant)
+
+
+def test_a_reward_that_raises_on_one_process_stops_all_with_a_checkpoint(one_process, launched):
+    """What is continued from that checkpoint equals the run that was never stopped."""
+    folder, results = one_process
+    stopped = launched[1] / "stopped"
+    expected = [entry["loss"] for entry in results["one update"]["logs"]]
+    for result in ranks(stopped):
+        assert f"after step {RAISES_AFTER} (process 1: KeyError: 'answer')" in result["message"]
+        assert f"is saved in {stopped / f'checkpoint-{RAISES_AFTER}'}" in result["message"]
+        assert [entry["loss"] for entry in result["logs"]] == pytest.approx(expected, rel=0, abs=1e-5)
+        assert len(result["coefficients"]) == len(CASES) - RAISES_AFTER
+    for name, weights in saved_weights(folder / "one update").items():
+        torch.testing.assert_close(saved_weights(stopped)[name], weights, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("launched", ["ddp"], indirect=True)

@@ -174,20 +174,3 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, processes):
     assert losses(one) == losses(other)
     assert same_weights(one, other)
     assert not same_weights(one, tmp_path / "killed" / "checkpoint-4")
-
-
-@pytest.mark.slow
-def test_a_reward_function_that_raises_on_one_process_stops_both_with_a_checkpoint(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(WORKER)]
-    with open(tmp_path / "log.txt", "w") as log:
-        status = subprocess.run(
-            [*command, str(tmp_path / "run"), "--raise"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            timeout=300,
-        )
-    text = (tmp_path / "log.txt").read_text()
-    assert status.returncode != 0
-    assert text.count("A reward function raised an exception after step 2 (process 1: KeyError: 'answer')") >= 2
-    assert len(losses(tmp_path / "run" / "checkpoint-2")) == 2

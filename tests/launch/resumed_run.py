@@ -1,7 +1,7 @@
 """A run of eight updates with real generation, two updates on each rollout batch, a checkpoint after every second.
 
-`--kill`: SIGKILL in the middle of the sixth update. `--resume`: continue from the last checkpoint. `--raise`: the reward
-function of the second process raises after the second update. test_resume.py starts this on one and on two processes.
+`--kill`: SIGKILL in the middle of the sixth update. `--resume`: continue from the last checkpoint. test_resume.py starts
+this on one and on two processes.
 """
 
 import os
@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import build, config, digit_reward
+from conftest import build, config
 
 from delta_trl import DeltaGRPOTrainer
 
@@ -27,12 +27,6 @@ class KilledTrainer(DeltaGRPOTrainer):
         return loss
 
 
-def raising_reward(completions, trainer_state, **kwargs):
-    if trainer_state.global_step == 2 and int(os.environ["RANK"]) == 1:
-        raise KeyError("answer")
-    return digit_reward(completions)
-
-
 def main():
     output, flags = sys.argv[1], sys.argv[2:]
     args = config(
@@ -40,14 +34,10 @@ def main():
         gradient_accumulation_steps=2,
         steps_per_generation=4,
         max_steps=8,
-        save_strategy="steps" if "--raise" not in flags else "no",
+        save_strategy="steps",
         save_steps=2,
     )
-    trainer = build(
-        KilledTrainer if "--kill" in flags else DeltaGRPOTrainer,
-        args,
-        reward_funcs=raising_reward if "--raise" in flags else digit_reward,
-    )
+    trainer = build(KilledTrainer if "--kill" in flags else DeltaGRPOTrainer, args)
     assert trainer.accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1))
     trainer.train(resume_from_checkpoint="--resume" in flags)
     if torch.distributed.is_initialized():

@@ -17,6 +17,7 @@ import torch
 # Before the first import of accelerate, which reads them
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+from accelerate.state import GradientState  # noqa: E402
 from conftest import build, config, digit_reward, tiny_model  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from vllm_client import StandInClient, install  # noqa: E402
@@ -26,6 +27,7 @@ from delta_trl import trainer as trainer_module  # noqa: E402
 
 
 RESPONSES = 16
+RAISES_AFTER = 3
 GROUP = 4
 CASES = [
     "uneven lengths",
@@ -112,6 +114,12 @@ def given(completions, given_reward, **kwargs):
     return given_reward
 
 
+def given_until_it_raises(completions, given_reward, trainer_state, **kwargs):
+    if trainer_state.global_step == RAISES_AFTER and int(os.environ["RANK"]) == 1:
+        raise KeyError("answer")
+    return given_reward
+
+
 class RecordingTrainer(DeltaGRPOTrainer):
     """Keeps the coefficients of each rollout batch, a list of one tensor for each response of this process."""
 
@@ -140,9 +148,9 @@ def held(parameters) -> tuple[int, int]:
     return here, everywhere
 
 
-def train(base: Path, output: Path, variant: str, **options) -> dict:
+def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path | None = None) -> dict:
     """Train the model in `base`, save it in `output`, and return what another number of processes must reproduce."""
-    options = {**VARIANTS[variant], **options}
+    options = VARIANTS[variant]
     processes = int(os.environ.get("WORLD_SIZE", 1))
     args = config(
         output,
@@ -151,9 +159,10 @@ def train(base: Path, output: Path, variant: str, **options) -> dict:
             "num_generations": GROUP,
             "max_completion_length": 32,
             "mask_truncated_completions": True,
-            # Plain gradient descent: an optimiser that normalises gradients would hide a wrong factor in them
+            # An optimiser that normalises gradients would hide a wrong factor in them. Momentum is a state to restore.
             "optim": "sgd",
-            "learning_rate": 0.1,
+            "optim_args": "momentum=0.5",
+            "learning_rate": 0.05,
             "lr_scheduler_type": "constant",
             **options,
         },
@@ -162,11 +171,11 @@ def train(base: Path, output: Path, variant: str, **options) -> dict:
         install(StandInClient(SERVER_MODEL))
         sampling = {"reward_funcs": digit_reward}
     else:
-        sampling = {"reward_funcs": given, "rollout_func": rollouts}
+        sampling = {"reward_funcs": reward, "rollout_func": rollouts}
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if variant == "LoRA" else None
     # A path, not an instance: under ZeRO-3 a new model would get other random weights
     trainer = build(RecordingTrainer, args, str(base), **sampling, peft_config=lora)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model(str(output))
     return {
         "distributed_type": trainer.accelerator.distributed_type.value,
@@ -193,6 +202,16 @@ def without_reduction():
     trainer_module.delta_coefficients = alone
 
 
+def stop_and_continue(base: Path, output: Path) -> dict:
+    """A reward function raises on one of the processes; then the run is continued from the checkpoint that was left."""
+    try:
+        train(base, output, "one update", reward=given_until_it_raises)
+    except RuntimeError as error:
+        message = str(error)
+    GradientState._reset_state()  # as in a new process: the stopped run left it in the middle of an accumulation
+    return {"message": message, **train(base, output, "one update", checkpoint=output / f"checkpoint-{RAISES_AFTER}")}
+
+
 def main():
     launcher, base, output = sys.argv[1], *map(Path, sys.argv[2:])
     if launcher == "fsdp2":
@@ -202,6 +221,7 @@ def main():
     rank = int(os.environ["RANK"])
     for variant in VARIANTS:
         torch.save(train(base, output / variant, variant), output / variant / f"rank{rank}.pt")
+    torch.save(stop_and_continue(base, output / "stopped"), output / "stopped" / f"rank{rank}.pt")
     if launcher == "ddp":
         without_reduction()
         torch.save(train(base, output / "mutated", "one update"), output / "mutated" / f"rank{rank}.pt")
