@@ -70,6 +70,7 @@ class DeltaGRPOTrainer(GRPOTrainer):
 
     Raises:
         `ValueError`: when built with a `GRPOConfig` that lacks DelTA's options, or with a policy whose dropout stays active.
+        `RuntimeError`: while training, on all processes, when a reward function raises on any; a checkpoint is saved first.
     """
 
     _tag_names = ["trl", "grpo", "delta"]
