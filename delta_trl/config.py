@@ -1,5 +1,7 @@
 """Every option of DelTA on top of TRL's `GRPOConfig`, and every check that can be made before a model is loaded."""
 
+import math
+import warnings
 from dataclasses import dataclass, field, fields
 
 from ._versions import require_tested_trl
@@ -45,6 +47,9 @@ class DeltaGRPOConfig(GRPOConfig):
         coef_log_completions (`int`, *optional*, defaults to `64`):
             With `log_completions`, how many completions of a logged rollout batch are kept with the coefficient of every
             token, in `completions/coefficients_STEP.parquet` of the output folder (TRL's own file there has no tokens).
+
+    A checkpoint continues the run exactly only where a rollout batch ends, since rollouts are not saved. `save_steps` that
+    lie elsewhere are warned about; `generation_boundary` is the distance between such steps.
 
     Raises:
         `ValueError`: for bounds or steps that the method does not define, and for `importance_sampling_level="sequence"`,
@@ -153,9 +158,40 @@ class DeltaGRPOConfig(GRPOConfig):
                 "in silence. Set importance_sampling_level='token', or coef_min = coef_max to train without DelTA."
             )
 
+        self._warn_of_inexact_checkpoints()
+
     def __getstate__(self):
         # transformers pickles the config as training_args.bin, which is pushed to the Hub: not with the token in it
         return {**self.__dict__, "hub_token": None}
+
+    @property
+    def generation_boundary(self) -> int:
+        """Every so many optimiser steps, an update ends together with a rollout batch.
+
+        A rollout batch serves `steps_per_generation * num_iterations` micro-batches, and an update takes
+        `gradient_accumulation_steps` of them: both end together at their least common multiple. 1 if every update uses
+        whole rollout batches, 4 in the published recipe.
+        """
+        micro_batches = self.steps_per_generation * self.num_iterations
+        return micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps)
+
+    def _warn_of_inexact_checkpoints(self) -> None:
+        boundary, every = self.generation_boundary, self.save_steps
+        if self.save_strategy != "steps" or boundary == 1 or self.process_index != 0:
+            return
+        if every < 1:  # a share of all steps, which only max_steps tells in advance
+            every = math.ceil(every * self.max_steps) if self.max_steps > 0 else None
+        if every is not None and every % boundary == 0:
+            return
+        next_boundary = boundary if every is None else math.ceil(every / boundary) * boundary
+        warnings.warn(
+            f"save_steps={self.save_steps} is {'not known to be' if every is None else 'not'} a multiple of {boundary}, the "
+            f"number of updates after which a rollout batch (steps_per_generation={self.steps_per_generation} x "
+            f"num_iterations={self.num_iterations} micro-batches) and an update (gradient_accumulation_steps="
+            f"{self.gradient_accumulation_steps}) end together. Rollouts are not saved, so a run resumed from another "
+            f"checkpoint differs from an uninterrupted one. Set save_steps={next_boundary}.",
+            stacklevel=4,  # the caller of the dataclass's __init__
+        )
 
     @property
     def coef_enabled(self) -> bool:

@@ -67,12 +67,6 @@ def config_on(processes: int | None) -> type[DeltaGRPOConfig]:
     return PlannedConfig
 
 
-def generation_boundary(args: DeltaGRPOConfig) -> int:
-    """Every so many optimizer steps, an update and a rollout batch end together."""
-    micro_batches = args.steps_per_generation * args.num_iterations
-    return micro_batches // math.gcd(micro_batches, args.gradient_accumulation_steps)
-
-
 @dataclass(frozen=True)
 class Plan:
     """The counts of a run, its memory under each sharding, and what to think about before it starts."""
@@ -184,7 +178,7 @@ def make_plan(
     config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision, **source)
     size = ModelSize.of(config, get_peft_config(model_args), **source)
     context = getattr(size.config, "max_position_embeddings", None)
-    boundary = generation_boundary(args)
+    boundary = args.generation_boundary
     steps = args.max_steps if args.max_steps > 0 else None
     save_every = _save_every(args, steps)
     _refuse_what_cannot_work(args, data_args, context, boundary, save_every)

@@ -3,12 +3,14 @@
 import math
 import textwrap
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from torch import nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
@@ -71,6 +73,7 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
 
     Raises:
         `ValueError`: when built with a `GRPOConfig` that lacks DelTA's options, or with a policy whose dropout stays active.
+        `RuntimeError`: while training, on all processes, when a reward function raises on any; a checkpoint is saved first.
     """
 
     _tag_names = ["trl", "grpo", "delta"]
@@ -148,6 +151,39 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             self._completion_records = []
             if records and self.accelerator.is_main_process:
                 write_completion_records(records, self.args.output_dir, self.state.global_step)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
+        # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
+        error = None
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except Exception as raised:
+            error = raised
+            self.accelerator.gather(torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device))
+        failures = self.accelerator.reduce(torch.tensor(float(error is not None), device=self.accelerator.device))
+        if failures > 0:
+            reports = [f"process {self.accelerator.process_index}: {type(error).__name__}: {error}"] if error else []
+            if self.accelerator.num_processes > 1:
+                reports = gather_object(reports)
+            raise RuntimeError(
+                f"A reward function raised an exception after step {self.state.global_step} ({'; '.join(reports)}). "
+                f"{self._save_before_stopping()} Rewards must come back as one number or None for each completion."
+            ) from error
+        return rewards
+
+    def _save_before_stopping(self) -> str:
+        """Save a checkpoint of the last finished step unless there is one, on all processes, and say where it is."""
+        if self.state.global_step == 0:
+            return "No step was finished, so there is nothing to save."
+        checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        # One answer for all processes, some of which might otherwise see files that others are just writing
+        exists = self.accelerator.gather(torch.tensor(float(checkpoint.exists()), device=self.accelerator.device))
+        if not exists.any():
+            self._save_checkpoint(self.model, trial=None)
+            # A process that stops now would have its launcher kill the one that is still writing
+            self.accelerator.wait_for_everyone()
+        return f"Training stops, and is saved in {checkpoint}: pass that as resume_from_checkpoint to continue."
 
     @torch.no_grad()
     def _add_token_coefficients(self, batch: dict[str, Any]) -> None:

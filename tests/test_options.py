@@ -74,12 +74,12 @@ REFUSED = {"importance_sampling_level": {"importance_sampling_level": "sequence"
 ELSEWHERE = {
     **dict.fromkeys(
         ("model_init_kwargs", "trust_remote_code"),
-        "read by TRL while it loads a model from a path; a run from a path is among the training script's tests",
+        "read by TRL while it loads a model from a path, which test_modes.py does",
     ),
     "ds3_gather_for_generation": "DeepSpeed ZeRO-3 only, and only during generation",
     "chat_template_kwargs": "read by TRL while it renders conversational prompts, before there are tokens",
     "max_tool_calling_iterations": "bounds TRL's tool loop; which tokens the tools wrote is tested with env_mask",
-    **dict.fromkeys((name for name in GRPOConfig.__dataclass_fields__ if "vllm" in name), "needs vLLM"),
+    **dict.fromkeys((name for name in GRPOConfig.__dataclass_fields__ if "vllm" in name), "vLLM: see test_modes.py"),
     "log_multimodal": "images only",
     "log_completions_hub_repo": "needs the Hub",
     **dict.fromkeys(

@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from trl import GRPOTrainer
 
 from delta_trl.memory import ModelSize, hidden_state_bytes
-from delta_trl.plan import generation_boundary, make_plan
+from delta_trl.plan import make_plan
 
 
 QWEN3 = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32768}
@@ -230,7 +230,7 @@ def test_a_rollout_batch_may_serve_less_than_one_update(models):
     )
     assert plan.updates_per_rollout_batch == pytest.approx(2 / 3)
     assert plan.rollout_batches == 1320  # 880 x 1.5
-    assert generation_boundary(_args(256, 384)) == 2
+    assert _args(256, 384).generation_boundary == 2
 
 
 def _args(steps_per_generation, gradient_accumulation_steps):
