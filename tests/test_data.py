@@ -103,7 +103,7 @@ def test_from_the_hub_only_the_needed_columns_travel_and_only_once(tmp_path):
     hub = DatasetHub(repository)
     code = "from delta_trl.data import load_math_dataset; print(len(load_math_dataset('user/math').train))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
-    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
     sent = []
     for _ in range(2):
         before = hub.bytes_sent

@@ -57,6 +57,18 @@ def wait_until_gone(pids: list[int], seconds: float) -> list[int]:
     return left
 
 
+def test_a_large_parent_does_not_make_its_workers_look_large(tmp_path):
+    """A training process has gigabytes, and on Linux a child begins with its parent's memory as its own maximum."""
+    child = run_script(
+        tmp_path,
+        "from delta_trl.rewards.pool import POOL\n"
+        "ballast = b'x' * 800_000_000\n"
+        f"first = POOL.run([{EASY!r}]), POOL.pids()\n"
+        f"print(first[0] == POOL.run([{EASY!r}]), len(first[1]) > 0 and first[1] == POOL.pids())\n",
+    )
+    assert child.communicate(timeout=120)[0].split() == ["True", "True"]
+
+
 def test_results_come_in_order_from_several_workers(pool):
     requests = [(f"{n}\\sqrt{{2}}", f"\\sqrt{{{2 * n * n}}}" if n % 3 else "x") for n in range(1, 31)]
     two = pool(workers=2)

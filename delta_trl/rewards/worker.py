@@ -175,6 +175,17 @@ WARM_UP = [
 ]
 
 
+def resident_bytes() -> int:
+    """Memory of this process. Not getrusage's maximum, where /proc tells: that one starts at the size of the parent, which
+    in training is far beyond any worker's, since it survives fork and exec."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        scale = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
 def main(parent: int, soft_seconds: float, hard_seconds: int, memory_bytes: int) -> None:
     # Whatever prints to standard output (the parser does) must not end up between the replies.
     replies = os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1)
@@ -231,8 +242,7 @@ def main(parent: int, soft_seconds: float, hard_seconds: int, memory_bytes: int)
         except (RecursionError, Exception):
             # Nested beyond what the parser or sympy can follow, or a defect of theirs: no verdict in favour.
             reason = "unparseable answer" if answer is not None else "unscorable gold"
-        scale = 1 if sys.platform == "darwin" else 1024
-        last = last or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale > MAX_RESIDENT_BYTES
+        last = last or resident_bytes() > MAX_RESIDENT_BYTES
         reply(reason, last)
         if last:
             return
