@@ -127,11 +127,9 @@ def delta_coefficients(
     side = torch.stack([advantages > 0, advantages < 0])  # (2, N): S₊, S₋
     weight = advantages.abs() * side  # (2, N): |A| on the own side, 0 on the other
 
-    # 1. Centroids. The row of ones in the same sweep makes any non-finite feature show in a sum that is taken anyway,
-    #    also that of a token with A = 0.
-    rows = torch.cat([weight, torch.ones_like(weight[:1])]) * scale
+    # 1. Centroids
     sums, mass, count, broken = reduce(
-        _weighted_sums(features, rows, precise),
+        _weighted_sums(features, weight * scale, precise),
         weight.sum(1, dtype=precise),
         torch.tensor([*side.sum(1), n_tokens], dtype=precise, device=device),
         (~advantages.isfinite()).sum(),
@@ -140,7 +138,7 @@ def delta_coefficients(
         return Coefficients(ones, NON_FINITE)
     if (count[:2] == 0).any():
         return Coefficients(ones, NO_CONTRAST)
-    centroids = initial = sums[:2] / mass[:, None]
+    centroids = initial = sums / mass[:, None]
 
     def margins() -> torch.Tensor:
         """2. m = ‖v − μ_other‖² − ‖v − μ_own‖², shape (N,)."""
@@ -162,6 +160,10 @@ def delta_coefficients(
 
     margin = margins()
     gamma = temperatures()
+    if (
+        not gamma.isfinite().all()
+    ):  # a token with A = 0 has no weight in the centroids, but any NaN shows here: 0 · NaN = NaN
+        return Coefficients(ones, NON_FINITE)
     for step in range(refinement_steps):
         # 5. Refinement, with weights |A| α. γ is refreshed from the same margins only after α is taken: it lags. In the
         #    first step those are the margins that γ was just computed from.
