@@ -30,8 +30,11 @@ VARIANCE_FLOOR = 1e-8
 
 # Elements of one float32 chunk: small enough on a CPU to stay in its cache between the cast and the product, large enough
 # on an accelerator that launching kernels costs nothing against reading.
-CPU_CHUNK_ELEMENTS = 2**19
+CPU_CHUNK_ELEMENTS = 2**20
 ACCELERATOR_CHUNK_ELEMENTS = 2**25
+
+# A product of a chunk with two rows or one vector runs on a single CPU thread; as a batch of this many it runs on all.
+CPU_BATCH = 16
 
 NO_CONTRAST = "no contrast"
 NON_FINITE = "non-finite"
@@ -160,9 +163,8 @@ def delta_coefficients(
 
     margin = margins()
     gamma = temperatures()
-    if (
-        not gamma.isfinite().all()
-    ):  # a token with A = 0 has no weight in the centroids, but any NaN shows here: 0 · NaN = NaN
+    # A token with A = 0 has no weight in the centroids, but its NaN or infinity shows here: 0 · NaN = NaN
+    if not gamma.isfinite().all():
         return Coefficients(ones, NON_FINITE)
     for step in range(refinement_steps):
         # 5. Refinement, with weights |A| α. γ is refreshed from the same margins only after α is taken: it lags. In the
@@ -196,7 +198,7 @@ def _chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype):
     What is yielded is valid until the next chunk is asked for.
     """
     elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-    step = max(1, elements // max(1, features.shape[1]))
+    step = max(CPU_BATCH, elements // max(1, features.shape[1]) // CPU_BATCH * CPU_BATCH)
     in_place = features.device == device and features.dtype == dtype
     # One buffer for all chunks: fresh memory for each would cost more in page faults than the arithmetic
     buffer = None if in_place else torch.empty(min(step, len(features)), features.shape[1], dtype=dtype, device=device)
@@ -209,15 +211,21 @@ def _weighted_sums(features: torch.Tensor, weights: torch.Tensor, precise: torch
     """Σ_n weights[r, n] features[n], shape (R, H): one sweep."""
     total = weights.new_zeros(len(weights), features.shape[1], dtype=precise)
     for part, chunk in _chunks(features, weights.device, weights.dtype):
-        total += weights[:, part] @ chunk
+        weight = weights[:, part]
+        if chunk.device.type == "cpu" and len(chunk) % CPU_BATCH == 0:
+            weight, chunk = weight.unflatten(1, (CPU_BATCH, -1)).transpose(0, 1), chunk.unflatten(0, (CPU_BATCH, -1))
+            total += (weight @ chunk).sum(0)
+        else:
+            total += weight @ chunk
     return total
 
 
 def _dots(features: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """features[n] · direction, shape (N,): one sweep."""
     dots = direction.new_empty(len(features))
+    dot = torch.linalg.vecdot if direction.device.type == "cpu" else torch.mv
     for part, chunk in _chunks(features, direction.device, direction.dtype):
-        torch.mv(chunk, direction, out=dots[part])
+        dots[part] = dot(chunk, direction)
     return dots
 
 
