@@ -55,7 +55,7 @@ class Bench:
     def trainer(self, kind: str, updates: int, **options):
         """A trainer of `kind` whose rollout batch takes `updates` optimiser steps."""
         from datasets import Dataset
-        from transformers import Qwen3Config, Qwen3ForCausalLM
+        from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM
         from trl import GRPOTrainer
 
         from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
@@ -103,7 +103,7 @@ class Bench:
             "generation_kwargs": {"min_new_tokens": a.length, "max_new_tokens": a.length},
             "max_steps": updates,
         }
-        return {"grpo": GRPOTrainer, "delta": DeltaGRPOTrainer}[kind](
+        trainer = {"grpo": GRPOTrainer, "delta": DeltaGRPOTrainer}[kind](
             model=self.model,
             # Random, so that both advantage sides have tokens
             reward_funcs=lambda completions, **kwargs: self.torch.randint(2, (len(completions),)).float().tolist(),
@@ -113,6 +113,8 @@ class Bench:
             ),
             processing_class=self.tokenizer,
         )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
     def rollout_batch(self, updates: int, **options):
         """A DeltaGRPOTrainer with a finished rollout batch, for parts that need no further generation."""
