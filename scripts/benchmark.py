@@ -162,25 +162,23 @@ class Bench:
         trainer, batch = self.rollout_batch(4)
         trainer.model.train()
 
-        def ours(passes=0):
-            trainer._recorded = None
+        def overhead(passes: int) -> float:
+            trainer._recording, trainer._recorded = True, None
             trainer._run_policy(batch)  # stands for TRL's own pass; not counted below
             start = self.now()
             for _ in range(passes):
                 trainer._recorded = None
                 trainer._run_policy(batch)
             trainer._add_token_coefficients({**batch, "old_per_token_logps": trainer._recorded[0]})
-            spent.append(self.now() - start)
+            trainer._recording = False
+            return self.now() - start
 
         seconds = {"published": [], "ours": []}
         for turn in range(self.arguments.repeats + 1):
             for name, passes in (("published", 3), ("ours", 0)):
-                spent: list[float] = []
-                trainer._recording = True
-                ours(passes)
-                trainer._recording = False
+                spent = overhead(passes)
                 if turn:
-                    seconds[name] += spent
+                    seconds[name].append(spent)
         return [compare("overhead, published way / ours", seconds["published"], seconds["ours"])]
 
     def coefficients(self) -> list[dict]:

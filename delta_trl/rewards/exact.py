@@ -1,6 +1,6 @@
 r"""What can be decided about a gold and an answer from their text alone, without a computer algebra system.
 
-Both come in canonical spelling (`extraction.canonical`). Three quarters of all items end here, in microseconds.
+Both come in canonical spelling (`extraction.canonical`). Numbers, words and equal spellings end here, in microseconds.
 
 Policy, where mathematics leaves a choice:
 - A percentage is its value: 50% is 1/2 and is not 50. Where the gold is 50%, 50 will do: the sign counts as a unit.
