@@ -36,6 +36,32 @@ LOGIT_CHUNK_ELEMENTS = 2**26
 LOG_PROB_TOLERANCE = 0.1
 
 
+@dataclass(frozen=True)
+class RolloutTokens:
+    """
+    What token credit may depend on: the N valid tokens of this process's share of a rollout batch.
+
+    Attributes:
+        hidden (`torch.Tensor`):
+            Shape (N, H), in the policy's dtype: the LM head's inputs. May lie in host memory.
+        log_probs (`torch.Tensor`):
+            Shape (N,): TRL's log-probabilities of the sampled tokens, in nats.
+        ids (`torch.Tensor`):
+            Shape (N,), int64: the sampled tokens.
+        advantages (`torch.Tensor`):
+            Shape (N,): the advantage of each token's response.
+        responses (`torch.Tensor`):
+            Shape (N,), int64: the number of each token's response in the whole rollout batch, before TRL shuffles it. The
+            G responses of prompt group g are numbers g·G to g·G + G − 1.
+    """
+
+    hidden: torch.Tensor
+    log_probs: torch.Tensor
+    ids: torch.Tensor
+    advantages: torch.Tensor
+    responses: torch.Tensor
+
+
 class HiddenStates:
     """
     The LM head's inputs at the positions that predict the valid tokens of a batch of completions.

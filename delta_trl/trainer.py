@@ -3,6 +3,7 @@
 import math
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ._versions import require_tested_trl
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
-from .features import FEATURES, HiddenStates, record_hidden_states
+from .diagnostics import explained_by_uncertainty
+from .features import FEATURES, HiddenStates, RolloutTokens, record_hidden_states
 from .hub import HubMixin
 from .records import completion_records, write_completion_records
 
@@ -202,24 +204,17 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
         hidden = hidden_states.packed
         if "tool_mask" in batch:
             hidden = hidden[token_mask[completion_mask].to(hidden.device)]
-        features, scale = FEATURES[self.args.coef_features](
-            hidden,
-            per_token_logps[token_mask],
-            batch["completion_ids"][token_mask],
-            self.accelerator.unwrap_model(self.model),
-            self.temperature,
-            self.args.coef_top_k,
+        # TRL keeps the responses of a prompt next to each other, over the processes in order of rank
+        response = torch.arange(len(token_mask), device=token_mask.device)
+        response += self.accelerator.process_index * len(token_mask)
+        tokens = RolloutTokens(
+            hidden=hidden,
+            log_probs=per_token_logps[token_mask],
+            ids=batch["completion_ids"][token_mask],
+            advantages=batch["advantages"].unsqueeze(1).expand_as(token_mask)[token_mask],
+            responses=response.unsqueeze(1).expand_as(token_mask)[token_mask],
         )
-        advantages = batch["advantages"].unsqueeze(1).expand_as(token_mask)[token_mask]
-        coefficients = delta_coefficients(
-            features,
-            advantages,
-            feature_scale=scale,
-            coef_min=self.args.coef_min,
-            coef_max=self.args.coef_max,
-            refinement_steps=self.args.coef_refinement_steps,
-            all_reduce=self.accelerator.reduce if self.accelerator.num_processes > 1 else None,
-        )
+        coefficients = self._compute_coefficients(tokens)
         if coefficients.fallback == NON_FINITE:
             logger.warning(
                 "A hidden state, log-probability or advantage of this rollout batch is not finite. Its coefficients are "
@@ -228,7 +223,7 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
         values = torch.ones(token_mask.shape, device=token_mask.device)
         values[token_mask] = coefficients.values
         batch["token_coefficients"] = values
-        self._log_coefficients(coefficients, advantages)
+        self._log_coefficients(coefficients, tokens)
         self._metrics["train"]["delta/extra_forward_passes"].append(float(not recorded_by_trl))
         self._metrics["train"]["delta/seconds"].append(time.perf_counter() - start)
         if self.log_completions:
@@ -236,6 +231,30 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             self._completion_records = completion_records(
                 batch, per_token_logps, token_mask, self._local_rewards(len(token_mask))[:kept], self._tokenizer
             )
+
+    def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
+        """From the tokens of a rollout batch to their coefficients: the one method that another way of credit replaces."""
+        features, scale = FEATURES[self.args.coef_features](
+            tokens.hidden,
+            tokens.log_probs,
+            tokens.ids,
+            self.accelerator.unwrap_model(self.model),
+            self.temperature,
+            self.args.coef_top_k,
+        )
+        return delta_coefficients(
+            features,
+            tokens.advantages,
+            feature_scale=scale,
+            coef_min=self.args.coef_min,
+            coef_max=self.args.coef_max,
+            refinement_steps=self.args.coef_refinement_steps,
+            all_reduce=self._all_reduce,
+        )
+
+    @property
+    def _all_reduce(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        return self.accelerator.reduce if self.accelerator.num_processes > 1 else None
 
     def _local_rewards(self, n_rows: int) -> list[float]:
         """Total rewards of the rollout batch that was just scored; TRL logs those of all processes, in order of rank."""
@@ -262,8 +281,9 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
                 **multimodal,
             )
 
-    def _log_coefficients(self, coefficients: Coefficients, advantages: torch.Tensor) -> None:
-        """Add the statistics of one rollout batch, over all processes, to TRL's metrics. `advantages` has shape (N,)."""
+    def _log_coefficients(self, coefficients: Coefficients, tokens: RolloutTokens) -> None:
+        """Add the statistics of one rollout batch, over all processes, to TRL's metrics."""
+        advantages = tokens.advantages
         metrics = self._metrics["train"]
         metrics["delta/fallback/no_contrast"].append(float(coefficients.fallback == NO_CONTRAST))
         metrics["delta/fallback/non_finite"].append(float(coefficients.fallback == NON_FINITE))
@@ -298,6 +318,11 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
         if negative_count > 0:
             metrics["delta/coef/mean_negative"].append(negative_total / negative_count)
         if coefficients.fallback is None:
+            doubt = -torch.expm1(tokens.log_probs)
+            for name, value in explained_by_uncertainty(
+                coefficients.values, advantages, doubt, self._all_reduce
+            ).items():
+                metrics[f"delta/uncertainty/{name}"].append(value)
             metrics["delta/temperature/positive"].append(coefficients.temperature_positive)
             metrics["delta/temperature/negative"].append(coefficients.temperature_negative)
             metrics["delta/centroid_distance/before"].append(coefficients.distance_before)
