@@ -105,7 +105,7 @@ def check_method(name: str, args: Any) -> None:
                 f"trainer {name!r} needs {option}={meaning}; got {option}={got!r}. Leave {option} out, in the YAML file and "
                 f"on the command line, or set it to {value!r}; or choose another trainer ({', '.join(METHODS)})."
             )
-    if method.trainer == TRL_TRAINER and args.coef_changed:
+    if (method.config, method.trainer) == (DELTA_CONFIG, TRL_TRAINER) and args.coef_changed:
         raise ValueError(
             f"{', '.join(args.coef_changed)} would be ignored by trainer {name!r}. Remove them, or use 'delta'."
         )
