@@ -168,7 +168,7 @@ class DataArguments:
     )
     allow_unscorable: bool = field(
         default=False,
-        metadata={"help": "Go on when more than 5% of the gold answers cannot be scored. They are removed anyway."},
+        metadata={"help": "Go on when more than 5%% of the gold answers cannot be scored. They are removed anyway."},
     )
 
     def __post_init__(self):
