@@ -47,11 +47,24 @@ def main() -> None:
         log = folder / "runs" / failure.run.name / "log.txt"
         print(f"\n{failure.run.name} failed: {failure.reason}. The end of {log}:\n{failure.log}", file=sys.stderr)
 
-    from delta_trl.study.records import pack_records
-
-    pack_records(folder)
+    print(report(study, folder))
     if failures:
         sys.exit(f"error: {len(failures)} runs failed. The same command tries them again.")
+
+
+def report(study, folder: Path) -> str:
+    """Write tables, plots and the packed records; the tables as text."""
+    from delta_trl.study.analysis import analyse, write_tables
+    from delta_trl.study.plots import plot_differences, plot_rewards
+    from delta_trl.study.records import pack_records, read_records
+
+    records = read_records(folder)
+    if not records:
+        return f"There are no results in {folder} yet."
+    text = write_tables(study, records, folder)
+    plot_rewards(study, records, folder / "reward.png")
+    plot_differences(analyse(study, records), folder / "differences.png")
+    return f"{text}\n\nTables, plots and {pack_records(folder).name} are in {folder}."
 
 
 def run(study, folder: Path, args: argparse.Namespace) -> list:
