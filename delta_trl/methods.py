@@ -59,6 +59,11 @@ METHODS = {
         config="delta_trl.fipo:FIPOConfig",
         trainer="delta_trl.fipo:FIPOTrainer",
     ),
+    "variant": Method(
+        "DelTA with another way of credit, option variant",
+        config="delta_trl.variants:VariantGRPOConfig",
+        trainer="delta_trl.variants:VariantGRPOTrainer",
+    ),
 }
 
 
