@@ -203,25 +203,50 @@ def test_each_update_weights_by_its_own_log_probabilities(tmp_path, seen, num_it
     assert moved >= 3
 
 
-def test_a_response_that_ran_away_is_dropped(tmp_path, seen):
-    """Ratios beyond the dual clip, in a real batch: the policy that sampled is made to look less sure than it was."""
-    trainer = build(FIPOTrainer, config(tmp_path, FIPOConfig, **misaligned(max_steps=1)))
-    trainer.train()
-    (record,) = seen
+def crafted_batch(trainer, record):
+    """A recorded micro-batch, as if the policy that sampled it had been less sure of some tokens: their ratio is e³."""
     keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "num_items_in_batch")
     batch = {key: record[key] for key in keys}
     shift = torch.zeros_like(record["old_per_token_logps"])
-    shift[0, :2], shift[1, :2], shift[2, 0] = 3.0, 3.0, 3.0
+    shift[0, :2], shift[1, :2], shift[2, 0], shift[3, 3] = 3.0, 3.0, 3.0, 0.1
     batch["old_per_token_logps"] = trainer_logps(trainer, batch) - shift
     batch["advantages"] = torch.tensor([-1.0, 1.0, -1.0, -1.0])
     trainer.model.train()
-    trainer.compute_loss(trainer.model, batch)
+    return batch
+
+
+def test_a_response_that_ran_away_is_dropped(tmp_path, seen):
+    trainer = build(FIPOTrainer, config(tmp_path, FIPOConfig, **misaligned(max_steps=1)))
+    trainer.train()
+    trainer.compute_loss(trainer.model, crafted_batch(trainer, seen[0]))
     advantages = seen[-1]["advantages"]
-    assert (advantages[0] == 0).all()  # two tokens of negative advantage beyond it
+    assert (advantages[0] == 0).all()  # two tokens of negative advantage beyond the dual clip
     assert (advantages[1] >= 1).all()  # their advantage is positive
     assert advantages[2, 0] == -1  # one alone stays, and is not weighted up
-    torch.testing.assert_close(advantages[3], -torch.ones_like(advantages[3]), rtol=0, atol=1e-4)
+    assert advantages[3, 0] < -1.05  # tokens before one that became likelier
     assert trainer._metrics["train"]["fipo/share_dropped"][-1] == 0.25
+
+
+def test_every_option_reaches_the_weights(tmp_path, seen):
+    options = {
+        "fipo_half_life": 2.0,
+        "fipo_clip_min": 0.5,
+        "fipo_clip_max": 3.0e3,
+        "fipo_log_ratio_clamp": 3.5,
+        "delta": 30.0,
+    }
+    trainer = build(FIPOTrainer, config(tmp_path, FIPOConfig, **misaligned(max_steps=1, **options)))
+    trainer.train()
+    batch = crafted_batch(trainer, seen[0])
+    batch["old_per_token_logps"][1, 2:5] -= torch.tensor([3.3, 3.45, -9.0])  # within 30, beyond it, below the clamp
+    trainer.compute_loss(trainer.model, batch)
+    record = seen[-1]
+    log_ratios = record["logps"][0].double() - batch["old_per_token_logps"].double()
+    settings = (2.0, 0.5, 3.0e3, 3.5, 30.0)
+    weights, dropped = reference_weights(log_ratios, batch["completion_mask"].bool(), batch["advantages"], *settings)
+    assert not dropped.any()
+    expected = batch["advantages"][:, None].double() * weights
+    torch.testing.assert_close(record["advantages"].double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def trainer_logps(trainer, batch):
