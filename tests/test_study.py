@@ -33,7 +33,7 @@ SETTINGS = {
     "num_generations": 4,
     "max_completion_length": 8,
     "prompt_format": "{question}\n",
-    "reward_funcs": ["math_reward"],
+    "reward_funcs": ["math_reward", "conftest.digit_reward"],  # a model this fresh never answers right
     "learning_rate": 1e-4,
     "max_steps": 2,
     "eval_strategy": "steps",
@@ -348,7 +348,7 @@ def command(config_path: Path, folder: Path, *arguments) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
 def run(config_path: Path, folder: Path, *arguments) -> subprocess.CompletedProcess:
@@ -386,7 +386,10 @@ def test_a_study_runs_and_a_broken_run_does_not_stop_the_others(finished):
     assert next(iter(curve(records[WARM, 1], "eval_rewards/math_reward/mean"))) == 0
     assert "delta/coef/std" in delta["log_history"][0]
     # The same seed, the same first rollout batch
-    assert curve(plain, "num_tokens")[1] == curve(delta, "num_tokens")[1]
+    assert [curve(plain, name)[1] for name in ("num_tokens", "reward")] == [
+        curve(delta, name)[1] for name in ("num_tokens", "reward")
+    ]
+    assert curve(plain, "reward") != curve(records["plain", 2], "reward")
     assert "broken (1)" in (folder / "study.md").read_text()
     for name in ("study.md", "study.json", "reward.png", "differences.png", "results.jsonl.gz"):
         assert (folder / name).exists()
@@ -441,6 +444,7 @@ def test_a_run_can_be_repeated_by_hand(finished):
     output = Path(yaml.safe_load(path.read_text())["output_dir"])
     history = rounded(json.loads((output / "trainer_state.json").read_text())["log_history"])
     (found,) = (r for r in read_records(folder) if (r["method"], r["seed"]) == ("delta", 2))
+    assert history[0]["grad_norm"] > 0
     for name in ("reward", "loss", "grad_norm", "delta/coef/std"):
         assert [e.get(name) for e in history] == [e.get(name) for e in found["log_history"]]
 
