@@ -7,6 +7,8 @@ into features, one row v a token:
   v = (1 − p)·h. The factor 1 − p stays apart, so the recorded states are used as they are.
 - `hidden_gradient` (the paper's stronger proxy): v = ∂ log π / ∂h, through soft-capping, logit scaling and temperature.
   For a plain head that is (W_y − Wᵀp) / temperature; with `top_k` > 0, p is the softmax over the K most likely tokens.
+- `temperature_gradient` (not in the paper): v = log π − E log π, one number, the gradient with respect to the logarithm of
+  the inverse temperature.
 
 A further feature is one function with the signature of these two, and an entry in `FEATURES`.
 
@@ -182,12 +184,9 @@ def hidden_gradient(
     Raises:
         `RuntimeError`: if the head as read here does not give TRL's log-probabilities.
     """
-    device = log_probs.device
     with gathered_lm_head(model, temperature) as head:
-        step = max(1, LOGIT_CHUNK_ELEMENTS // len(head.weight))
-        for start in range(0, len(hidden), step):
-            part = slice(start, start + step)
-            h, y = hidden[part].to(device, non_blocking=True), tokens[part, None]
+        for part, h in _head_chunks(hidden, head, log_probs.device):
+            y = tokens[part, None]
             log_pi, slope = head.log_probs_and_slope(h)
             head.check(log_pi.gather(1, y)[:, 0], log_probs[part])
             # ∂ log π_y / ∂h = slope_y W_y − Σ_j p_j slope_j W_j, with slope_j = ∂(logit_j) / ∂(W_j·h)
@@ -200,7 +199,50 @@ def hidden_gradient(
     return hidden, None
 
 
-FEATURES: dict[str, Callable] = {"output_row": output_row, "hidden_gradient": hidden_gradient}
+def temperature_gradient(
+    hidden: torch.Tensor,
+    log_probs: torch.Tensor,
+    tokens: torch.Tensor,
+    model: nn.Module,
+    temperature: float,
+    top_k: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    v = ∂ log π(token) / ∂ log β at β = 1, for logits β·z: z_y − Σ_j p_j z_j = log π(token) + entropy, shape (N, 1).
+
+    Not in the paper. The output row says where the policy is and how unsure, but not which token it chose there. This says
+    how much likelier the chosen token was than a choice at this place is on average, and nothing about the place: positive
+    for the favourite, negative for a slip, near 0 where all choices are alike.
+
+    Arguments as in [`output_row`]. One chunk of logits is held at a time. Under ZeRO-3 and FSDP2 the head is gathered once,
+    by all processes.
+
+    Raises:
+        `RuntimeError`: if the head as read here does not give TRL's log-probabilities.
+    """
+    features = torch.empty(len(hidden), 1, device=log_probs.device)
+    with gathered_lm_head(model, temperature) as head:
+        for part, h in _head_chunks(hidden, head, log_probs.device):
+            log_pi, _ = head.log_probs_and_slope(h)
+            head.check(log_pi.gather(1, tokens[part, None])[:, 0], log_probs[part])
+            # An impossible token adds 0 · −∞ to the mean: its limit is 0
+            features[part, 0] = log_probs[part] - (log_pi.exp() * log_pi).nan_to_num(nan=0.0).sum(1)
+    return features, None
+
+
+def _head_chunks(hidden: torch.Tensor, head: "LMHead", device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield (slice, hidden states on the device), as many as one chunk of logits has room for."""
+    step = max(1, LOGIT_CHUNK_ELEMENTS // len(head.weight))
+    for start in range(0, len(hidden), step):
+        part = slice(start, start + step)
+        yield part, hidden[part].to(device, non_blocking=True)
+
+
+FEATURES: dict[str, Callable] = {
+    "output_row": output_row,
+    "hidden_gradient": hidden_gradient,
+    "temperature_gradient": temperature_gradient,
+}
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
         """From the tokens of a rollout batch to their coefficients: the one method that another way of credit replaces."""
-        features, scale = self._features(tokens)
+        features, scale = self._features(tokens, self.args.coef_features)
         return delta_coefficients(
             features,
             tokens.advantages,
@@ -249,9 +249,9 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             all_reduce=self._all_reduce,
         )
 
-    def _features(self, tokens: RolloutTokens) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The configured features, which may be written over `tokens.hidden`, and a factor for each row or `None`."""
-        return FEATURES[self.args.coef_features](
+    def _features(self, tokens: RolloutTokens, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features of this name, which may be written over `tokens.hidden`, and a factor for each row or `None`."""
+        return FEATURES[name](
             tokens.hidden,
             tokens.log_probs,
             tokens.ids,

@@ -36,7 +36,7 @@ class Rollouts:
     Attributes:
         tokens (`RolloutTokens`): The N tokens of this process.
         raw_features (`Callable`):
-            Returns features of shape (N, H) and a factor for each row or `None`, as the functions of `FEATURES` do.
+            From a name of `FEATURES` to features of shape (N, H) and a factor for each row or `None`.
         published (`Coefficients`): DelTA's own coefficients of these tokens, for the same options.
         options (`VariantGRPOConfig`): Bounds, K, and the variant's own.
         reduce (`Callable`): Sums a tensor over processes and returns the sum.
@@ -46,7 +46,7 @@ class Rollouts:
     """
 
     tokens: RolloutTokens
-    raw_features: Callable[[], tuple[torch.Tensor, torch.Tensor | None]]
+    raw_features: Callable[[str], tuple[torch.Tensor, torch.Tensor | None]]
     published: Coefficients
     options: "VariantGRPOConfig"
     n_groups: int
@@ -79,9 +79,9 @@ class Rollouts:
         """1 − p of the sampled tokens, shape (N,)."""
         return -torch.expm1(self.tokens.log_probs.float())
 
-    def features(self, unit: bool = False) -> torch.Tensor:
-        """v of the configured features, shape (N, H), float32; of length 1 with `unit`."""
-        v, scale = self.raw_features()
+    def features(self, name: str | None = None, unit: bool = False) -> torch.Tensor:
+        """v of the named or else the configured features, shape (N, H), float32; of length 1 with `unit`."""
+        v, scale = self.raw_features(name or self.options.coef_features)
         v = v.to(self.tokens.advantages.device).float()
         if scale is not None:
             v = v * scale[:, None]
@@ -377,7 +377,7 @@ class VariantGRPOTrainer(DeltaGRPOTrainer):
         generator.manual_seed((self.args.seed * 1_000_003 + step) * 65_537 + process)
         return Rollouts(
             tokens=tokens,
-            raw_features=lambda: self._features(replace(tokens, hidden=tokens.hidden.clone())),
+            raw_features=lambda name: self._features(replace(tokens, hidden=tokens.hidden.clone()), name),
             published=published,
             options=self.args,
             n_groups=self.args.generation_batch_size // self.args.num_generations,

@@ -4,7 +4,7 @@ from conftest import build, config, misaligned, tiny_model
 from reference import reference_coefficients
 
 from delta_trl import DeltaGRPOTrainer, features
-from delta_trl.features import HiddenStates, hidden_gradient, output_row
+from delta_trl.features import HiddenStates, hidden_gradient, output_row, temperature_gradient
 
 
 # A bias, a soft cap and a factor on the logits, tied and untied
@@ -107,6 +107,31 @@ def test_output_row_is_the_gradient_with_respect_to_the_tokens_row():
         torch.testing.assert_close(rows[i] * scale[i], gradient[y])
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("architecture", HEADS)
+def test_temperature_gradient_is_autograd_through_the_real_head(architecture, temperature, monkeypatch):
+    model, hidden, tokens = head_case(architecture)
+    log_beta = torch.zeros(len(hidden), 1, dtype=torch.float64, requires_grad=True)
+    logits = real_logits(model, hidden, temperature).detach()
+    log_pi = (log_beta.exp() * logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    (expected,) = torch.autograd.grad(log_pi.sum(), log_beta)
+    monkeypatch.setattr(features, "LOGIT_CHUNK_ELEMENTS", 7 * 94)  # several chunks
+    with torch.no_grad():
+        v, scale = temperature_gradient(hidden, log_pi.detach(), tokens, model, temperature, top_k=0)
+    assert scale is None
+    torch.testing.assert_close(v.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_temperature_gradient_of_impossible_tokens_is_finite():
+    """Logits so far apart that probabilities vanish in float32."""
+    model, hidden, tokens = head_case("qwen3", dtype=torch.float32)
+    hidden = hidden * 1e4
+    log_probs = (hidden @ model.lm_head.weight.T).log_softmax(-1).gather(1, tokens[:, None])[:, 0].detach()
+    with torch.no_grad():
+        v, _ = temperature_gradient(hidden, log_probs, tokens, model, 1.0, 0)
+    assert v.isfinite().all()
+
+
 @pytest.mark.parametrize("top_k", [0, 8])
 @pytest.mark.parametrize("schedule", [{}, misaligned()], ids=["aligned", "misaligned"])
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "granite"])
@@ -165,7 +190,7 @@ def test_packed_states_are_one_buffer_of_valid_tokens_in_their_dtype():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coef_features": "attention"}, r"coef_features must be one of \['hidden_gradient', 'output_row'\]"),
+        ({"coef_features": "attention"}, r"coef_features must be one of \['hidden_gradient', 'output_row', 'temp"),
         ({"coef_top_k": 5}, "only coef_features='hidden_gradient' reads it; got 5"),
         ({"coef_top_k": -1, "coef_features": "hidden_gradient"}, "at least 0"),
         ({"coef_offload": "yes"}, "'auto', 'never' or 'always'; got 'yes'"),

@@ -44,7 +44,7 @@ def rollouts(tmp_path, seed=0, keep=slice(None), reduce=lambda tensor: tensor, m
     args = config(tmp_path, VariantGRPOConfig, num_generations=G, **{"variant": "mirror", **options})
     return Rollouts(
         tokens=tokens,
-        raw_features=lambda: (tokens.hidden, doubt[keep]),
+        raw_features=lambda name: (tokens.hidden, doubt[keep]),
         published=dataclasses.replace(published, values=published.values[keep]),
         options=args,
         n_groups=GROUPS,
@@ -127,7 +127,7 @@ def test_fixed_temperatures_are_those_of_the_first_rollout_batch(tmp_path):
     close(VARIANTS["fixed_temperature"](first), mean_one(published_raw(first)))
     second = rollouts(tmp_path, seed=1, memory=memory)
     second = dataclasses.replace(
-        second, raw_features=lambda: (3 * second.tokens.hidden, second.uncertainty)
+        second, raw_features=lambda name: (3 * second.tokens.hidden, second.uncertainty)
     )  # another scale: the temperatures would follow it
     v, a = v_and_a(second)
     gamma = torch.where(a < 0, *memory["temperatures"].double().flip(0))
