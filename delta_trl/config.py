@@ -119,9 +119,9 @@ class DeltaGRPOConfig(RolloutConfig):
     coef_features: str = field(
         default="output_row",
         metadata={
-            "help": "Token features: 'output_row', (1 - p)h, as in the published main results; 'hidden_gradient', the gradient "
-            "of log pi with respect to the LM head's input, the paper's stronger proxy; or 'temperature_gradient', log pi - "
-            "E log pi, which is not in the paper."
+            "help": "Token features: 'output_row', (1 - p)h, as in the published main results; 'hidden_gradient', the "
+            "gradient of log pi with respect to the LM head's input, the paper's stronger proxy; or 'temperature_gradient', "
+            "log pi - E log pi, which is not in the paper."
         },
     )
     coef_top_k: int = field(
