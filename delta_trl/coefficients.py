@@ -48,6 +48,8 @@ class Coefficients:
     Attributes:
         values (`torch.Tensor`):
             Shape (N,), float32, no gradient. Positive, with mean 1 over all tokens of all processes.
+        mean (`float`):
+            Mean of λ over all tokens before it was normalised to 1: `values * mean` lies within the bounds.
         fallback (`str` or `None`):
             Why every value is 1: `"no contrast"` (a side has no token), `"non-finite"` (a feature, scale or advantage is
             infinite or not a number, or overflows), or `None` for coefficients that mean something.
@@ -63,6 +65,7 @@ class Coefficients:
 
     values: torch.Tensor
     fallback: str | None = None
+    mean: float = math.nan
     temperature_positive: float = math.nan
     temperature_negative: float = math.nan
     distance_before: float = math.nan
@@ -186,6 +189,7 @@ def delta_coefficients(
     return Coefficients(
         (coefficients * (count[2] / total)).to(torch.float32),
         None,
+        (total / count[2]).item(),
         *gamma.tolist(),
         *(torch.linalg.vector_norm(mu[0] - mu[1]).item() for mu in (initial, centroids)),
         *(torch.cosine_similarity(mu[0], mu[1], dim=0).item() for mu in (initial, centroids)),

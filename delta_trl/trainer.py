@@ -234,14 +234,7 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
         """From the tokens of a rollout batch to their coefficients: the one method that another way of credit replaces."""
-        features, scale = FEATURES[self.args.coef_features](
-            tokens.hidden,
-            tokens.log_probs,
-            tokens.ids,
-            self.accelerator.unwrap_model(self.model),
-            self.temperature,
-            self.args.coef_top_k,
-        )
+        features, scale = self._features(tokens)
         return delta_coefficients(
             features,
             tokens.advantages,
@@ -250,6 +243,17 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             coef_max=self.args.coef_max,
             refinement_steps=self.args.coef_refinement_steps,
             all_reduce=self._all_reduce,
+        )
+
+    def _features(self, tokens: RolloutTokens) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The configured features, which may be written over `tokens.hidden`, and a factor for each row or `None`."""
+        return FEATURES[self.args.coef_features](
+            tokens.hidden,
+            tokens.log_probs,
+            tokens.ids,
+            self.accelerator.unwrap_model(self.model),
+            self.temperature,
+            self.args.coef_top_k,
         )
 
     @property
@@ -323,12 +327,17 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
                 coefficients.values, advantages, doubt, self._all_reduce
             ).items():
                 metrics[f"delta/uncertainty/{name}"].append(value)
-            metrics["delta/temperature/positive"].append(coefficients.temperature_positive)
-            metrics["delta/temperature/negative"].append(coefficients.temperature_negative)
-            metrics["delta/centroid_distance/before"].append(coefficients.distance_before)
-            metrics["delta/centroid_distance/after"].append(coefficients.distance_after)
-            metrics["delta/centroid_cosine/before"].append(coefficients.cosine_before)
-            metrics["delta/centroid_cosine/after"].append(coefficients.cosine_after)
+            statistics = {
+                "temperature/positive": coefficients.temperature_positive,
+                "temperature/negative": coefficients.temperature_negative,
+                "centroid_distance/before": coefficients.distance_before,
+                "centroid_distance/after": coefficients.distance_after,
+                "centroid_cosine/before": coefficients.cosine_before,
+                "centroid_cosine/after": coefficients.cosine_after,
+            }
+            for name, value in statistics.items():
+                if not math.isnan(value):  # another way of credit has no such statistic
+                    metrics[f"delta/{name}"].append(value)
 
 
 def _require_no_dropout(model: nn.Module) -> None:
