@@ -16,7 +16,46 @@ from .features import FEATURES  # noqa: E402
 
 
 @dataclass
-class DeltaGRPOConfig(GRPOConfig):
+class RolloutConfig(GRPOConfig):
+    """What the configs of this package share: no option, but how rollout batches and updates go together."""
+
+    def __getstate__(self):
+        # transformers pickles the config as training_args.bin, which is pushed to the Hub: not with the token in it
+        return {**self.__dict__, "hub_token": None}
+
+    @property
+    def generation_boundary(self) -> int:
+        """Every so many optimiser steps, an update ends together with a rollout batch.
+
+        A rollout batch serves `steps_per_generation * num_iterations` micro-batches, and an update takes
+        `gradient_accumulation_steps` of them: both end together at their least common multiple. 1 if every update uses
+        whole rollout batches, 4 in the published recipe.
+        """
+        micro_batches = self.steps_per_generation * self.num_iterations
+        return micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps)
+
+    def warn_of_inexact_checkpoints(self) -> None:
+        """Warn if checkpoints lie inside a rollout batch. For the end of a subclass's own `__post_init__`."""
+        boundary, every = self.generation_boundary, self.save_steps
+        if self.save_strategy != "steps" or boundary == 1 or self.process_index != 0:
+            return
+        if every < 1:  # a share of all steps, which only max_steps tells in advance
+            every = math.ceil(every * self.max_steps) if self.max_steps > 0 else None
+        if every is not None and every % boundary == 0:
+            return
+        next_boundary = boundary if every is None else math.ceil(every / boundary) * boundary
+        warnings.warn(
+            f"save_steps={self.save_steps} is {'not known to be' if every is None else 'not'} a multiple of {boundary}, the "
+            f"number of updates after which a rollout batch (steps_per_generation={self.steps_per_generation} x "
+            f"num_iterations={self.num_iterations} micro-batches) and an update (gradient_accumulation_steps="
+            f"{self.gradient_accumulation_steps}) end together. Rollouts are not saved, so a run resumed from another "
+            f"checkpoint differs from an uninterrupted one. Set save_steps={next_boundary}.",
+            stacklevel=4,  # the caller of the dataclass's __init__
+        )
+
+
+@dataclass
+class DeltaGRPOConfig(RolloutConfig):
     r"""
     Configuration of the [`DeltaGRPOTrainer`]: every option of [`~trl.GRPOConfig`], and DelTA's own.
 
@@ -158,40 +197,7 @@ class DeltaGRPOConfig(GRPOConfig):
                 "in silence. Set importance_sampling_level='token', or coef_min = coef_max to train without DelTA."
             )
 
-        self._warn_of_inexact_checkpoints()
-
-    def __getstate__(self):
-        # transformers pickles the config as training_args.bin, which is pushed to the Hub: not with the token in it
-        return {**self.__dict__, "hub_token": None}
-
-    @property
-    def generation_boundary(self) -> int:
-        """Every so many optimiser steps, an update ends together with a rollout batch.
-
-        A rollout batch serves `steps_per_generation * num_iterations` micro-batches, and an update takes
-        `gradient_accumulation_steps` of them: both end together at their least common multiple. 1 if every update uses
-        whole rollout batches, 4 in the published recipe.
-        """
-        micro_batches = self.steps_per_generation * self.num_iterations
-        return micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps)
-
-    def _warn_of_inexact_checkpoints(self) -> None:
-        boundary, every = self.generation_boundary, self.save_steps
-        if self.save_strategy != "steps" or boundary == 1 or self.process_index != 0:
-            return
-        if every < 1:  # a share of all steps, which only max_steps tells in advance
-            every = math.ceil(every * self.max_steps) if self.max_steps > 0 else None
-        if every is not None and every % boundary == 0:
-            return
-        next_boundary = boundary if every is None else math.ceil(every / boundary) * boundary
-        warnings.warn(
-            f"save_steps={self.save_steps} is {'not known to be' if every is None else 'not'} a multiple of {boundary}, the "
-            f"number of updates after which a rollout batch (steps_per_generation={self.steps_per_generation} x "
-            f"num_iterations={self.num_iterations} micro-batches) and an update (gradient_accumulation_steps="
-            f"{self.gradient_accumulation_steps}) end together. Rollouts are not saved, so a run resumed from another "
-            f"checkpoint differs from an uninterrupted one. Set save_steps={next_boundary}.",
-            stacklevel=4,  # the caller of the dataclass's __init__
-        )
+        self.warn_of_inexact_checkpoints()
 
     @property
     def coef_enabled(self) -> bool:

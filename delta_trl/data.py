@@ -166,9 +166,16 @@ class DataArguments:
             "it stays the same when rows are added or reordered."
         },
     )
+    held_out_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out problems of their own instead of a share: Hub id, local file or folder, read with the same "
+            "split, columns, prompt format and filters. Training drops the prompts that are among them."
+        },
+    )
     allow_unscorable: bool = field(
         default=False,
-        metadata={"help": "Go on when more than 5% of the gold answers cannot be scored. They are removed anyway."},
+        metadata={"help": "Go on when more than 5%% of the gold answers cannot be scored. They are removed anyway."},
     )
 
     def __post_init__(self):
@@ -177,6 +184,7 @@ class DataArguments:
             raise ValueError(f"held_out_share must be at least 0 and below 1, got {self.held_out_share}.")
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise ValueError(f"max_prompt_length must be at least 1, or null, got {self.max_prompt_length}.")
+        _check_held_out(self.held_out_share, self.held_out_name)
 
     def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None) -> MathData:
         """`load_math_dataset` with these options."""
@@ -195,6 +203,7 @@ class DataArguments:
             topic=self.topic,
             max_prompt_length=self.max_prompt_length,
             held_out_share=self.held_out_share,
+            held_out_name=self.held_out_name,
             allow_unscorable=self.allow_unscorable,
         )
 
@@ -215,6 +224,7 @@ def load_math_dataset(
     topic: str | None = None,
     max_prompt_length: int | None = None,
     held_out_share: float = 0.0,
+    held_out_name: str | None = None,
     allow_unscorable: bool = False,
 ) -> MathData:
     """Load problems, remove what cannot be trained on, and render the prompts.
@@ -243,6 +253,7 @@ def load_math_dataset(
         raise ValueError("max_prompt_length counts tokens: pass the model's tokenizer, or max_prompt_length=None.")
     if not 0 <= held_out_share < 1:
         raise ValueError(f"held_out_share must be at least 0 and below 1, got {held_out_share}.")
+    _check_held_out(held_out_share, held_out_name)
 
     steps = _Steps(name_or_path)
     with _main_process_first():
@@ -281,8 +292,34 @@ def load_math_dataset(
         held_out = rows.select([i for i, out in enumerate(is_out) if out]).remove_columns("question")
         rows = rows.select([i for i, out in enumerate(is_out) if not out])
         steps.say(f"held out: {len(held_out)} rows (a share of {held_out_share:g} by hash of the question)")
+    if held_out_name is not None:
+        held_out_data = load_math_dataset(
+            held_out_name,
+            split=split,
+            question_column=question_column,
+            answer_column=answer_column,
+            prompt_format=prompt_format,
+            system_prompt=system_prompt,
+            tokenizer=tokenizer,
+            min_difficulty=min_difficulty,
+            max_difficulty=max_difficulty,
+            topic=topic,
+            max_prompt_length=max_prompt_length,
+            allow_unscorable=allow_unscorable,
+        )
+        held_out = held_out_data.train
+        known = {str(prompt) for prompt in held_out["prompt"]}
+        rows = steps.keep(rows, f"also held out ({held_out_name})", [str(p) not in known for p in rows["prompt"]])
+        steps.say(f"held out: {len(held_out)} rows of {held_out_name}")
     steps.say(f"left to train on: {len(rows)} rows")
     return MathData(rows.remove_columns("question"), held_out, steps.lines, unscorable_share, chosen_format)
+
+
+def _check_held_out(share: float, name: str | None) -> None:
+    if share and name is not None:
+        raise ValueError(
+            f"held_out_share ({share}) and held_out_name ({name!r}) are two ways to hold problems out. Give one of them."
+        )
 
 
 def _main_process_first() -> AbstractContextManager:

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate.logging import get_logger
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
 from . import __version__
@@ -26,7 +27,7 @@ NO_BASE_MODEL = "[None](https://huggingface.co/None)"
 NO_REPOSITORY = 'model="None"'
 FRAMEWORK_VERSIONS = "### Framework versions\n\n"
 
-# Options of the objective besides DelTA's own, as the card lists them
+# Options of the objective besides the method's own, as the card lists them
 OBJECTIVE = (
     "loss_type",
     "scale_rewards",
@@ -115,7 +116,7 @@ class HubMixin:
         path.write_text(before + self._card_sections(dataset) + heading + _versions() + after, encoding="utf-8")
 
     def _card_sections(self, dataset: str | None) -> str:
-        own = [f.name for f in fields(self.args) if f.name.startswith("coef_")]
+        own = [f.name for f in fields(self.args) if f.name not in GRPOConfig.__dataclass_fields__]
         options = "".join(f"| `{name}` | {getattr(self.args, name)} |\n" for name in (*own, *OBJECTIVE))
         rewards = ", ".join(f"`{name}`" for name in self.reward_func_names)
         processes = self.accelerator.num_processes

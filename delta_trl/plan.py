@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, HfArgumentParser
 from trl import ModelConfig, get_peft_config
 
-from .config import DeltaGRPOConfig
+from .config import DeltaGRPOConfig, RolloutConfig
 from .data import DataArguments
 from .memory import ASSUMPTIONS, GB, Memory, ModelSize, checkpoint_bytes, describe_vllm, estimate_memory, loaded_bytes
 
@@ -50,14 +50,14 @@ def plan_arguments(arguments: list[str] | None) -> PlanArguments:
     return parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[0]
 
 
-def config_on(processes: int | None) -> type[DeltaGRPOConfig]:
-    """`DeltaGRPOConfig` as it would be built by one of `processes` processes, on a machine that need not have a GPU.
+def config_on(processes: int | None, config_class: type[RolloutConfig] = DeltaGRPOConfig) -> type[RolloutConfig]:
+    """`config_class` as it would be built by one of `processes` processes, on a machine that need not have a GPU.
 
     TRL derives the rollout batch from the number of processes, and refuses those that do not fit: with this class, a plan
     for 8 GPUs passes through the same checks.
     """
 
-    class PlannedConfig(DeltaGRPOConfig):
+    class PlannedConfig(config_class):
         world_size = processes or int(os.environ.get("WORLD_SIZE", "1"))
 
         def __post_init__(self):
@@ -154,7 +154,7 @@ def _share(plan: Plan) -> str:
 
 
 def make_plan(
-    args: DeltaGRPOConfig,
+    args: RolloutConfig,
     data_args: DataArguments,
     model_args: ModelConfig,
     *,
@@ -168,7 +168,7 @@ def make_plan(
         args: Parsed with `config_on(processes)`, or by the processes themselves.
         data_args: For the longest prompt.
         model_args: Names the model; its configuration is read, from disk or the Hub, and its weights are not.
-        trainer: "delta", or "grpo", which keeps no hidden states.
+        trainer: Its name; any but "delta" keeps no hidden states.
         gpu_memory: Of one GPU, in GB. Default: that of the GPU here, or 80.
 
     Raises:
@@ -226,11 +226,11 @@ def make_plan(
     )
 
 
-def _sequence_length(args: DeltaGRPOConfig, data_args: DataArguments) -> int:
+def _sequence_length(args: RolloutConfig, data_args: DataArguments) -> int:
     return (data_args.max_prompt_length or 0) + args.max_completion_length
 
 
-def _save_every(args: DeltaGRPOConfig, steps: int | None) -> int | None:
+def _save_every(args: RolloutConfig, steps: int | None) -> int | None:
     """Optimizer steps between checkpoints; `save_steps` below 1 is a share of all steps. None if unknown or none."""
     if args.save_strategy != "steps" or (args.save_steps < 1 and steps is None):
         return None
@@ -238,7 +238,7 @@ def _save_every(args: DeltaGRPOConfig, steps: int | None) -> int | None:
 
 
 def _refuse_what_cannot_work(
-    args: DeltaGRPOConfig, data_args: DataArguments, context: int | None, boundary: int, save_every: int | None
+    args: RolloutConfig, data_args: DataArguments, context: int | None, boundary: int, save_every: int | None
 ) -> None:
     length = _sequence_length(args, data_args)
     for name, limit in (("the model's context", context), ("vllm_max_model_length", args.vllm_max_model_length)):
@@ -267,7 +267,7 @@ def _gpu_memory_here() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else None
 
 
-def _checkpoints(args: DeltaGRPOConfig, steps: int | None, save_every: int | None) -> int | None:
+def _checkpoints(args: RolloutConfig, steps: int | None, save_every: int | None) -> int | None:
     if args.save_strategy == "no":
         return 0
     if steps is None or save_every is None:

@@ -104,7 +104,11 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             )
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         if args.coef_enabled:
-            _require_no_dropout(self.model)
+            require_no_dropout(
+                self.model,
+                "DelTA's coefficients come from a forward pass of their own, and would describe another network than the "
+                "one that is updated.",
+            )
         self._recording = False
         self._recorded: tuple[torch.Tensor, HiddenStates] | None = None
         self._completion_records: list[dict[str, Any]] = []
@@ -340,8 +344,8 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
                     metrics[f"delta/{name}"].append(value)
 
 
-def _require_no_dropout(model: nn.Module) -> None:
-    """Raise `ValueError` if a forward pass of `model` in training mode would drop anything."""
+def require_no_dropout(model: nn.Module, reason: str) -> None:
+    """Raise `ValueError`, with the reason, if a forward pass of `model` in training mode would drop anything."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             rates = {"p": module.p}
@@ -350,8 +354,7 @@ def _require_no_dropout(model: nn.Module) -> None:
         for key, rate in rates.items():
             if rate > 0:
                 raise ValueError(
-                    f"Dropout is active in the policy: {name}.{key} is {rate}. DelTA's coefficients come from a forward "
-                    "pass of their own, and would describe another network than the one that is updated. Set "
-                    "disable_dropout=True, and turn off a rate that the model reads from its config there, for instance "
+                    f"Dropout is active in the policy: {name}.{key} is {rate}. {reason} Set disable_dropout=True, and turn "
+                    "off a rate that the model reads from its config there, for instance "
                     "model_init_kwargs={'attention_dropout': 0.0}."
                 )

@@ -113,8 +113,8 @@ def main() -> None:
         "metrics": run / "trainer_state.json",
         "reward curve": plot,
         "report": f"{report} (open it in a browser: curves, and each token with its coefficient)",
-        "try next": f"the baseline: {launch} launch scripts/train.py --config {CONFIG} --trainer grpo --output_dir "
-        f"{folder / 'grpo'}",
+        "try next": f"the baseline: {launch} launch scripts/train.py --config {CONFIG} --trainer dapo --output_dir "
+        f"{folder / 'dapo'}",
     }
     print("\n" + "\n".join(f"{name:<17} {value}" for name, value in rows.items()))
 

@@ -1,7 +1,7 @@
 """Draw one or more runs into one HTML file that opens anywhere:
 
 python scripts/report.py outputs/quickstart/delta
-python scripts/report.py outputs/quickstart/delta outputs/quickstart/grpo --output comparison.html
+python scripts/report.py outputs/quickstart/delta outputs/quickstart/dapo --output comparison.html
 
 Curves come from trainer_state.json, the token heat map from the records that log_completions: true leaves behind.
 """

@@ -1,10 +1,11 @@
-"""Train a causal language model with DelTA, or with plain GRPO for comparison:
+"""Train a causal language model with DelTA, or with another method for comparison (`--trainer`):
 
     accelerate launch scripts/train.py --config configs/quickstart.yaml --learning_rate 2e-5
 
-Every option of DeltaGRPOConfig, of TRL's ModelConfig (PEFT and quantization) and of the data is accepted, in the YAML file
-and on the command line, which wins. An unknown key is an error. `--help` lists them all. `--plan` says what a run would do
-and need, and stops; `--plan --plan_processes 8` says it for 8 GPUs on a machine without any.
+Every option of the trainer's config, of TRL's ModelConfig (PEFT and quantization) and of the data is accepted, in the YAML
+file and on the command line, which wins. An unknown key is an error. `--help` lists them all (those of FIPO with `--trainer
+fipo`). `--plan` says what a run would do and need, and stops; `--plan --plan_processes 8` says it for 8 GPUs on a machine
+without any.
 """
 
 import importlib
@@ -14,21 +15,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from trl import ModelConfig, TrlParser
 
-from delta_trl import DeltaGRPOConfig
+from delta_trl.config import RolloutConfig
 from delta_trl.data import DataArguments
+from delta_trl.methods import DEFAULT, METHODS, check_method, describe, method_named, trainer_argument
 from delta_trl.plan import PlanArguments, config_on, make_plan, plan_arguments
 
 
 @dataclass
 class ScriptArguments(PlanArguments):
-    trainer: Literal["delta", "grpo"] = field(
-        default="delta",
+    trainer: str = field(
+        default=DEFAULT,
         metadata={
-            "help": "Trainer: 'delta', or TRL's GRPOTrainer ('grpo') as the baseline on otherwise equal settings."
+            "choices": list(METHODS),
+            "help": f"Training method. {describe()}. A method's own settings are defaults that may not be contradicted.",
         },
     )
     reward_funcs: list[str] = field(
@@ -48,13 +50,20 @@ class ScriptArguments(PlanArguments):
 
 def parse(
     arguments: list[str] | None = None,
-) -> tuple[ScriptArguments, DataArguments, DeltaGRPOConfig, ModelConfig]:
+) -> tuple[ScriptArguments, DataArguments, RolloutConfig, ModelConfig]:
     """Parse the command line and its YAML file; a plan's config is built as on the number of processes planned for."""
-    early = plan_arguments(arguments)
-    config_class = config_on(early.plan_processes) if early.plan else DeltaGRPOConfig
-    parsed = TrlParser((ScriptArguments, DataArguments, config_class, ModelConfig)).parse_args_and_config(arguments)
+    early, name = plan_arguments(arguments), trainer_argument(arguments)
+    method = method_named(name)
+    config_class = config_on(early.plan_processes, method.config_class) if early.plan else method.config_class
+    parser = TrlParser((ScriptArguments, DataArguments, config_class, ModelConfig))
+    unknown = parser.set_defaults_with_config(**method.preset)
+    assert not unknown, f"the preset of {name!r} has options that its config lacks: {unknown}"
+    parsed = parser.parse_args_and_config(arguments)
     if (parsed[0].plan, parsed[0].plan_processes) != (early.plan, early.plan_processes):
         raise ValueError("plan and plan_processes belong on the command line: the YAML file describes the run.")
+    if parsed[0].trainer != name:  # argparse completes '--train sapo', which was parsed with another trainer's options
+        raise ValueError(f"trainer {parsed[0].trainer!r} was given by an abbreviation. Write --trainer in full.")
+    check_method(name, parsed[2])
     return parsed
 
 
@@ -87,23 +96,13 @@ def load_rewards(script_args: ScriptArguments) -> list[Callable]:
     return rewards
 
 
-def main(
-    script_args: ScriptArguments, data_args: DataArguments, args: DeltaGRPOConfig, model_args: ModelConfig
-) -> None:
+def main(script_args: ScriptArguments, data_args: DataArguments, args: RolloutConfig, model_args: ModelConfig) -> None:
     from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
-    from trl import GRPOTrainer, get_peft_config, get_quantization_config
+    from trl import get_peft_config, get_quantization_config
 
-    from delta_trl import DeltaGRPOTrainer
     from delta_trl.callbacks import ReadableProgressCallback
 
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING, format="%(message)s")
-    trainers = {"delta": DeltaGRPOTrainer, "grpo": GRPOTrainer}
-    if script_args.trainer not in trainers:  # the parser checks the command line, not the YAML file
-        raise ValueError(f"trainer must be 'delta' or 'grpo'; got {script_args.trainer!r}.")
-    if script_args.trainer == "grpo" and args.coef_changed:
-        raise ValueError(
-            f"{', '.join(args.coef_changed)} would be ignored by trainer 'grpo'. Remove them, or use 'delta'."
-        )
     if model_args.model_name_or_path is None:
         raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
     rewards = load_rewards(script_args)
@@ -126,7 +125,7 @@ def main(
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
-    trainer = trainers[script_args.trainer](
+    trainer = method_named(script_args.trainer).trainer_class(
         model=model_args.model_name_or_path,
         reward_funcs=rewards,
         args=args,

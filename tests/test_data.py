@@ -320,3 +320,15 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
     assert refused.returncode == 1
     assert "holds no .jsonl" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_held_out_problems_of_their_own_are_read_alike_and_kept_out_of_training(tmp_path):
+    records = rows(30)
+    train, test = write(tmp_path / "train.jsonl", records[:20]), write(tmp_path / "test.jsonl", records[15:])
+    data = DataArguments(dataset_name=train, held_out_name=test, max_difficulty=5, max_prompt_length=None).load()
+    assert data.held_out.column_names == data.train.column_names
+    assert [int(answer) // 2 for answer in data.held_out["solution"]] == [15, 20, 21, 22, 23, 24, 25]
+    assert [int(answer) // 2 for answer in data.train["solution"]] == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14]
+    assert any("also held out" in line and "1 rows removed" in line for line in data.report)
+    with pytest.raises(ValueError, match="two ways to hold problems out"):
+        DataArguments(held_out_name=test, held_out_share=0.1)

@@ -16,6 +16,7 @@ from test_scripts import ROOT, train
 from transformers import CONFIG_MAPPING, AutoConfig
 from trl import GRPOTrainer
 
+from delta_trl import DeltaGRPOConfig
 from delta_trl.memory import ModelSize, hidden_state_bytes
 from delta_trl.plan import make_plan
 
@@ -234,7 +235,7 @@ def test_a_rollout_batch_may_serve_less_than_one_update(models):
 
 
 def _args(steps_per_generation, gradient_accumulation_steps):
-    return train.DeltaGRPOConfig(
+    return DeltaGRPOConfig(
         output_dir="unused",
         use_cpu=True,
         steps_per_generation=steps_per_generation,
@@ -305,7 +306,7 @@ def test_baseline_and_treatment_differ_only_in_what_is_compared(folder):
     delta, dapo = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("delta", "dapo"))
     differing = {key for key in delta.keys() | dapo.keys() if delta.get(key) != dapo.get(key)}
     assert differing == {"trainer", "output_dir"}
-    assert (delta["trainer"], dapo["trainer"]) == ("delta", "grpo")
+    assert (delta["trainer"], dapo["trainer"]) == ("delta", "dapo")
     assert not any(key.startswith("coef_") for key in dapo)
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import DeltaGRPOTrainer
+from delta_trl.methods import METHODS
 from delta_trl.tasks import arithmetic_problems, character_tokenizer
 
 
@@ -74,12 +75,12 @@ def test_every_checked_in_config_parses(path):
         assert load_config_from_file(str(path)).num_processes >= 1
         return
     script_args, _, args, model_args = parse("--config", path, "--use_cpu", "true", "--bf16", "false")
-    assert script_args.trainer in ("delta", "grpo")
+    assert script_args.trainer in METHODS
     assert model_args.model_name_or_path
     assert args.max_steps > 0
 
 
-@pytest.mark.parametrize("name", ["delta", "grpo"])
+@pytest.mark.parametrize("name", ["delta", "dapo"])
 def test_a_run_from_a_config_trains_and_saves(project, capsys, name):
     train.main(*parse("--config", project / "config.yaml", "--trainer", name))
     state = json.loads((project / "run" / "trainer_state.json").read_text())
@@ -113,7 +114,7 @@ def test_lora_from_the_command_line(project):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trainer", "grpo", "--coef_max", "1.5"], "coef_max would be ignored by trainer 'grpo'"),
+        (["--trainer", "dapo", "--coef_max", "1.5"], "coef_max would be ignored by trainer 'dapo'"),
         (["--reward_funcs", "no_such_reward"], "Unknown reward function 'no_such_reward'"),
         (["--reward_funcs", "math_reward", "soft_overlong"], "needs both soft_overlong_max_length"),
         (["--soft_overlong_cache", "4"], "they mean nothing without it"),
@@ -136,7 +137,7 @@ def test_unknown_keys_are_errors(project):
 def test_a_wrong_trainer_in_the_yaml_file_is_refused(project):
     with (project / "config.yaml").open("a") as file:
         file.write("trainer: ppo\n")
-    with pytest.raises(ValueError, match="'delta' or 'grpo'; got 'ppo'"):
+    with pytest.raises(ValueError, match="Unknown trainer 'ppo': trainer must be one of 'delta', 'dapo'"):
         train.main(*parse("--config", project / "config.yaml"))
 
 
@@ -152,7 +153,7 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
     built = []
     for trainer_class in (GRPOTrainer, DeltaGRPOTrainer):
         monkeypatch.setattr(trainer_class, "train", lambda self, **kwargs: built.append(self))
-    for name in ("delta", "grpo"):
+    for name in ("delta", "dapo"):
         train.main(*parse("--config", project / "config.yaml", "--trainer", name))
     ours, theirs = built
     assert type(ours) is DeltaGRPOTrainer

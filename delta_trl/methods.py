@@ -1,0 +1,121 @@
+"""The training methods that `scripts/train.py --trainer` knows by name.
+
+Classes are named as text and imported on use, so that listing the names costs nothing. Another method is one more entry.
+"""
+
+import argparse
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+DEFAULT = "delta"
+DELTA_CONFIG = "delta_trl.config:DeltaGRPOConfig"
+TRL_TRAINER = "trl:GRPOTrainer"
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    One way to train.
+
+    Attributes:
+        help: What it is, in a few words.
+        config: Module and name of the config class. TRL's own trainer is given a `DeltaGRPOConfig` too, whose defaults
+            and checks a comparison then shares; its `coef_` options must stay at their defaults.
+        trainer: Module and name of the trainer class.
+        preset: Options that make the method what its name says: defaults that nothing may contradict.
+    """
+
+    help: str
+    config: str = DELTA_CONFIG
+    trainer: str = TRL_TRAINER
+    preset: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_class(self) -> type:
+        return _load(self.config)
+
+    @property
+    def trainer_class(self) -> type:
+        return _load(self.trainer)
+
+
+METHODS = {
+    "delta": Method("DelTA", trainer="delta_trl.trainer:DeltaGRPOTrainer"),
+    "dapo": Method("DelTA's settings without its coefficients", preset={"loss_type": "dapo", "epsilon_high": 0.28}),
+    # None is TRL's default: the value of epsilon
+    "grpo": Method(
+        "the loss of GRPO, clipped at epsilon on both sides", preset={"loss_type": "grpo", "epsilon_high": None}
+    ),
+    "forking_tokens": Method(
+        "DAPO on the fifth of the tokens with the highest entropy",
+        preset={"loss_type": "dapo", "epsilon_high": 0.28, "top_entropy_quantile": 0.2},
+    ),
+    "sapo": Method("a soft gate instead of clipping", preset={"loss_type": "sapo"}),
+    "fipo": Method(
+        "tokens weighted by how the response goes on to change, options fipo_*",
+        config="delta_trl.fipo:FIPOConfig",
+        trainer="delta_trl.fipo:FIPOTrainer",
+    ),
+    "variant": Method(
+        "DelTA with another way of credit, option variant",
+        config="delta_trl.variants:VariantGRPOConfig",
+        trainer="delta_trl.variants:VariantGRPOTrainer",
+    ),
+}
+
+
+def describe() -> str:
+    """All names with what they are, for a script's help."""
+    return "; ".join(f"'{name}': {method.help}" for name, method in METHODS.items())
+
+
+def method_named(name: str) -> Method:
+    """The method of this name, or a `ValueError` that lists the names."""
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(f"Unknown trainer {name!r}: trainer must be one of {', '.join(map(repr, METHODS))}.")
+    return METHODS[name]
+
+
+def trainer_argument(arguments: list[str] | None) -> str:
+    """The trainer's name alone, from the command line, else from its YAML file: the config class depends on it."""
+    import yaml
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trainer")
+    parser.add_argument("--config")
+    early = parser.parse_known_args(arguments)[0]
+    if early.trainer is not None:
+        return early.trainer
+    if early.config is None:
+        return DEFAULT
+    with open(early.config, encoding="utf-8") as file:
+        settings = yaml.safe_load(file)
+    # What else a file can be is for the full parser to judge
+    return settings.get("trainer", DEFAULT) if isinstance(settings, dict) else DEFAULT
+
+
+def check_method(name: str, args: Any) -> None:
+    """Raise `ValueError` if options of `args` contradict the method, or would be ignored by it."""
+    method = method_named(name)
+    for option, value in method.preset.items():
+        got = getattr(args, option)
+        if option == "epsilon_high" and value is None and got == args.epsilon:
+            continue  # TRL's None, spelled out
+        if got != value:
+            meaning = f"{value!r}, the value of epsilon" if option == "epsilon_high" and value is None else repr(value)
+            raise ValueError(
+                f"trainer {name!r} needs {option}={meaning}; got {option}={got!r}. Leave {option} out, in the YAML file and "
+                f"on the command line, or set it to {value!r}; or choose another trainer ({', '.join(METHODS)})."
+            )
+    if (method.config, method.trainer) == (DELTA_CONFIG, TRL_TRAINER) and args.coef_changed:
+        raise ValueError(
+            f"{', '.join(args.coef_changed)} would be ignored by trainer {name!r}. Remove them, or use 'delta'."
+        )
+
+
+def _load(path: str) -> type:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,252 @@
+"""From the records of a study's runs to its tables. The seed is the unit: a run is one observation of its method.
+
+A step of the tables is a rollout batch, so that methods with several updates a batch line up with the others.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delta_trl.evaluation.statistics import bootstrap_interval, holm, sign_flip_test
+from delta_trl.evaluation.tables import render
+
+from .settings import WARM, Study
+
+
+# The final reward, entropy and length are means over so many last steps: one step has 16 prompts and would be noise
+LAST_STEPS = 10
+PASS_RATE = "eval_rewards/math_reward/mean"
+AREA, FINAL, ENTROPY, LENGTH = "reward_area", "final_reward", "entropy", "length"
+TITLES = {
+    AREA: "area under the reward curve",
+    FINAL: f"reward, last {LAST_STEPS} steps",
+    ENTROPY: f"entropy, last {LAST_STEPS} steps",
+    LENGTH: f"length, last {LAST_STEPS} steps",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95% bootstrap interval; no interval from a single seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus its baseline, on the seeds that both have.
+
+    Attributes:
+        mean, low, high, seeds: As in `Estimate`.
+        wins: Seeds on which the method is above its baseline.
+        p: Exact two-sided sign-flip test.
+        p_holm: The same, corrected for the number of methods compared in this metric.
+        effect: Cohen's d_z, the mean difference over the standard deviation of the differences; None if that is 0.
+    """
+
+    baseline: str
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+    wins: int
+    p: float
+    p_holm: float
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: what was planned, what there is, and its figures by metric."""
+
+    method: str
+    planned: int
+    done: int
+    estimates: dict[str, Estimate]
+    differences: dict[str, Difference]
+
+
+def updates_a_batch(options: dict[str, Any]) -> int:
+    """Optimiser steps on each rollout batch."""
+    accumulation = options.get("gradient_accumulation_steps", 1)
+    updates = (options.get("steps_per_generation") or accumulation) * options.get("num_iterations", 1)
+    if updates % accumulation:
+        raise ValueError(
+            f"{updates / accumulation:g} updates a rollout batch: evaluations of such runs fall between batches. Make "
+            "steps_per_generation a multiple of gradient_accumulation_steps."
+        )
+    return updates // accumulation
+
+
+def curve(record: dict[str, Any], metric: str) -> dict[int, float]:
+    """A logged metric by step in rollout batches; the first update of a batch stands for the batch."""
+    updates = updates_a_batch(record["options"])
+    values: dict[int, float] = {}
+    for entry in record["log_history"]:
+        if metric in entry and entry[metric] is not None:
+            values.setdefault(-(-entry["step"] // updates), entry[metric])
+    return values
+
+
+def metrics(record: dict[str, Any]) -> dict[str, float]:
+    """The figures of one run."""
+    rewards, entropies, lengths = (
+        list(curve(record, name).values()) for name in ("reward", "entropy", "completions/mean_length")
+    )
+    found = {AREA: float(np.mean(rewards)), FINAL: float(np.mean(rewards[-LAST_STEPS:]))}
+    found |= {f"pass_rate@{step}": value for step, value in sorted(curve(record, PASS_RATE).items())}
+    for name, values in ((ENTROPY, entropies), (LENGTH, lengths)):
+        if values:
+            found[name] = float(np.mean(values[-LAST_STEPS:]))
+    return found
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean over seeds. The interval is `evaluation.statistics.bootstrap_interval`'s: percentiles, expanded because five
+    or ten values resampled spread less than new ones would."""
+    values = np.array(values, dtype=float)
+    low, high = bootstrap_interval([values]) if len(values) > 1 else (None, None)
+    return Estimate(float(values.mean()), low, high, len(values))
+
+
+def effect_size(differences: Sequence[float]) -> float | None:
+    """Cohen's d_z; None where it is not defined."""
+    if len(differences) < 2 or (spread := float(np.std(differences, ddof=1))) == 0:
+        return None
+    return float(np.mean(differences)) / spread
+
+
+def analyse(study: Study, records: list[dict[str, Any]]) -> list[Row]:
+    """Every method of the study, those without a finished run too."""
+    planned = {method: study.seeds_of(method) for method in study.methods}
+    figures: dict[str, dict[int, dict[str, float]]] = {method: {} for method in study.methods}
+    for record in records:
+        if record["seed"] in planned.get(record["method"], ()):
+            figures[record["method"]][record["seed"]] = metrics(record)
+
+    differences: dict[str, dict[str, Difference]] = {method: {} for method in study.methods}
+    for name in _names(figures):
+        compared = []
+        for method, of_seed in figures.items():
+            baseline = study.baseline_of(method)
+            if method == baseline:
+                continue
+            common = [s for s in of_seed if name in of_seed[s] and name in figures[baseline].get(s, ())]
+            if common:
+                compared.append((method, baseline, [of_seed[s][name] - figures[baseline][s][name] for s in common]))
+        p_values = [sign_flip_test(np.array(values))[0] for _, _, values in compared]
+        for (method, baseline, values), p, p_holm in zip(compared, p_values, holm(p_values), strict=True):
+            wins = sum(value > 0 for value in values)
+            interval = asdict(estimate(values))
+            differences[method][name] = Difference(
+                baseline, **interval, wins=wins, p=p, p_holm=p_holm, effect=effect_size(values)
+            )
+    return [
+        Row(
+            method,
+            len(planned[method]),
+            len(of_seed),
+            {
+                name: estimate([found[name] for found in of_seed.values() if name in found])
+                for name in _names({method: of_seed})
+            },
+            differences[method],
+        )
+        for method, of_seed in figures.items()
+    ]
+
+
+def _names(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
+    """Metrics in the order of the tables: rewards, pass rates by step, entropy, length."""
+    names = {name for of_seed in figures.values() for found in of_seed.values() for name in found}
+    rates = sorted((n for n in names if n.startswith("pass_rate@")), key=lambda n: int(n.partition("@")[2]))
+    return [name for name in (AREA, FINAL, *rates, ENTROPY, LENGTH) if name in names]
+
+
+def title_of(name: str) -> str:
+    return TITLES.get(name) or f"pass rate after {name.partition('@')[2]} steps"
+
+
+def _scale(name: str) -> tuple[float, int]:
+    """Factor and decimals of a metric in the tables: shares are shown in points."""
+    return {ENTROPY: (1, 4), LENGTH: (1, 1)}.get(name, (100, 1))
+
+
+def _interval(found: Estimate | Difference, name: str, sign: str = "") -> str:
+    factor, decimals = _scale(name)
+    form = f"{{:{sign}.{decimals}f}}"
+    text = form.format(factor * found.mean)
+    if found.low is None:
+        return text
+    return f"{text} [{form.format(factor * found.low)}, {form.format(factor * found.high)}]"
+
+
+def overview_table(rows: list[Row], style: str) -> str:
+    """Every method with its means and intervals over seeds."""
+    names = _names({row.method: {0: row.estimates} for row in rows})
+    body = []
+    for row in rows:
+        cells = [_interval(row.estimates[n], n) if n in row.estimates else "-" for n in names]
+        body.append([row.method, f"{row.done} of {row.planned}", *cells])
+    return render(["method", "seeds", *map(title_of, names)], body, style)
+
+
+def difference_table(rows: list[Row], name: str, style: str) -> str:
+    """One metric: every method against its baseline, seed by seed."""
+    body = []
+    for row in rows:
+        if (found := row.differences.get(name)) is None:
+            continue
+        effect = "-" if found.effect is None else f"{found.effect:+.2f}"
+        values = [_interval(found, name, "+"), f"{found.wins}/{found.seeds}", f"{found.p:.4f}", f"{found.p_holm:.4f}"]
+        body.append([f"{row.method} − {found.baseline}", *values, effect])
+    return render(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body, style)
+
+
+def notes(study: Study, rows: list[Row], records: list[dict[str, Any]]) -> list[str]:
+    """What a reader of the tables has to know."""
+    task, options = study.task, study.settings
+    texts = [
+        f"Task {task.name}; {options.get('max_steps')} steps; learning rate {options.get('learning_rate')} for all "
+        f"methods that do not say otherwise; pass rates on {task.held_out} unseen problems, one sample each at temperature "
+        f"{options.get('temperature', 1.0)}. Rewards and pass rates in points.",
+        "Means over seeds with 95% bootstrap intervals. Differences are taken seed by seed (same data order); p is the "
+        "exact two-sided sign-flip test, whose smallest value is 2/2ⁿ for n seeds (0.002 for 10, 0.0625 for 5); Holm over "
+        "all methods of a table; d_z is the mean difference over the standard deviation of the differences.",
+    ]
+    start = [curve(r, PASS_RATE).get(0) for r in records if r["method"] == WARM]
+    if start and start[0] is not None:
+        texts.append(f"Pass rate before training, the same model for all runs: {100 * start[0]:.1f}.")
+    if missing := [f"{row.method} ({row.planned - row.done})" for row in rows if row.done < row.planned]:
+        texts.append(f"Runs without a result, not yet run or failed: {', '.join(missing)}.")
+    if commits := sorted({f"{r['git']['commit']}{' with changes' * bool(r['git']['dirty'])}" for r in records}):
+        texts.append(f"Code: {', '.join(commits)}.")
+    if records:
+        seconds = [r["wall_seconds"] for r in records if r["method"] != WARM]
+        if seconds:
+            texts.append(f"Median wall time of a run: {np.median(seconds):.0f} s.")
+    return texts
+
+
+def write_tables(study: Study, records: list[dict[str, Any]], folder: Path) -> str:
+    """Write study.md and study.json, and return the tables as text."""
+    rows = analyse(study, records)
+    compared = _names({r.method: {0: r.differences} for r in rows})
+    lines = notes(study, rows, records)
+
+    def tables(style: str) -> list[str]:
+        return [overview_table(rows, style), *(difference_table(rows, name, style) for name in compared)]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join([f"# Study {study.name}", *tables("markdown"), *(f"- {line}" for line in lines)])
+    (folder / "study.md").write_text(text + "\n", encoding="utf-8")
+    content = {"study": study.name, "notes": lines, "methods": [asdict(row) for row in rows]}
+    (folder / "study.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return "\n\n".join([*tables("text"), *lines])

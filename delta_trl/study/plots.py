@@ -1,0 +1,108 @@
+"""Pictures of a study: reward curves with bands over seeds, and the differences to the baselines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from delta_trl.report.plots import smoothed
+
+from .analysis import AREA, FINAL, Row, curve, estimate, title_of
+from .settings import Study
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# More curves with bands cannot be told apart; the other methods are in the picture of the differences
+MOST_CURVES = 7
+SMOOTHED_STEPS = 5
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the baseline is black
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> None:
+    """
+    Mean reward by step of the methods with the most seeds, each with the 95% interval of its mean over seeds.
+
+    Seeds of a method that ended at different steps are drawn as far as all of them go.
+    """
+    of_method: dict[str, list[np.ndarray]] = {}
+    for name in study.methods:
+        runs = [list(curve(r, "reward").values()) for r in records if r["method"] == name]
+        if runs:
+            shortest = min(map(len, runs))
+            of_method[name] = [smoothed(values[:shortest], SMOOTHED_STEPS) for values in runs]
+    baseline = [study.baseline] if study.baseline in of_method else []
+    others = sorted((n for n in of_method if n != study.baseline), key=lambda name: -len(of_method[name]))
+    chosen = [*baseline, *others][:MOST_CURVES]
+
+    figure = _figure((8, 4.6))
+    axes = figure.subplots()
+    # The first colour is the baseline's, also where it has no run yet
+    for name, colour in zip(chosen, COLOURS if baseline else COLOURS[1:], strict=False):
+        values = np.array(of_method[name])
+        steps = np.arange(1, values.shape[1] + 1)
+        bands = [estimate(column) for column in values.T]
+        label = f"{name} ({len(values)} seed{'s' * (len(values) != 1)})"
+        axes.plot(steps, [e.mean for e in bands], color=colour, linewidth=1.8, label=label)
+        if len(values) > 1:
+            low, high = [e.low for e in bands], [e.high for e in bands]
+            axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.set(xlabel="step (rollout batches)", ylabel=f"mean verified reward, mean of {SMOOTHED_STEPS} steps")
+    axes.set_title(f"{study.name}: mean over seeds and its 95% interval", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.margins(x=0.01)
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    _plain(axes, "top", "right")
+    figure.savefig(path, dpi=150)
+
+
+def plot_differences(rows: list[Row], path: Path) -> None:
+    """Every method against its baseline in the area under the reward curve and the pass rates, with 95% intervals."""
+    compared = [row for row in rows if row.differences]
+    names = [n for n in (AREA, FINAL) if any(n in row.differences for row in compared)]
+    rates = {name for row in compared for name in row.differences if name.startswith("pass_rate@")}
+    names += sorted(rates - {"pass_rate@0"}, key=lambda name: int(name.partition("@")[2]))
+    if not names:
+        return
+    figure = _figure((2.6 + 2.6 * len(names), 1.3 + 0.34 * len(compared)))
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
+        axes.axvline(0, color="0.55", linewidth=1)
+        for line, row in enumerate(compared):
+            if (found := row.differences.get(name)) is None:
+                continue
+            middle = 100 * found.mean
+            reach = None
+            if found.low is not None:
+                reach = [[max(0.0, middle - 100 * found.low)], [max(0.0, 100 * found.high - middle)]]
+            excludes_zero = found.low is not None and (found.low > 0 or found.high < 0)
+            style = {"color": COLOURS[2], "markerfacecolor": COLOURS[2] if excludes_zero else "white"}
+            axes.errorbar([middle], [line], xerr=reach, fmt="o", markersize=5.5, capsize=3, **style)
+        axes.set_title(title_of(name), fontsize=9.5)
+        axes.set_yticks(range(len(compared)), [_label(row) for row in compared], fontsize=9)
+        axes.grid(axis="x", alpha=0.25)
+        axes.tick_params(axis="y", length=0)
+        _plain(axes, "top", "right", "left")
+        axes.set_xlabel("points", fontsize=9)
+    axes.invert_yaxis()
+    figure.suptitle("Difference to the baseline, seed by seed, with 95% intervals (filled: without 0)", fontsize=10.5)
+    figure.savefig(path, dpi=150)
+
+
+def _label(row: Row) -> str:
+    found = next(iter(row.differences.values()))
+    return f"{row.method} − {found.baseline}  (n = {found.seeds})"
+
+
+def _plain(axes, *sides: str) -> None:
+    for side in sides:
+        axes.spines[side].set_visible(False)
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("The plots need matplotlib: pip install 'delta_trl[report]'.") from error
+    return Figure(figsize=size, layout="constrained")  # not pyplot: it would choose a backend

@@ -1,0 +1,316 @@
+"""Runs a study's training runs as subprocesses of scripts/train.py, as many at a time as there are cores.
+
+A run is finished when its record is in results.jsonl, which only this process writes: it is never repeated. Whatever
+else happens to a run (it fails, it is killed, the machine stops), the next start does it again from its beginning.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from delta_trl.tasks import arithmetic_problems, warm_up
+
+from .records import append_record, read_records, write_records
+from .settings import Run, Study, TaskSettings
+
+
+POLL_SECONDS = 0.2
+# What a stopped run gets to end by itself
+GRACE_SECONDS = 10
+LOG_LINES = 12
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # a run has one core
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # glibc keeps the memory of a step's large tensors instead of returning it and having it zeroed again: 5% of a run
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM. Like KeyboardInterrupt not an Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without a result."""
+
+    run: Run
+    reason: str
+    log: str
+
+
+def prepare(task: TaskSettings, folder: Path) -> str:
+    """Write the task's data and warm a model up, unless an earlier start did. Returns a fingerprint of both.
+
+    Raises:
+        ValueError: The folder has the data and the model of other task settings.
+    """
+    settings = json.dumps(asdict(task))
+    noted = folder / "task.json"
+    if noted.exists() and noted.read_text() != settings:
+        raise ValueError(
+            f"{folder} was made for the task {noted.read_text()}; this study asks for {settings}. Results of two tasks "
+            "are not mixed: choose another --folder."
+        )
+    warm, data = folder / "warm", folder / "data"
+    if not noted.exists():  # the last file to be written
+        problems = arithmetic_problems(task.problems)
+        data.mkdir(parents=True, exist_ok=True)
+        for name, rows in (("test", problems[: task.held_out]), ("train", problems[task.held_out :])):
+            (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.rmtree(warm, ignore_errors=True)
+        questions = [row["question"] for row in problems[task.held_out :]]
+        warm_up(str(warm), questions, task=task.name, steps=task.warm_up_steps, error_rate=task.error_rate)
+        noted.write_text(settings)
+    digest = hashlib.sha256()
+    for file in (
+        data / "train.jsonl",
+        data / "test.jsonl",
+        *sorted(warm.glob("*.safetensors")),
+        warm / "tokenizer.json",
+    ):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def placed(run: Run, folder: Path) -> dict[str, Any]:
+    """The run's complete options for scripts/train.py."""
+    return {
+        **run.options,
+        "model_name_or_path": str(folder / "warm"),
+        "dataset_name": str(folder / "data" / "train.jsonl"),
+        "held_out_name": str(folder / "data" / "test.jsonl"),
+        "max_prompt_length": None,
+        "output_dir": str(folder / "runs" / run.name / "output"),
+    }
+
+
+def write_config(run: Run, folder: Path) -> Path:
+    """The run's YAML file: `python scripts/train.py --config` of it repeats the run by hand."""
+    path = folder / "runs" / run.name / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(placed(run, folder), sort_keys=False))
+    return path
+
+
+def open_runs(runs: list[Run], folder: Path, fingerprint: str, discard: bool = False) -> list[Run]:
+    """The runs without a result.
+
+    Args:
+        discard: Take results that were made with other options, data or model out of results.jsonl and run them again.
+
+    Raises:
+        ValueError: There are such results, and `discard` is off.
+    """
+    keys = {(run.method, run.seed): run.key(fingerprint) for run in runs}
+    records = read_records(folder)
+    stale = [r for r in records if keys.get((r["method"], r["seed"]), r["key"]) != r["key"]]
+    if stale and not discard:
+        names = ", ".join(f"{r['method']}-seed{r['seed']}" for r in stale[:5]) + (" ..." if len(stale) > 5 else "")
+        raise ValueError(
+            f"{len(stale)} results in {folder} were made with other options, another model or other data ({names}), and "
+            "results of two settings are not mixed. Undo the change, choose another --folder, or have them removed and "
+            "run again with --discard."
+        )
+    if stale:
+        write_records(folder, [r for r in records if r not in stale])
+    done = {(r["method"], r["seed"]) for r in records if r not in stale}
+    return [run for run in runs if (run.method, run.seed) not in done]
+
+
+def execute(runs: list[Run], folder: Path, fingerprint: str, *, script: Path, jobs: int, done: int) -> list[Failure]:
+    """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
+
+    Args:
+        script: scripts/train.py. Runs work in the folder above it.
+        done: Runs finished by earlier starts, for the progress bar.
+
+    Raises:
+        Stopped: after SIGINT or SIGTERM, when the running ones have been ended.
+    """
+    waiting, failures, shown = list(runs), [], None
+    active: dict[subprocess.Popen, tuple[Run, float]] = {}
+    origin = {"git": git_state(script.parent), "versions": versions()}
+    bar = tqdm(total=done + len(runs), initial=done, desc="runs", unit="run", smoothing=0, dynamic_ncols=True)
+    with bar, _signals_raise(), _locked(folder) as lock:
+        try:
+            while waiting or active:
+                while waiting and len(active) < jobs:
+                    run = waiting.pop(0)
+                    active[_start(run, folder, script, lock)] = (run, time.monotonic())
+                counts = {"running": len(active), "failed": len(failures), "waiting": len(waiting)}
+                if shown != counts:
+                    bar.set_postfix(counts)
+                    shown = counts
+                time.sleep(POLL_SECONDS)
+                for process in [p for p in active if p.poll() is not None]:
+                    run, start = active.pop(process)
+                    wall = time.monotonic() - start
+                    outcome = _outcome(run, process.returncode, folder)
+                    if isinstance(outcome, Failure):
+                        failures.append(outcome)
+                        bar.write(f"{run.name} failed: {outcome.reason}")
+                        continue
+                    append_record(
+                        folder,
+                        {
+                            "method": run.method,
+                            "seed": run.seed,
+                            "key": run.key(fingerprint),
+                            "options": run.options,
+                            **origin,
+                            "wall_seconds": wall,
+                            "log_history": outcome,
+                        },
+                    )
+                    shutil.rmtree(
+                        folder / "runs" / run.name / "output"
+                    )  # the model; everything logged is in the record
+                    bar.update()
+        finally:
+            _end(list(active))
+    return failures
+
+
+def default_jobs() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(run: Run, folder: Path, script: Path, lock: int) -> subprocess.Popen:
+    config = write_config(run, folder)
+    shutil.rmtree(config.parent / "output", ignore_errors=True)  # what a broken run left
+    with (config.parent / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, str(script), "--config", str(config)],
+            cwd=script.parent.parent,
+            env={**os.environ, **ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the runs
+            pass_fds=(lock,),  # held by the runs too: if this process is killed, no second study joins the orphans
+        )
+
+
+def _outcome(run: Run, status: int, folder: Path) -> list[dict[str, Any]] | Failure:
+    """The log history of a run that reached its last step, or what went wrong."""
+    place = folder / "runs" / run.name
+    state = place / "output" / "trainer_state.json"
+    reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+    if status == 0:
+        if state.exists():
+            content = json.loads(state.read_text())
+            if content["global_step"] == content["max_steps"]:
+                return content["log_history"]
+            reason = f"it stopped at step {content['global_step']} of {content['max_steps']}"
+        else:
+            reason = "exit status 0, but there is no trainer_state.json"
+    lines = (place / "log.txt").read_text(errors="replace").replace("\r", "\n").splitlines()
+    return Failure(run, reason, "\n".join(lines[-LOG_LINES:]))
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    """End runs with their worker processes."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """The first SIGINT or SIGTERM raises `Stopped`; later ones cannot disturb the ending of the runs."""
+
+    def stop(number, frame):
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"Another study, or runs that one left behind when it was killed, are at work in {folder}. Wait for them, "
+                "end them, or choose another --folder."
+            ) from None
+        yield file.fileno()
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the code, and whether tracked files differ from it; None where there is no git."""
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    status = ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: version(name) for name in ("torch", "transformers", "trl", "accelerate", "datasets")},
+    }
+
+
+def check_options(study: Study, folder: Path, parse: Callable[[list[str]], Any]) -> None:
+    """Have the training script's own parser read a run of every method, before anything starts.
+
+    Raises:
+        ValueError: An option that it does not know, or that does not fit; names the method.
+    """
+    for run in {run.method: run for run in study.runs(seeds=1)}.values():
+        try:
+            parse(["--config", str(write_config(run, folder))])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"The options of method {run.method!r} do not fit scripts/train.py: {error}") from error

@@ -1,0 +1,189 @@
+"""A study's YAML file: what it may say, and the runs that follow from it."""
+
+import hashlib
+import json
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from delta_trl.tasks import TASKS
+
+
+# The study gives these to every run itself
+OWN_OPTIONS = ("model_name_or_path", "dataset_name", "held_out_name", "output_dir", "seed", "max_prompt_length")
+# The run that only evaluates the model all runs start from
+WARM = "warm"
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The made task, and the warmed-up model that every run starts from.
+
+    Attributes:
+        name: One of `delta_trl.tasks.TASKS`.
+        warm_up_steps: Of the supervised warm-up; None takes the task's own.
+        error_rate: Probability that a written step of the warm-up's solutions is wrong.
+        held_out: Problems kept out of warm-up and training, for the pass rate.
+        problems: All problems, the held-out ones among them.
+    """
+
+    name: str
+    warm_up_steps: int | None = None
+    error_rate: float = 0.25
+    held_out: int = 1000
+    problems: int = 6561
+
+    def __post_init__(self):
+        if self.name not in TASKS:
+            raise ValueError(f"task.name must be one of {', '.join(TASKS)}; got {self.name!r}.")
+        if not 0 < self.held_out < self.problems:
+            raise ValueError(
+                f"task.held_out must be between 1 and task.problems - 1 = {self.problems - 1}, or nothing is left to "
+                f"train on; got {self.held_out}."
+            )
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the study's tables: options of scripts/train.py on top of the study's settings.
+
+    Attributes:
+        options: What the method changes.
+        seeds: How many of the study's seeds it runs on, the first ones; None: all of them.
+        baseline: Method that it is compared with, if that is not the study's baseline.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    seeds: int | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; `name` is its folder."""
+
+    method: str
+    seed: int
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-seed{self.seed}"
+
+    def key(self, fingerprint: str) -> str:
+        """Changes with the run's options, the data and the warm model, but not with where they lie."""
+        text = json.dumps([self.options, fingerprint], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Methods × seeds on one task.
+
+    Attributes:
+        name: The file's name without suffix.
+        task: The task and the model.
+        settings: Options of scripts/train.py that all runs share.
+        baseline: Method that the others are compared with, seed by seed.
+        seeds: All seeds.
+        methods: By name, in the order of the tables.
+    """
+
+    name: str
+    task: TaskSettings
+    settings: dict[str, Any]
+    baseline: str
+    seeds: tuple[int, ...]
+    methods: dict[str, Method]
+
+    def __post_init__(self):
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be a list of different numbers; got {list(self.seeds)}.")
+        for owner, options in (
+            ("settings", self.settings),
+            *((f"methods.{n}", m.options) for n, m in self.methods.items()),
+        ):
+            if own := [name for name in OWN_OPTIONS if name in options]:
+                raise ValueError(f"{owner} has {', '.join(own)}, which the study sets itself. Remove it.")
+        if WARM in self.methods:
+            raise ValueError(f"A method cannot be called {WARM!r}: that is the run that evaluates the common start.")
+        for name, method in self.methods.items():
+            if "/" in name or "-seed" in name:
+                raise ValueError(f"{name!r} cannot name a method: its runs' folders are called NAME-seedN.")
+            if method.seeds is not None and not 1 <= method.seeds <= len(self.seeds):
+                raise ValueError(
+                    f"methods.{name}.seeds must be 1 to {len(self.seeds)}, the number of the study's seeds; "
+                    f"got {method.seeds}."
+                )
+            if self.baseline_of(name) not in self.methods:
+                raise ValueError(
+                    f"The baseline of {name!r} is {self.baseline_of(name)!r}, which is not among the methods: "
+                    f"{', '.join(self.methods)}."
+                )
+
+    def baseline_of(self, method: str) -> str:
+        return self.methods[method].baseline or self.baseline
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        return self.seeds[: self.methods[method].seeds]
+
+    def runs(self, methods: list[str] | None = None, seeds: int | None = None) -> list[Run]:
+        """All runs, or those of some methods or of the first few seeds; seed by seed, so that a study that is stopped early
+        has about as many seeds of each method. The first run evaluates the common start, if there is an evaluation."""
+        if unknown := set(methods or ()) - set(self.methods):
+            raise ValueError(
+                f"No method is called {', '.join(sorted(unknown))}. There are: {', '.join(self.methods)}."
+            )
+        if seeds is not None and not 1 <= seeds <= len(self.seeds):
+            raise ValueError(f"seeds must be 1 to {len(self.seeds)}, the number of the study's seeds; got {seeds}.")
+        runs = []
+        if self.settings.get("eval_strategy", "no") != "no":
+            start = {"max_steps": 1, "eval_on_start": True, "seed": self.seeds[0]}
+            runs.append(Run(WARM, self.seeds[0], {**self.settings, **self.methods[self.baseline].options, **start}))
+        runs.extend(
+            Run(name, seed, {**self.settings, **method.options, "seed": seed})
+            for seed in self.seeds[:seeds]
+            for name, method in self.methods.items()
+            if seed in self.seeds_of(name) and (methods is None or name in methods)
+        )
+        return runs
+
+
+def load_study(path: Path) -> Study:
+    """Read a study's YAML file.
+
+    Raises:
+        ValueError: Unknown or missing keys, or values that do not fit.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _check_keys(content, Study, str(path), given=("name",))
+    task, methods = content["task"], content["methods"]
+    _check_keys(task, TaskSettings, f"{path}: task")
+    if not isinstance(methods, dict) or not methods:
+        raise ValueError(f"{path}: methods must map names to options; got {methods!r}.")
+    if not isinstance(content["settings"], dict) or not isinstance(content["seeds"], list):
+        raise ValueError(f"{path}: settings must be a mapping and seeds a list.")
+    for name, method in methods.items():
+        _check_keys(method, Method, f"{path}: methods.{name}")
+    return Study(
+        name=path.stem,
+        task=TaskSettings(**task),
+        settings=content["settings"],
+        baseline=content["baseline"],
+        seeds=tuple(content["seeds"]),
+        methods={str(name): Method(**method) for name, method in methods.items()},
+    )
+
+
+def _check_keys(content: Any, kind: type, where: str, given: tuple[str, ...] = ()) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be a mapping; got {content!r}.")
+    known = [f for f in fields(kind) if f.name not in given]
+    names = [f.name for f in known]
+    if unknown := [str(key) for key in content if key not in names]:
+        raise ValueError(f"{where} has unknown keys: {', '.join(unknown)}. Known are: {', '.join(names)}.")
+    needed = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in content]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}.")

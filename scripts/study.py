@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Compare methods over seeds on a task that one core learns in a minute or two:
+
+    python scripts/study.py --config configs/study/ledger.yaml
+
+1. Make the task's data, and warm up the model that all runs start from.
+2. Run scripts/train.py for every method and seed, one thread each, as many at a time as there are cores.
+3. Write tables, plots and the records of every run into outputs/study/NAME.
+
+The same command continues a study that was stopped: a finished run is never repeated, a broken one is reported, counted
+and tried again. To repeat one run by hand: python scripts/train.py --config outputs/study/NAME/runs/METHOD-seedN/config.yaml
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", type=Path, required=True, help="the study, such as configs/study/ledger.yaml")
+    add("--methods", nargs="+", help="only these (default: all)")
+    add("--seeds", type=int, help="only the first so many seeds (default: all)")
+    add("--jobs", type=int, help="runs at a time (default: the number of cores)")
+    add("--folder", type=Path, help="where everything is written (default: outputs/study/NAME)")
+    add("--tables", action="store_true", help="only tables and plots again, from the records of finished runs")
+    add("--discard", action="store_true", help="remove results that were made with other settings, and run them again")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = parse()
+    from delta_trl.study.settings import load_study
+
+    try:
+        study = load_study(args.config)
+        folder = (args.folder or ROOT / "outputs" / "study" / study.name).resolve()
+        failures = [] if args.tables else run(study, folder, args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    for failure in failures:
+        log = folder / "runs" / failure.run.name / "log.txt"
+        print(f"\n{failure.run.name} failed: {failure.reason}. The end of {log}:\n{failure.log}", file=sys.stderr)
+
+    print(report(study, folder))
+    if failures:
+        sys.exit(f"error: {len(failures)} runs failed. The same command tries them again.")
+
+
+def report(study, folder: Path) -> str:
+    """Write tables, plots and the packed records; the tables as text."""
+    from delta_trl.study.analysis import analyse, write_tables
+    from delta_trl.study.plots import plot_differences, plot_rewards
+    from delta_trl.study.records import pack_records, read_records
+
+    records = read_records(folder)
+    if not records:
+        return f"There are no results in {folder} yet."
+    text = write_tables(study, records, folder)
+    plot_rewards(study, records, folder / "reward.png")
+    plot_differences(analyse(study, records), folder / "differences.png")
+    return f"{text}\n\nTables, plots and {pack_records(folder).name} are in {folder}."
+
+
+def run(study, folder: Path, args: argparse.Namespace) -> list:
+    """Everything that is open; what failed."""
+    os.chdir(ROOT)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from delta_trl.study import runner
+
+    import train  # isort: skip
+
+    runs = study.runs(args.methods, args.seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    runner.check_options(study, folder, train.parse)
+    fingerprint = runner.prepare(study.task, folder)
+    todo = runner.open_runs(runs, folder, fingerprint, args.discard)
+    try:
+        return runner.execute(
+            todo,
+            folder,
+            fingerprint,
+            script=ROOT / "scripts" / "train.py",
+            jobs=args.jobs or runner.default_jobs(),
+            done=len(runs) - len(todo),
+        )
+    except runner.Stopped as stop:
+        print(f"{stop}: finished runs are kept, and the same command does the others.", file=sys.stderr)
+        sys.exit(128 + stop.number)
+
+
+if __name__ == "__main__":
+    main()

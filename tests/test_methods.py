@@ -1,0 +1,185 @@
+"""Every method that the training script knows by name: what it builds, what it refuses, and a real run."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from test_scripts import ROOT, parse, project, train  # noqa: F401 (a fixture)
+from trl import GRPOTrainer
+
+from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl.fipo import FIPOConfig, FIPOTrainer
+from delta_trl.methods import METHODS, Method, trainer_argument
+
+
+# Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
+EXPECTED = {
+    "delta": (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0),
+    "dapo": (GRPOTrainer, "dapo", 0.28, None, 1.0),
+    "grpo": (GRPOTrainer, "grpo", 0.2, None, 1.0),
+    "forking_tokens": (GRPOTrainer, "dapo", 0.28, None, 0.2),
+    "sapo": (GRPOTrainer, "sapo", 0.28, None, 1.0),
+    "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
+}
+
+
+def write_config(project, **settings):  # noqa: F811
+    path = project / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **settings}))
+    return ["--config", path]
+
+
+def effective(trainer):
+    return (type(trainer), trainer.loss_type, trainer.epsilon_high, trainer.args.delta, trainer.top_entropy_quantile)
+
+
+def test_every_method_has_expectations():
+    assert METHODS.keys() == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("place", ["yaml", "command line"])
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_name_means_these_loss_settings(project, monkeypatch, name, place):  # noqa: F811
+    built = []
+    monkeypatch.setattr(EXPECTED[name][0], "train", lambda self, **kwargs: built.append(self))
+    # The command line wins over the YAML file, whose trainer has a preset of its own
+    arguments = write_config(project, trainer=name if place == "yaml" else "sapo")
+    train.main(*parse(*arguments, *([] if place == "yaml" else ["--trainer", name])))
+    (trainer,) = built
+    assert effective(trainer) == EXPECTED[name]
+    assert trainer.epsilon_low == 0.2
+    assert trainer.args.disable_dropout
+    assert (trainer.args.sapo_temperature_pos, trainer.args.sapo_temperature_neg) == (1.0, 1.05)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_two_steps_of_every_method(project, name):  # noqa: F811
+    # Two updates on a rollout batch, so that ratios differ from 1
+    schedule = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 2, "save_steps": 2}
+    train.main(*parse(*write_config(project, trainer=name, **schedule)))
+    history = json.loads((project / "run" / "trainer_state.json").read_text())["log_history"]
+    entries = [entry for entry in history if "loss" in entry]
+    assert [entry["step"] for entry in entries] == [1, 2]
+    assert any(entry["grad_norm"] > 0 for entry in entries)
+    for entry in entries:
+        assert ("delta/coef/mean" in entry or entry["step"] == 2) if name == "delta" else "delta/seconds" not in entry
+        assert ("fipo/mean" in entry) == (name == "fipo")
+        assert ("clip_ratio/region_mean" in entry) == (name != "sapo")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sapo", {"loss_type": "dapo"}, "trainer 'sapo' needs loss_type='sapo'; got loss_type='dapo'"),
+        ("grpo", {"loss_type": "dapo"}, "trainer 'grpo' needs loss_type='grpo'"),
+        ("grpo", {"epsilon_high": 0.28}, "needs epsilon_high=None, the value of epsilon; got epsilon_high=0.28"),
+        ("dapo", {"epsilon_high": 0.2}, r"trainer 'dapo' needs epsilon_high=0\.28; got epsilon_high=0\.2"),
+        ("dapo", {"loss_type": "bnpo"}, "Leave loss_type out"),
+        ("forking_tokens", {"top_entropy_quantile": 1.0}, r"needs top_entropy_quantile=0\.2; got .*=1\.0"),
+        ("fipo", {"loss_type": "sapo"}, "got 'sapo'"),
+        ("fipo", {"importance_sampling_level": "sequence"}, "cannot be combined with FIPO"),
+        ("grpo", {"coef_max": 1.5}, "coef_max would be ignored by trainer 'grpo'"),
+        ("forking_tokens", {"coef_refinement_steps": 2}, "coef_refinement_steps would be ignored"),
+        ("fipo", {"coef_max": 1.5}, "coef_max"),
+        ("dapo", {"fipo_half_life": 16}, "fipo_half_life"),
+        (
+            "ppo",
+            {},
+            "Unknown trainer 'ppo': .* 'delta', 'dapo', 'grpo', 'forking_tokens', 'sapo', 'fipo'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["yaml", "command line"])
+def test_what_contradicts_a_method_is_refused(project, name, options, message, place):  # noqa: F811
+    if place == "yaml":
+        arguments = write_config(project, trainer=name, **options)
+    else:
+        arguments = [*write_config(project), "--trainer", name]
+        arguments += [part for option, value in options.items() for part in (f"--{option}", value)]
+    with pytest.raises(ValueError, match=message):
+        parse(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("grpo", {"epsilon": 0.3, "epsilon_high": 0.3}),
+        ("grpo", {"epsilon_high": "none"}),
+        ("sapo", {"loss_type": "sapo", "sapo_temperature_neg": 1.2}),
+        ("forking_tokens", {"top_entropy_quantile": 0.2, "delta": 10.0}),
+        ("fipo", {"loss_type": "bnpo", "epsilon_high": 0.25, "fipo_half_life": 16}),
+    ],
+)
+def test_what_does_not_contradict_it_is_accepted(project, name, options):  # noqa: F811
+    parts = [part for option, value in options.items() for part in (f"--{option}", value)]
+    args = parse(*write_config(project), "--trainer", name, *parts)[2]
+    for option, value in options.items():
+        assert getattr(args, option) == (None if value == "none" else value)
+
+
+def test_the_command_line_corrects_the_yaml_file(project):  # noqa: F811
+    arguments = write_config(project, trainer="delta", loss_type="dapo", epsilon_high=0.28)
+    args = parse(*arguments, "--trainer", "grpo", "--loss_type", "grpo", "--epsilon_high", "none")[2]
+    assert (args.loss_type, args.epsilon_high) == ("grpo", None)
+
+
+def test_an_abbreviated_name_is_refused(project):  # noqa: F811
+    with pytest.raises(ValueError, match="Write --trainer in full"):
+        parse(*write_config(project), "--traine", "sapo")
+    assert trainer_argument(["--trainer=sapo"]) == "sapo"
+    assert trainer_argument([]) == "delta"
+
+
+@pytest.mark.parametrize("trainer", [None, ["delta"], 3])
+def test_a_name_that_is_no_text_is_refused(project, trainer):  # noqa: F811
+    with pytest.raises(ValueError, match=r"Unknown trainer .*: trainer must be one of 'delta'"):
+        parse(*write_config(project, trainer=trainer))
+
+
+def test_a_plan_has_the_methods_own_config(project, capsys):  # noqa: F811
+    states = {}
+    for name in ("delta", "fipo", "sapo"):
+        parsed = parse(*write_config(project, trainer=name, max_prompt_length=40), "--plan", "--plan_processes", "2")
+        assert parsed[2].world_size == 2
+        assert isinstance(parsed[2], FIPOConfig if name == "fipo" else DeltaGRPOConfig)
+        train.main(*parsed)
+        printed = capsys.readouterr().out
+        assert f"{name}, 2 processes" in printed
+        (states[name],) = (line for line in printed.splitlines() if line.startswith("hidden states (DelTA)"))
+    assert states["fipo"] == states["sapo"]
+
+
+def test_another_method_is_one_entry(project, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(
+        METHODS, "other", Method("", config="delta_trl.fipo:FIPOConfig", preset={"fipo_clip_max": 1.5})
+    )
+    args = parse(*write_config(project, trainer="other"))[2]
+    assert args.fipo_clip_max == 1.5
+
+
+@pytest.mark.slow
+def test_help_lists_every_method_and_loads_no_trainer():
+    code = (
+        "import sys; sys.argv = ['train.py', '--help']; sys.path.insert(0, 'scripts'); import train\n"
+        "try: train.parse()\n"
+        "except SystemExit: pass\n"
+        "assert not {'trl.trainer.grpo_trainer', 'delta_trl.trainer', 'delta_trl.fipo'} & sys.modules.keys()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "10000"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    ).stdout
+    for name in METHODS:
+        assert f"'{name}'" in printed
+    assert "--coef_max" in printed
+
+
+def test_help_of_a_method_has_its_own_options(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse("--trainer", "fipo", "--help")
+    printed = capsys.readouterr().out
+    assert "--fipo_half_life" in printed
+    assert "--coef_max" not in printed
