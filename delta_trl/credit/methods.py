@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..coefficients import delta_coefficients
+from ..coefficients import Coefficients, delta_coefficients
 from ..features import FEATURES, RolloutTokens, gathered_lm_head
+from ..fipo import fipo_weights
+from ..variants import VARIANTS, Rollouts
 
 
 if TYPE_CHECKING:
@@ -23,35 +25,35 @@ AfterUpdate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 ENTROPY_ROWS = 4096
 
 
-def delta(features: str, unit: bool = False) -> Method:
-    """Published DelTA on one of `FEATURES`, or on features of unit length."""
+def delta(features: str, **options) -> Method:
+    """Published DelTA on one of `FEATURES`; `options` replace those of the trainer, by `delta_coefficients`' names."""
 
     def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-        args = trainer.args
-        policy = trainer.accelerator.unwrap_model(trainer.model)
-        rows, scale = FEATURES[features](
-            tokens.hidden.clone(),  # some overwrite it
-            *(tokens.log_probs, tokens.ids, policy, trainer.temperature, args.coef_top_k),
-        )
-        if unit:
-            rows, scale = torch.nn.functional.normalize(rows, dim=1), None
-        return delta_coefficients(
-            rows,
-            tokens.advantages,
-            feature_scale=scale,
-            coef_min=args.coef_min,
-            coef_max=args.coef_max,
-            refinement_steps=args.coef_refinement_steps,
-        ).values
+        return _published(features, tokens, trainer, **options).values
 
     return method
 
 
-def mirror(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """Published DelTA, turned round on the positive side: λ_min + λ_max − λ."""
-    values = delta("output_row")(tokens, trainer)
-    turned = trainer.args.coef_min + trainer.args.coef_max - values
-    return torch.where(tokens.advantages > 0, turned, values)
+def variant(name: str, features: str = "output_row") -> Method:
+    """One of `VARIANTS` on one of `FEATURES`, as in the first rollout batch of a run."""
+
+    def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+        published = _published(features, tokens, trainer)
+        if published.fallback is not None:
+            return published.values
+        rollouts = Rollouts(
+            tokens=tokens,
+            raw_features=lambda: _raw_features(features, tokens, trainer),
+            published=published,
+            options=trainer.args,
+            n_groups=trainer.args.generation_batch_size // trainer.args.num_generations,
+            reduce=trainer.accelerator.reduce,
+            generator=torch.Generator().manual_seed(trainer.batch_seed),
+            memory={},
+        )
+        return VARIANTS[name](rollouts)
+
+    return method
 
 
 def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
@@ -62,22 +64,44 @@ def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
     return values / values.mean()
 
 
-def random(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """Uniform in the bounds: what chance looks like."""
-    generator = torch.Generator().manual_seed(trainer.batch_seed)
-    drawn = torch.rand(len(tokens.ids), generator=generator).to(tokens.advantages.device)
-    return trainer.args.coef_min + (trainer.args.coef_max - trainer.args.coef_min) * drawn
+def fipo(log_ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """FIPO's weights in the second update on a rollout batch; in the first they are all 1. A dropped response gets 0."""
+    weights, dropped = fipo_weights(log_ratio, mask, advantages)
+    return weights.masked_fill(dropped[:, None], 0.0)
 
+
+def _raw_features(
+    features: str, tokens: RolloutTokens, trainer: "CreditTrainer"
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    hidden = tokens.hidden.clone()  # some features are written over it
+    top_k = trainer.args.coef_top_k
+    return FEATURES[features](hidden, tokens.log_probs, tokens.ids, policy, trainer.temperature, top_k)
+
+
+def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", **options) -> Coefficients:
+    rows, scale = _raw_features(features, tokens, trainer)
+    args = trainer.args
+    published = {
+        "coef_min": args.coef_min,
+        "coef_max": args.coef_max,
+        "refinement_steps": args.coef_refinement_steps,
+    }
+    return delta_coefficients(rows, tokens.advantages, feature_scale=scale, **{**published, **options})
+
+
+# Variants of what a feature is, for which the published stronger proxy is of interest as well
+ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror")
 
 METHODS: dict[str, Method] = {
     "output_row": delta("output_row"),
     "hidden_gradient": delta("hidden_gradient"),
-    "unit_output_row": delta("output_row", unit=True),
-    "mirror": mirror,
+    "no_refinement": delta("output_row", refinement_steps=0),
+    **{name: variant(name) for name in VARIANTS},
+    **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},
     "entropy": entropy,
-    "random": random,
 }
-AFTER_UPDATE: dict[str, AfterUpdate] = {}
+AFTER_UPDATE: dict[str, AfterUpdate] = {"fipo": fipo}
 
 
 def method_names() -> list[str]:

@@ -2,8 +2,9 @@
 
 import json
 import os
+import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ FIGURES = {
     "correlation_negative": "corr. 1 − p, A < 0",
     "explained": "explained",
 }
-# Drawn in colour and named in bold: the published method, its stronger proxy, and what others weigh tokens by
-HIGHLIGHTED = ("output_row", "hidden_gradient", "fipo", "entropy", "random")
+# Drawn in colour and named in bold: the published method, its stronger proxy and its mirror image, and what others weigh by
+HIGHLIGHTED = ("output_row", "hidden_gradient", "fipo", "entropy", "random", "mirror")
+
+# Methods whose mean AUCs are closer than this share a point in the picture
+SAME = 0.01
 
 Summary = dict[str, dict[str, Mean]]
 
@@ -91,12 +95,14 @@ def write_report(records: Sequence[dict[str, Any]], folder: str | os.PathLike, j
         methods = {name: {key: asdict(value) for key, value in figures.items()} for name, figures in summary.items()}
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps({"methods": methods, "batches": list(records)}, indent=1) + "\n")
-    draw(summary, folder / "credit.png")
+    draw(records, folder / "credit.png")
     return tables(records)
 
 
-def draw(summary: Summary, path: str | os.PathLike) -> None:
+def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     """Blame AUC against credit AUC, a point with error bars a method. A method that lacks one of them is left out.
+
+    Methods that rank alike share a point, and a note says which. Of the highlighted ones, every batch is a faint dot.
 
     Raises:
         `ValueError`: if matplotlib is not installed.
@@ -106,7 +112,9 @@ def draw(summary: Summary, path: str | os.PathLike) -> None:
     except ImportError as error:
         raise ValueError("The picture needs matplotlib: pip install 'delta_trl[report]'.") from error
 
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
+    figure = Figure(figsize=(8, 8), dpi=160)
+    # Laid out by hand, so that places in pixels are final before names are placed
+    figure.subplots_adjust(left=0.085, right=0.985, bottom=0.115, top=0.97)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("blame AUC: ranks the error tokens of negative responses")
@@ -114,86 +122,120 @@ def draw(summary: Summary, path: str | os.PathLike) -> None:
     axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--", zorder=1)
     axes.axhline(0.5, color="0.6", linewidth=1, linestyle="--", zorder=1)
     axes.fill_between([0.5, 1], 0.5, 1, color="tab:green", alpha=0.06, linewidth=0, zorder=0)
-    axes.text(0.985, 0.985, "better than chance on both sides", ha="right", va="top", color="tab:green", fontsize=9)
-    axes.text(0.01, 0.51, "chance", color="0.45", fontsize=9)
+    axes.text(0.985, 1.01, "better than chance on both sides", ha="right", va="bottom", color="tab:green", fontsize=9)
+    axes.text(0.01, 0.505, "chance", color="0.45", fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
-    points = {}
-    for name, figures in summary.items():
-        blame, credit = figures.get("blame_auc"), figures.get("credit_auc")
+    points = _points(summarise(records))
+    for point in points:
+        main = point.colour is not None
+        if main and len(records) > 1:
+            found = [record["methods"][point.names[0]] for record in records]
+            batches = [
+                (one["blame_auc"], one["credit_auc"]) for one in found if {"blame_auc", "credit_auc"} <= set(one)
+            ]
+            axes.scatter(*zip(*batches, strict=True), s=12, color=point.colour, alpha=0.35, linewidth=0, zorder=2)
+        axes.errorbar(
+            *(point.blame.value, point.credit.value, point.credit.half_width, point.blame.half_width),
+            fmt="o",
+            markersize=8 if main else 4.5,
+            color=point.colour or "0.5",
+            elinewidth=1.5 if main else 0.8,
+            capsize=3 if main else 0,
+            zorder=4 if main else 3,
+        )
+    _tag(figure, axes, points)
+    alike = [" = ".join(point.names) for point in points if len(point.names) > 1]
+    if alike:
+        note = textwrap.wrap(f"The same point: {'; '.join(alike)}.", 125)
+        figure.text(0.01, 0.01, "\n".join(note), color="0.3", fontsize=8, va="bottom")
+    figure.savefig(path)
+
+
+@dataclass(frozen=True)
+class _Point:
+    names: list[str]
+    blame: Mean
+    credit: Mean
+    colour: str | None  # of a highlighted method
+
+
+def _points(summary: Summary) -> list[_Point]:
+    """Highlighted methods first; others join the first point that looks the same."""
+    points = []
+    for name in sorted(summary, key=lambda name: name not in HIGHLIGHTED):
+        blame, credit = summary[name].get("blame_auc"), summary[name].get("credit_auc")
         if blame is None or credit is None:
             continue
-        main = name in HIGHLIGHTED
-        colour = f"C{HIGHLIGHTED.index(name)}" if main else "0.45"
-        points[name] = (blame.value, credit.value, colour, main)
-        axes.errorbar(
-            *(blame.value, credit.value, credit.half_width, blame.half_width),
-            fmt="o",
-            markersize=8 if main else 5,
-            color=colour,
-            elinewidth=1.5 if main else 1,
-            capsize=3 if main else 2,
-            zorder=3 if main else 2,
-        )
-    _label(figure, axes, points)
-    figure.savefig(path, dpi=160)
+        for point in points:
+            if max(abs(point.blame.value - blame.value), abs(point.credit.value - credit.value)) < SAME:
+                point.names.append(name)
+                break
+        else:
+            colour = f"C{HIGHLIGHTED.index(name)}" if name in HIGHLIGHTED else None
+            points.append(_Point([name], blame, credit, colour))
+    return points
 
 
-def _label(figure, axes, points: dict[str, tuple[float, float, str, bool]]) -> None:
-    """Write each method's name beside its point, where it covers neither another name nor a point."""
+def _tag(figure, axes, points: Sequence[_Point]) -> None:
+    """Write a name beside each point, where it covers no other name, no point and as little of the bars as possible."""
     import numpy as np
     from matplotlib.transforms import Bbox
 
-    figure.canvas.draw()  # lays out: from here on, places in pixels are final
+    axes.apply_aspect()
     frame = axes.get_window_extent()
     pixel = figure.dpi / 72
-    centres = {name: axes.transData.transform((x, y)) for name, (x, y, *_) in points.items()}
-    taken = [Bbox.from_bounds(x - 6 * pixel, y - 6 * pixel, 12 * pixel, 12 * pixel) for x, y in centres.values()]
-    # Written on the frame already
-    taken += [text.get_window_extent() for text in axes.texts]
-    # The highlighted ones choose first
-    for name in sorted(points, key=lambda name: not points[name][3]):
-        x, y, colour, main = points[name]
+    # Boxes in pixels, and what it costs to cover a square pixel of one
+    taken = [(text.get_window_extent(), 3) for text in axes.texts]
+    across = frame.y0 + frame.height / 2, frame.x0 + frame.width / 2  # the lines of chance
+    taken.append((Bbox.from_extents(frame.x0, across[0] - pixel, frame.x1, across[0] + pixel), 1))
+    taken.append((Bbox.from_extents(across[1] - pixel, frame.y0, across[1] + pixel, frame.y1), 1))
+    for point in points:
+        x, y = axes.transData.transform((point.blame.value, point.credit.value))
+        taken.append((Bbox.from_extents(x - 6 * pixel, y - 6 * pixel, x + 6 * pixel, y + 6 * pixel), 3))
+        reach = np.array([point.blame.half_width or 0, point.credit.half_width or 0]) * (frame.width, frame.height)
+        for dx, dy in ((reach[0], pixel), (pixel, reach[1])):
+            taken.append((Bbox.from_extents(x - dx, y - dy, x + dx, y + dy), 1))
+
+    for point in points:
+        colour, main = point.colour or "0.3", point.colour is not None
+        x, y = axes.transData.transform((point.blame.value, point.credit.value))
         text = axes.annotate(
-            name,
-            (x, y),
+            point.names[0],
+            (point.blame.value, point.credit.value),
             xytext=(0, 0),
             textcoords="offset points",
             ha="center",
             va="center",
             color=colour,
-            fontsize=10 if main else 8.5,
+            fontsize=9.5 if main else 8,
             fontweight="bold" if main else "normal",
-            zorder=4,
+            zorder=5,
         )
         size = text.get_window_extent()
         best = None
-        for distance in (9, 16, 26, 38, 52, 70, 90):  # points from the marker to the nearest edge of the name
-            for angle in np.deg2rad([0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240]):
+        for distance in (8, 14, 22, 32, 44, 60, 80, 110):  # points from the marker to the nearest edge of the name
+            for angle in np.deg2rad(np.arange(0, 360, 15)):
                 dx = np.cos(angle) * (distance * pixel + size.width / 2)
                 dy = np.sin(angle) * (distance * pixel + size.height / 2)
-                box = Bbox.from_bounds(
-                    *(centres[name] + (dx, dy) - (size.width / 2, size.height / 2)), size.width, size.height
-                )
+                box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
                 inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
-                covered = sum(_common_area(box, other) for other in taken)
-                if inside and (best is None or covered < best[0]):
-                    best = (covered, distance, dx, dy, box)
-            if best is not None and best[0] == 0:
-                break
+                cost = sum(weight * _common_area(box, other) for other, weight in taken)
+                # A long way to the point costs as well
+                cost += 2 * distance * pixel
+                if inside and (best is None or cost < best[0]):
+                    best = (cost, distance, dx, dy, box)
+        if best is None:  # wider than the picture
+            text.remove()
+            continue
         _, distance, dx, dy, box = best
         text.set_position((dx / pixel, dy / pixel))
-        taken.append(box)
-        if distance > 9:  # too far to be told without a line
-            axes.annotate(
-                "",
-                (x, y),
-                xytext=(dx / pixel, dy / pixel - np.sign(dy) * size.height / 2 / pixel),
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
-                zorder=2,
-            )
+        taken.append((box, 3))
+        if distance > 8:  # too far to be told without a line
+            edge = axes.transData.inverted().transform((np.clip(x, box.x0, box.x1), np.clip(y, box.y0, box.y1)))
+            line = zip((point.blame.value, point.credit.value), edge, strict=True)
+            axes.plot(*line, color=colour, linewidth=0.6, zorder=3)
 
 
 def _common_area(one, other) -> float:

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from ..coefficients import Coefficients
-from ..config import DeltaGRPOConfig
 from ..features import RolloutTokens
 from ..rewards import math_reward
 from ..tasks import arithmetic_problems
 from ..trainer import DeltaGRPOTrainer
+from ..variants import VARIANTS, VariantGRPOConfig
 from .measures import measure
 from .methods import AfterUpdate, Method
 from .tokens import CLASSES, require_characters, require_ledger, token_classes
@@ -177,7 +177,8 @@ def score_methods(
         trainer = CreditTrainer(
             model=policy,
             reward_funcs=math_reward,
-            args=DeltaGRPOConfig(
+            args=VariantGRPOConfig(
+                variant=next(iter(VARIANTS)),  # any: it is not asked for, but variants read further options here
                 output_dir=str(file.parent / "trainer"),
                 use_cpu=not torch.cuda.is_available(),
                 bf16=False,
