@@ -38,6 +38,8 @@ def main() -> None:
     from delta_trl.study.settings import load_study
 
     try:
+        if args.jobs is not None and args.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1; got {args.jobs}.")
         study = load_study(args.config)
         folder = (args.folder or ROOT / "outputs" / "study" / study.name).resolve()
         failures = [] if args.tables else run(study, folder, args)
@@ -76,19 +78,21 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
     import train  # isort: skip
 
     runs = study.runs(args.methods, args.seeds)
+    runner.check_options(study, train.parse)
     folder.mkdir(parents=True, exist_ok=True)
-    runner.check_options(study, folder, train.parse)
-    fingerprint = runner.prepare(study.task, folder)
-    todo = runner.open_runs(runs, folder, fingerprint, args.discard)
     try:
-        return runner.execute(
-            todo,
-            folder,
-            fingerprint,
-            script=ROOT / "scripts" / "train.py",
-            jobs=args.jobs or runner.default_jobs(),
-            done=len(runs) - len(todo),
-        )
+        with runner.locked(folder) as lock:
+            fingerprint = runner.prepare(study.task, folder)
+            todo = runner.open_runs(runs, folder, fingerprint, args.discard)
+            return runner.execute(
+                todo,
+                folder,
+                fingerprint,
+                script=ROOT / "scripts" / "train.py",
+                jobs=args.jobs or runner.default_jobs(),
+                done=len(runs) - len(todo),
+                lock=lock,
+            )
     except runner.Stopped as stop:
         print(f"{stop}: finished runs are kept, and the same command does the others.", file=sys.stderr)
         sys.exit(128 + stop.number)

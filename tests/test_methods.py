@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.fipo import FIPOConfig, FIPOTrainer
 from delta_trl.methods import METHODS, Method, trainer_argument
+from delta_trl.variants import VariantGRPOTrainer
 
 
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
@@ -23,7 +24,10 @@ EXPECTED = {
     "forking_tokens": (GRPOTrainer, "dapo", 0.28, None, 0.2),
     "sapo": (GRPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
+    "variant": (VariantGRPOTrainer, "dapo", 0.28, None, 1.0),
 }
+# What a method cannot be built without
+NEEDED = {"variant": {"variant": "mirror"}}
 
 
 def write_config(project, **settings):  # noqa: F811
@@ -46,7 +50,7 @@ def test_a_name_means_these_loss_settings(project, monkeypatch, name, place):  #
     built = []
     monkeypatch.setattr(EXPECTED[name][0], "train", lambda self, **kwargs: built.append(self))
     # The command line wins over the YAML file, whose trainer has a preset of its own
-    arguments = write_config(project, trainer=name if place == "yaml" else "sapo")
+    arguments = write_config(project, trainer=name if place == "yaml" else "sapo", **NEEDED.get(name, {}))
     train.main(*parse(*arguments, *([] if place == "yaml" else ["--trainer", name])))
     (trainer,) = built
     assert effective(trainer) == EXPECTED[name]
@@ -59,13 +63,17 @@ def test_a_name_means_these_loss_settings(project, monkeypatch, name, place):  #
 def test_two_steps_of_every_method(project, name):  # noqa: F811
     # Two updates on a rollout batch, so that ratios differ from 1
     schedule = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 2, "save_steps": 2}
-    train.main(*parse(*write_config(project, trainer=name, **schedule)))
+    train.main(*parse(*write_config(project, trainer=name, **schedule, **NEEDED.get(name, {}))))
     history = json.loads((project / "run" / "trainer_state.json").read_text())["log_history"]
     entries = [entry for entry in history if "loss" in entry]
     assert [entry["step"] for entry in entries] == [1, 2]
     assert any(entry["grad_norm"] > 0 for entry in entries)
     for entry in entries:
-        assert ("delta/coef/mean" in entry or entry["step"] == 2) if name == "delta" else "delta/seconds" not in entry
+        assert (
+            ("delta/coef/mean" in entry or entry["step"] == 2)
+            if name in ("delta", "variant")
+            else "delta/seconds" not in entry
+        )
         assert ("fipo/mean" in entry) == (name == "fipo")
         assert ("clip_ratio/region_mean" in entry) == (name != "sapo")
 

@@ -52,7 +52,9 @@ MODELS = {
     ),
 }
 PAPER = ("qwen3_8b", "qwen3_14b", "olmo3_7b")
-EXPERIMENTS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name != "accelerate")
+EXPERIMENTS = sorted(
+    path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name not in ("accelerate", "study")
+)
 PAIRS = sorted({path.parent for path in EXPERIMENTS})
 
 

@@ -14,12 +14,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from tqdm import tqdm
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from delta_trl.tasks import arithmetic_problems, warm_up
 
 from .records import append_record, read_records, write_records
-from .settings import Run, Study, TaskSettings
+from .settings import WARM, Run, Study, TaskSettings
 
 
 POLL_SECONDS = 0.2
@@ -140,12 +141,15 @@ def open_runs(runs: list[Run], folder: Path, fingerprint: str, discard: bool = F
     return [run for run in runs if (run.method, run.seed) not in done]
 
 
-def execute(runs: list[Run], folder: Path, fingerprint: str, *, script: Path, jobs: int, done: int) -> list[Failure]:
+def execute(
+    runs: list[Run], folder: Path, fingerprint: str, *, script: Path, jobs: int, done: int, lock: int
+) -> list[Failure]:
     """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
 
     Args:
         script: scripts/train.py. Runs work in the folder above it.
         done: Runs finished by earlier starts, for the progress bar.
+        lock: From `locked`.
 
     Raises:
         Stopped: after SIGINT or SIGTERM, when the running ones have been ended.
@@ -154,7 +158,7 @@ def execute(runs: list[Run], folder: Path, fingerprint: str, *, script: Path, jo
     active: dict[subprocess.Popen, tuple[Run, float]] = {}
     origin = {"git": git_state(script.parent), "versions": versions()}
     bar = tqdm(total=done + len(runs), initial=done, desc="runs", unit="run", smoothing=0, dynamic_ncols=True)
-    with bar, _signals_raise(), _locked(folder) as lock:
+    with bar, _signals_raise():
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
@@ -267,7 +271,12 @@ def _signals_raise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path) -> Iterator[int]:
+    """Keep the folder for this process and the runs that inherit the lock's file, which this gives.
+
+    Raises:
+        ValueError: Others have it.
+    """
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -303,14 +312,29 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_options(study: Study, folder: Path, parse: Callable[[list[str]], Any]) -> None:
+def check_options(study: Study, parse: Callable[[list[str]], tuple]) -> None:
     """Have the training script's own parser read a run of every method, before anything starts.
 
     Raises:
         ValueError: An option that it does not know, or that does not fit; names the method.
     """
-    for run in {run.method: run for run in study.runs(seeds=1)}.values():
+    for run in study.runs(seeds=1):
+        if run.method == WARM:  # the baseline's options
+            continue
         try:
-            parse(["--config", str(write_config(run, folder))])
+            with tempfile.TemporaryDirectory() as folder:
+                parsed = parse(["--config", str(write_config(run, Path(folder)))])
+            for arguments in parsed:
+                _check_choices(arguments)
         except (ValueError, TypeError) as error:
             raise ValueError(f"The options of method {run.method!r} do not fit scripts/train.py: {error}") from error
+
+
+def _check_choices(arguments: Any) -> None:
+    """The parser checks the choices of an option on the command line, but not in a YAML file."""
+    for option in fields(arguments):
+        value = getattr(arguments, option.name)
+        if get_origin(option.type) is Literal and value not in get_args(option.type):
+            raise ValueError(
+                f"{option.name} must be one of {', '.join(map(repr, get_args(option.type)))}; got {value!r}."
+            )
