@@ -1,6 +1,7 @@
 """Records of rollout batches to a table, a file for programs, and one picture."""
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -131,11 +132,10 @@ def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     for point in points:
         main = point.colour is not None
         if main and len(records) > 1:
-            found = [record["methods"][point.names[0]] for record in records]
-            batches = [
-                (one["blame_auc"], one["credit_auc"]) for one in found if {"blame_auc", "credit_auc"} <= set(one)
-            ]
-            axes.scatter(*zip(*batches, strict=True), s=12, color=point.colour, alpha=0.35, linewidth=0, zorder=2)
+            for record in records:
+                one = record["methods"][point.names[0]]
+                x, y = one.get("blame_auc", math.nan), one.get("credit_auc", math.nan)
+                axes.plot(x, y, "o", markersize=3.5, markeredgewidth=0, color=point.colour, alpha=0.35, zorder=2)
         axes.errorbar(
             *(point.blame.value, point.credit.value, point.credit.half_width, point.blame.half_width),
             fmt="o",
