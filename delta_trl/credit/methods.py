@@ -1,0 +1,121 @@
+"""The ways of credit that the benchmark compares: each gives every token of a rollout batch a coefficient.
+
+A further one is an entry in `METHODS`, or, if it needs to know what an update did to the policy, in `AFTER_UPDATE`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..coefficients import Coefficients, delta_coefficients
+from ..features import FEATURES, RolloutTokens, gathered_lm_head
+from ..fipo import fipo_weights
+from ..variants import VARIANTS, Rollouts
+
+
+if TYPE_CHECKING:
+    from .run import CreditTrainer
+
+Method = Callable[[RolloutTokens, "CreditTrainer"], torch.Tensor]
+# From log-ratio (B, T), token mask (B, T) and advantages (B,) to weights (B, T)
+AfterUpdate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+# Rows whose logits are held at a time
+ENTROPY_ROWS = 4096
+
+
+def delta(features: str, **options) -> Method:
+    """Published DelTA on one of `FEATURES`; `options` replace those of the trainer, by `delta_coefficients`' names."""
+
+    def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+        return _published(features, tokens, trainer, **options).values
+
+    return method
+
+
+def variant(name: str, features: str = "output_row") -> Method:
+    """One of `VARIANTS` on one of `FEATURES`, as in the first rollout batch of a run."""
+
+    def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+        published = _published(features, tokens, trainer)
+        if published.fallback is not None:
+            return published.values
+        rollouts = Rollouts(
+            tokens=tokens,
+            raw_features=lambda: _raw_features(features, tokens, trainer),
+            published=published,
+            options=trainer.args,
+            n_groups=trainer.args.generation_batch_size // trainer.args.num_generations,
+            reduce=trainer.accelerator.reduce,
+            generator=torch.Generator().manual_seed(trainer.batch_seed),
+            memory={},
+        )
+        return VARIANTS[name](rollouts)
+
+    return method
+
+
+def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    """Entropy of the policy where the token was sampled, scaled to mean 1."""
+    with gathered_lm_head(trainer.accelerator.unwrap_model(trainer.model), trainer.temperature) as head:
+        parts = [head.log_probs_and_slope(rows)[0] for rows in tokens.hidden.split(ENTROPY_ROWS)]
+    values = torch.cat([torch.special.entr(part.exp()).sum(1) for part in parts])
+    return values / values.mean()
+
+
+def fipo(log_ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """FIPO's weights in the second update on a rollout batch; in the first they are all 1. A dropped response gets 0."""
+    weights, dropped = fipo_weights(log_ratio, mask, advantages)
+    return weights.masked_fill(dropped[:, None], 0.0)
+
+
+def _raw_features(
+    features: str, tokens: RolloutTokens, trainer: "CreditTrainer"
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    hidden = tokens.hidden.clone()  # some features are written over it
+    top_k = trainer.args.coef_top_k
+    return FEATURES[features](hidden, tokens.log_probs, tokens.ids, policy, trainer.temperature, top_k)
+
+
+def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", **options) -> Coefficients:
+    rows, scale = _raw_features(features, tokens, trainer)
+    args = trainer.args
+    published = {
+        "coef_min": args.coef_min,
+        "coef_max": args.coef_max,
+        "refinement_steps": args.coef_refinement_steps,
+    }
+    return delta_coefficients(rows, tokens.advantages, feature_scale=scale, **{**published, **options})
+
+
+# Variants of what a feature is, for which the published stronger proxy is of interest as well
+ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror")
+
+METHODS: dict[str, Method] = {
+    "output_row": delta("output_row"),
+    "hidden_gradient": delta("hidden_gradient"),
+    "no_refinement": delta("output_row", refinement_steps=0),
+    **{name: variant(name) for name in VARIANTS},
+    **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},
+    "entropy": entropy,
+}
+AFTER_UPDATE: dict[str, AfterUpdate] = {"fipo": fipo}
+
+
+def method_names() -> list[str]:
+    return [*METHODS, *AFTER_UPDATE]
+
+
+def choose(names: Sequence[str] | None) -> tuple[dict[str, Method], dict[str, AfterUpdate]]:
+    """Those of `METHODS` and of `AFTER_UPDATE` with these names, or all.
+
+    Raises:
+        `ValueError`: for an unknown name.
+    """
+    names = method_names() if names is None else names
+    unknown = [name for name in names if name not in method_names()]
+    if unknown:
+        raise ValueError(f"There is no method {', '.join(unknown)}; there are {', '.join(method_names())}.")
+    return tuple({name: table[name] for name in names if name in table} for table in (METHODS, AFTER_UPDATE))

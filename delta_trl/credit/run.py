@@ -1,0 +1,241 @@
+"""Rollout batches of a warmed-up policy, sampled by TRL's own machinery and scored by every method alike.
+
+Each batch takes one real DAPO update, after which the policy and the optimiser are put back: the update is what methods
+need that look at how the policy moved, and the next batch comes from the same policy again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
+
+from ..coefficients import Coefficients
+from ..features import RolloutTokens
+from ..rewards import math_reward
+from ..tasks import arithmetic_problems
+from ..trainer import DeltaGRPOTrainer
+from ..variants import VARIANTS, VariantGRPOConfig
+from .measures import measure
+from .methods import AfterUpdate, Method
+from .tokens import CLASSES, require_characters, require_ledger, token_classes
+
+
+PROBLEMS = 6561
+# The longest ledger has 190 tokens
+MAX_COMPLETION_LENGTH = 200
+# The quickstart's
+LEARNING_RATE = 1e-4
+
+
+class CreditTrainer(DeltaGRPOTrainer):
+    """
+    Scores methods on every rollout batch of a policy that stays as it is.
+
+    Args:
+        methods, after_update: By name, see `methods.py`.
+        on_batch (`Callable`): Receives the record of each batch.
+        first_batch (`int`): Number of the first batch: batches are seeded one by one, so that any of them can be repeated.
+        Others: As for [`DeltaGRPOTrainer`], with one update a rollout batch.
+    """
+
+    def __init__(
+        self,
+        *positional,
+        methods: dict[str, Method],
+        after_update: dict[str, AfterUpdate],
+        on_batch: Callable[[dict[str, Any]], None],
+        first_batch: int = 0,
+        **kwargs,
+    ):
+        super().__init__(*positional, **kwargs)
+        self.methods, self.after_update, self.on_batch = methods, after_update, on_batch
+        self.batch_number = first_batch
+        self._policy = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self.add_callback(_AfterUpdate(self))
+
+    @property
+    def batch_seed(self) -> int:
+        """Of everything random in the current batch."""
+        return int(np.random.SeedSequence((self.args.seed, self.batch_number)).generate_state(1)[0])
+
+    def _generate_and_score_completions(self, inputs):
+        torch.manual_seed(self.batch_seed)
+        self._batch = super()._generate_and_score_completions(inputs)
+        return self._batch
+
+    def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
+        self._tokens, self._log_probs = tokens, self._recorded[0]
+        self._classes = token_classes(tokens, self._tokenizer)
+        require_ledger(self._classes, tokens, self.model.config._name_or_path)
+        self._values = {name: method(tokens, self) for name, method in self.methods.items()}
+        return Coefficients(torch.ones_like(tokens.log_probs))  # so that the update is plain DAPO's
+
+    def finish_batch(self) -> None:
+        """Score what needs the update, hand over the record, and undo the update."""
+        mask = self._batch["completion_mask"].bool()
+        if self.after_update:
+            self._recording, self._recorded = True, None
+            try:
+                self._run_policy(self._batch)
+                log_ratio = self._recorded[0] - self._log_probs
+            finally:
+                self._recording, self._recorded = False, None
+            for name, method in self.after_update.items():
+                self._values[name] = method(log_ratio, mask, self._batch["advantages"])[mask]
+        self.on_batch(self._record())
+        self.model.load_state_dict(self._policy)
+        self.optimizer.state.clear()
+        self.batch_number += 1
+
+    def _record(self) -> dict[str, Any]:
+        tokens, classes = self._tokens, self._classes
+        return {
+            "batch": self.batch_number,
+            "reward": float(np.mean(self._local_rewards(len(self._batch["completion_ids"])))),
+            "responses": len(self._batch["completion_ids"]),
+            "tokens": len(tokens.ids),
+            **{name: int((classes == number).sum()) for number, name in enumerate(CLASSES)},
+            "methods": {name: measure(values, tokens, classes) for name, values in self._values.items()},
+        }
+
+
+class _AfterUpdate(TrainerCallback):
+    def __init__(self, trainer: CreditTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.finish_batch()
+
+
+def score_methods(
+    model: str | os.PathLike,
+    folder: str | os.PathLike,
+    methods: dict[str, Method],
+    after_update: dict[str, AfterUpdate],
+    *,
+    batches: int = 10,
+    prompts: int = 32,
+    group: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """
+    Score methods on rollout batches of a warmed-up ledger model. Records are kept in `folder`/batches.jsonl as they come.
+
+    An interrupted benchmark continues with the batch that is missing, and more batches may be asked for later.
+
+    Returns:
+        One record a batch.
+
+    Raises:
+        `ValueError`: if `folder` has batches with other settings, if the model does not write ledgers, or if there are not
+        enough problems.
+    """
+    if min(batches, prompts) < 1 or group < 2 or batches * prompts > PROBLEMS:
+        raise ValueError(
+            f"{batches} batches of {prompts} prompts with {group} responses each were asked for. It takes at least one "
+            f"batch, one prompt and two responses, and there are {PROBLEMS} problems in all."
+        )
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    require_characters(tokenizer, model)
+    settings = {
+        "model": _digest(policy),
+        "prompts": prompts,
+        "group": group,
+        "seed": seed,
+        "methods": sorted([*methods, *after_update]),
+    }
+    file = Path(folder) / "batches.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    records = _read(file, settings)
+    missing = batches - len(records)
+    if missing <= 0:
+        return records[:batches]
+
+    # All of them, so that a batch has the same problems however many batches there are
+    problems = arithmetic_problems(PROBLEMS, seed)[len(records) * prompts : batches * prompts]
+    with (
+        file.open("a") as lines,
+        tqdm(total=batches, initial=len(records), desc="Rollout batches", disable=not progress) as bar,
+    ):
+
+        def keep(record: dict[str, Any]) -> None:
+            lines.write(json.dumps(record) + "\n")
+            lines.flush()
+            records.append(record)
+            bar.update()
+
+        trainer = CreditTrainer(
+            model=policy,
+            reward_funcs=math_reward,
+            args=VariantGRPOConfig(
+                variant=next(iter(VARIANTS)),  # any: it is not asked for, but variants read further options here
+                output_dir=str(file.parent / "trainer"),
+                use_cpu=not torch.cuda.is_available(),
+                bf16=False,
+                activation_checkpointing=False,
+                per_device_train_batch_size=prompts * group,
+                gradient_accumulation_steps=1,
+                num_generations=group,
+                max_completion_length=MAX_COMPLETION_LENGTH,
+                temperature=1.0,
+                max_steps=missing,
+                learning_rate=LEARNING_RATE,
+                lr_scheduler_type="constant",
+                weight_decay=0.0,
+                shuffle_dataset=False,
+                seed=seed,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(
+                [{"prompt": f"{row['question']}\n", "solution": row["final_answer"]} for row in problems]
+            ),
+            processing_class=tokenizer,
+            methods=methods,
+            after_update=after_update,
+            on_batch=keep,
+            first_batch=len(records),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return records
+
+
+def _digest(model: PreTrainedModel) -> str:
+    """Tells one model's weights from another's, wherever they lie."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of an earlier run with the same settings; the file then ends with a whole line."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    if lines and not lines[-1].endswith("\n"):  # killed while writing
+        lines.pop()
+    if not lines:
+        file.write_text(json.dumps(settings) + "\n")
+        return []
+    earlier, *records = map(json.loads, lines)
+    different = [
+        f"{key} was {earlier.get(key)}, now {settings[key]}" for key in settings if earlier.get(key) != settings[key]
+    ]
+    if different:
+        raise ValueError(
+            f"{file} has batches with other settings: {'; '.join(different)}. Choose another --folder, or delete the file."
+        )
+    file.write_text("".join(lines))
+    return records
