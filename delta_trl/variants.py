@@ -283,6 +283,18 @@ def mirror(rollouts: Rollouts) -> torch.Tensor:
     return rollouts.normalised(torch.where(rollouts.sides[0], mirrored, rollouts.published_raw))
 
 
+def place_and_choice(rollouts: Rollouts) -> torch.Tensor:
+    """Where the policy was and what it chose there: α = sigmoid(m₁ / γ₁ + m₂ / γ₂).
+
+    m₁ is the mirrored margin of the output row, m₂ the margin of the temperature gradient.
+    """
+    place, choice = (soft_assignments(rollouts, rollouts.features(name))[0] for name in PLACE_AND_CHOICE)
+    logit = torch.where(rollouts.sides[0], -torch.logit(place), torch.logit(place)) + torch.logit(choice)
+    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(logit)))
+
+
+PLACE_AND_CHOICE = ("output_row", "temperature_gradient")
+
 VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
     "within_side": within_side,
     "hard_gate": hard_gate,
@@ -301,10 +313,11 @@ VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
     "per_group": per_group,
     "unit_per_group": unit_per_group,
     "mirror": mirror,
+    "place_and_choice": place_and_choice,
 }
 # What reads which option beyond the bounds; stated elsewhere, an option would be ignored in silence
 SELECTIONS = ("top_tokens", "bottom_tokens", "random_tokens")
-WITHOUT_FEATURES = ("length_only", "random", "random_tokens")
+FIXED_FEATURES = ("length_only", "random", "random_tokens", "place_and_choice")
 
 
 @dataclass
@@ -341,8 +354,8 @@ class VariantGRPOConfig(DeltaGRPOConfig):
             raise ValueError(f"variant_share must lie between 0 and 1; got {self.variant_share}.")
         if self.variant not in SELECTIONS and self.variant_share != 0.5:
             raise ValueError(f"variant_share is read by {', '.join(SELECTIONS)} only; got variant={self.variant!r}.")
-        if self.variant in WITHOUT_FEATURES and self.coef_features != "output_row":
-            raise ValueError(f"variant={self.variant!r} uses no features: leave out coef_features.")
+        if self.variant in FIXED_FEATURES and self.coef_features != "output_row":
+            raise ValueError(f"variant={self.variant!r} does not read coef_features: leave it out.")
 
 
 class VariantGRPOTrainer(DeltaGRPOTrainer):

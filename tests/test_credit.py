@@ -62,6 +62,8 @@ def test_scores_count_uncertain_tokens_of_the_right_side_only():
     scored = measure(torch.tensor([1.2, 1.0, 1.2, 0.1, 1.1, 0.9, 0.1, 0.1]), tokens, classes)
     assert scored["blame_auc"] == 0.75
     assert scored["credit_auc"] == 1
+    assert scored["blame_auc_digits"] == 0.5  # one error token, one right digit, the same coefficient
+    assert "credit_auc_digits" not in scored  # no error token there
     assert scored["mean_negative_error"] == pytest.approx(0.65)
     assert scored["mean_positive_right"] == pytest.approx(0.6)
     assert "mean_positive_error" not in scored

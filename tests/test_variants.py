@@ -10,9 +10,9 @@ from reference import reference_lambda
 from delta_trl import delta_coefficients
 from delta_trl.features import RolloutTokens
 from delta_trl.variants import (
+    FIXED_FEATURES,
     SELECTIONS,
     VARIANTS,
-    WITHOUT_FEATURES,
     Rollouts,
     VariantGRPOConfig,
     VariantGRPOTrainer,
@@ -40,11 +40,12 @@ def rollouts(tmp_path, seed=0, keep=slice(None), reduce=lambda tensor: tensor, m
     )
     doubt = -torch.expm1(tokens.log_probs)
     published = delta_coefficients(tokens.hidden, tokens.advantages, feature_scale=doubt)
+    choice = torch.randn(n, 1, generator=generator)[keep]
     tokens = RolloutTokens(**{f.name: getattr(tokens, f.name)[keep] for f in dataclasses.fields(tokens)})
     args = config(tmp_path, VariantGRPOConfig, num_generations=G, **{"variant": "mirror", **options})
     return Rollouts(
         tokens=tokens,
-        raw_features=lambda name: (tokens.hidden, doubt[keep]),
+        raw_features=lambda name: (choice, None) if name == "temperature_gradient" else (tokens.hidden, doubt[keep]),
         published=dataclasses.replace(published, values=published.values[keep]),
         options=args,
         n_groups=GROUPS,
@@ -277,6 +278,18 @@ def test_mirror_weighs_a_place_by_its_closeness_to_the_negative_centroid(tmp_pat
     assert torch.equal(alpha[1], alpha[-1])
 
 
+def test_place_and_choice_adds_the_two_margins(tmp_path):
+    r = rollouts(tmp_path)
+    a = r.tokens.advantages
+    logits = []
+    for v in (v_and_a(r)[0], r.features("temperature_gradient")):
+        alpha = ((reference_lambda(v, a) - 0.8) / 0.4).clamp(1e-12, 1 - 1e-12)
+        logits.append(torch.logit(alpha))
+    place = torch.where(a > 0, -logits[0], logits[0])
+    expected = torch.where(a != 0, 0.8 + 0.4 * torch.sigmoid(place + logits[1]), 0.8)
+    close(VARIANTS["place_and_choice"](r), mean_one(expected))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_is_the_same_spread_over_two_processes(tmp_path, name):
     """Two threads in place of processes: `reduce` waits for both and sums."""
@@ -348,7 +361,10 @@ def test_fixed_temperature_refuses_to_be_resumed(tmp_path):
         ({"variant": "mirror", "coef_min": 1.0, "coef_max": 1.0}, "needs coef_min < coef_max"),
         ({"variant": "top_tokens", "variant_share": 1.0}, "between 0 and 1"),
         ({"variant": "mirror", "variant_share": 0.2}, "read by top_tokens"),
-        *(({"variant": name, "coef_features": "hidden_gradient"}, "uses no features") for name in WITHOUT_FEATURES),
+        *(
+            ({"variant": name, "coef_features": "hidden_gradient"}, "does not read coef_features")
+            for name in FIXED_FEATURES
+        ),
     ],
 )
 def test_config_refuses(tmp_path, options, message):

@@ -52,7 +52,8 @@ def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarr
 
     Returns:
         `blame_auc`: among the uncertain tokens of negative responses, how well the coefficient ranks the error tokens;
-        `credit_auc`: among those of positive responses, how well it ranks the right digits; `mean_SIDE_CLASS`: mean
+        `credit_auc`: among those of positive responses, how well it ranks the right digits; `blame_auc_digits` and
+        `credit_auc_digits`: the same among digits of sums alone, where a place tells nothing; `mean_SIDE_CLASS`: mean
         coefficient of all tokens of a class; and those of `explained_by_uncertainty`. What is undefined is left out.
     """
     doubt = -torch.expm1(tokens.log_probs)
@@ -63,6 +64,9 @@ def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarr
         "blame_auc": auc(values[blamed], classes[blamed] == ERROR),
         "credit_auc": auc(values[credited], classes[credited] == RIGHT),
     }
+    digits = (classes == ERROR) | (classes == RIGHT)
+    for name, side, label in (("blame", blamed, ERROR), ("credit", credited, RIGHT)):
+        result[f"{name}_auc_digits"] = auc(values[side & digits], classes[side & digits] == label)
     for side, on_side in zip(SIDES, (advantages > 0, advantages < 0), strict=True):
         for number, name in enumerate(CLASSES):
             chosen = values[on_side & (classes == number)]

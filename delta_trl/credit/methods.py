@@ -3,6 +3,7 @@
 A further one is an entry in `METHODS`, or, if it needs to know what an update did to the policy, in `AFTER_UPDATE`.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,16 @@ def variant(name: str, features: str = "output_row") -> Method:
     """One of `VARIANTS` on one of `FEATURES`, as in the first rollout batch of a run."""
 
     def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+        options = copy.copy(trainer.args)
+        options.coef_features = features
         published = _published(features, tokens, trainer)
         if published.fallback is not None:
             return published.values
         rollouts = Rollouts(
             tokens=tokens,
-            raw_features=lambda: _raw_features(features, tokens, trainer),
+            raw_features=lambda name: _raw_features(name, tokens, trainer),
             published=published,
-            options=trainer.args,
+            options=options,
             n_groups=trainer.args.generation_batch_size // trainer.args.num_generations,
             reduce=trainer.accelerator.reduce,
             generator=torch.Generator().manual_seed(trainer.batch_seed),
@@ -96,6 +99,7 @@ ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror
 METHODS: dict[str, Method] = {
     "output_row": delta("output_row"),
     "hidden_gradient": delta("hidden_gradient"),
+    "temperature_gradient": delta("temperature_gradient"),
     "no_refinement": delta("output_row", refinement_steps=0),
     **{name: variant(name) for name in VARIANTS},
     **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},

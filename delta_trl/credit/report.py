@@ -17,12 +17,14 @@ from .tokens import CLASSES
 FIGURES = {
     "blame_auc": "blame AUC",
     "credit_auc": "credit AUC",
+    "blame_auc_digits": "blame, digits",
+    "credit_auc_digits": "credit, digits",
     "correlation_positive": "corr. 1 − p, A > 0",
     "correlation_negative": "corr. 1 − p, A < 0",
     "explained": "explained",
 }
 # Drawn in colour and named in bold: the published method, its stronger proxy and its mirror image, and what others weigh by
-HIGHLIGHTED = ("output_row", "hidden_gradient", "fipo", "entropy", "random", "mirror")
+HIGHLIGHTED = ("output_row", "hidden_gradient", "temperature_gradient", "fipo", "entropy", "random", "mirror")
 
 # Methods whose mean AUCs are closer than this share a point in the picture
 SAME = 0.01
@@ -82,6 +84,8 @@ def notes(records: Sequence[dict[str, Any]]) -> list[str]:
         f"{average('error'):.0f} wrong digits of sums, {average('phrasing'):.0f} choices of wording. {interval}",
         f"Blame AUC: among the uncertain tokens (1 − p > {UNCERTAIN}) of negative responses, the probability that an error "
         "token has a higher λ than another. Credit AUC: the same of right digits in positive responses. 0.5 is chance.",
+        "Digits: the same among uncertain digits of sums alone, wrong ones against right ones: not where the policy was, "
+        "but what it chose there.",
         "corr. 1 − p: correlation of λ with the policy's uncertainty on a side. explained: share of λ's variance that side "
         "and ten bins of 1 − p explain.",
     ]
