@@ -5,11 +5,12 @@
     python scripts/benchmark.py --only coefficients --json costs.json
 
 Parts: step (training step, DeltaGRPOTrainer over GRPOTrainer), published (features recomputed in K + 2 passes, as published,
-over ours), coefficients (the maths alone, against plain reads of the same bytes), memory (peak, with and without offload),
-features (hidden_gradient over output_row).
+over ours), coefficients (the maths alone, against plain reads of the same bytes), memory (what the maths takes besides the
+features; on CUDA also the peak with and without offload), features (the other features over output_row).
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -183,6 +184,7 @@ class Bench:
 
     def coefficients(self) -> list[dict]:
         from delta_trl import delta_coefficients
+        from delta_trl.coefficients import _chunks
 
         torch, rows = self.torch, []
         reads = 2 * 1 + 2  # sweeps at K = 1
@@ -193,24 +195,59 @@ class Bench:
                     part.copy_(torch.randn(part.shape, device=self.device))
                 advantages, scale = torch.randn(n, device=self.device), torch.rand(n, device=self.device)
                 words = features.view(torch.float32)  # a sum over float32 words reads every byte at full speed
-                seconds = self.alternate(
-                    {
-                        "maths": lambda f=features, a=advantages, s=scale: delta_coefficients(f, a, feature_scale=s),
-                        "reads": lambda w=words: [w.sum() for _ in range(reads)],
-                    }
-                )
+                sides = {
+                    "maths": lambda f=features, a=advantages, s=scale: delta_coefficients(f, a, feature_scale=s),
+                    "reads": lambda w=words: [w.sum() for _ in range(reads)],
+                }
+                if dtype == torch.bfloat16:
+                    # torch has no product of bfloat16 with float32 sums on a CPU: so much for turning every element into
+                    # float32, before any arithmetic
+                    sides["casts"] = lambda f=features: [
+                        part for _ in range(reads) for part, _ in _chunks(f, self.device, torch.float32)
+                    ]
+                seconds = self.alternate(sides)
                 name = f"coefficients, N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}: maths / {reads} plain reads"
                 row = compare(name, seconds["maths"], seconds["reads"])
+                if "casts" in seconds:
+                    row["casts_alone"] = compare("", seconds["casts"], seconds["reads"])["ratio"]
                 row["gigabytes_per_second"] = reads * features.nbytes / statistics.median(seconds["maths"]) / 1e9
                 rows.append(row)
                 del features, words
         return rows
 
+    def peak(self, function) -> int:
+        """Bytes that `function` takes at most, above what is taken before."""
+        if self.device.type == "cuda":
+            self.torch.cuda.synchronize()
+            self.torch.cuda.reset_peak_memory_stats()
+            before = self.torch.cuda.memory_allocated()
+            function()
+            return self.torch.cuda.max_memory_allocated() - before
+
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            function()
+        events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+        events.sort(key=lambda event: event.start_ns())
+        return max(itertools.accumulate(event.nbytes() for event in events))
+
     def memory(self) -> list[dict]:
-        """Largest allocation above the level before, over recording and maths. CUDA only: a CPU has no such counter."""
+        """Peaks above the level before: of the maths on given features, and on CUDA of recording and maths in a trainer."""
+        from delta_trl import delta_coefficients
+
+        torch, rows, n = self.torch, [], max(self.arguments.tokens)
+        for dtype in (torch.float32, torch.bfloat16):
+            features = torch.ones(n, 4096, dtype=dtype, device=self.device)
+            advantages, scale = torch.randn(n, device=self.device), torch.rand(n, device=self.device)
+            extra = self.peak(lambda f=features, a=advantages, s=scale: delta_coefficients(f, a, feature_scale=s))
+            name = (
+                f"memory, coefficients, N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}: besides the features"
+            )
+            rows.append({"name": name, "features_megabytes": features.nbytes / 1e6, "peak_megabytes": extra / 1e6})
+            del features
         if self.device.type != "cuda":
-            return [{"name": "memory: CUDA only, not measured here"}]
-        rows = []
+            return rows  # there is one memory, and nothing to offload to
         for offload in ("never", "always"):
             trainer, batch = self.rollout_batch(1, coef_offload=offload)
             trainer.model.train()
@@ -257,8 +294,11 @@ class Bench:
 
         with self.torch.no_grad():
             seconds = self.alternate({name: lambda name=name: run(name) for name in FEATURES})
-        name = "features and maths, hidden_gradient / output_row"
-        return [compare(name, seconds["hidden_gradient"], seconds["output_row"])]
+        return [
+            compare(f"features and maths, {name} / output_row", seconds[name], seconds["output_row"])
+            for name in FEATURES
+            if name != "output_row"
+        ]
 
 
 def compare(name: str, numerator: list[float], denominator: list[float]) -> dict:

@@ -185,3 +185,20 @@ def test_quickstart_runs_from_start_to_end(tmp_path):
     assert (tmp_path / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "delta" / "model.safetensors").exists()
     assert "token by token" in (tmp_path / "delta" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_part(tmp_path):
+    """So small that the figures mean nothing: every part runs, and says what it measured."""
+    sizes = {"--repeats": 1, "--completions": 8, "--length": 4, "--tokens": 300, "--json": tmp_path / "costs.json"}
+    arguments = [str(word) for pair in sizes.items() for word in pair]
+    command = [sys.executable, "scripts/benchmark.py", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
+    rows = {row.pop("name"): row for row in json.loads((tmp_path / "costs.json").read_text())}
+    ratios = [row["ratio"] for row in rows.values() if "ratio" in row]
+    assert len(ratios) == 7
+    assert min(ratios) > 0
+    memory = {name: row for name, row in rows.items() if name.startswith("memory")}
+    assert len(memory) == 2
+    for row in memory.values():
+        assert 0 < row["peak_megabytes"] < 10  # one chunk and a few numbers a token
