@@ -31,7 +31,7 @@ activations: one micro-batch; with checkpointing the input of every layer, and o
 KV cache: of all responses of a rollout batch at once under transformers' generate; vLLM takes its share of the GPU for
   weights and cache, and gives it back between rollouts only with vllm_enable_sleep_mode.
 hidden states: those DelTA keeps of a rollout batch, one row for each response token, where coef_offload puts them; with
-  coef_features hidden_gradient also the LM head and chunks of logits.
+  any coef_features but output_row also the LM head and chunks of logits; a variant also copies in float32.
 Not counted: CUDA context, communication buffers, fragmentation (2 to 4 GB), layers that ZeRO-3 and FSDP2 gather for a
   moment (up to 2 GB by DeepSpeed's default), and one layer's activations while scoring."""
 
@@ -101,14 +101,16 @@ def hidden_state_bytes(
 ) -> tuple[float, float]:
     """Of the hidden states that DelTA keeps of one process's rollout batch, a row for each response token: on the GPU, of
     which `free` bytes are free when they arrive, and in host memory."""
-    if trainer != "delta" or not args.coef_enabled:
+    if trainer not in ("delta", "variant") or not args.coef_enabled:
         return 0, 0
     responses = args.per_device_train_batch_size * args.steps_per_generation
-    rows = responses * args.max_completion_length * size.config.hidden_size * element_bytes
-    # The LM head, gathered, and chunks of float32 logits; the gradients then overwrite the states
-    working = 0
-    if args.coef_features == "hidden_gradient":
-        working = size.config.vocab_size * size.config.hidden_size * element_bytes + 3 * LOGIT_CHUNK_ELEMENTS * 4
+    elements = responses * args.max_completion_length * size.config.hidden_size
+    rows = elements * element_bytes
+    # A variant holds features of its own, and one more (N, H) tensor for distances
+    working = 2 * 4 * elements if trainer == "variant" else 0
+    # The LM head, gathered, and chunks of float32 logits; hidden gradients then overwrite the states
+    if args.coef_features != "output_row":
+        working += size.config.vocab_size * size.config.hidden_size * element_bytes + 3 * LOGIT_CHUNK_ELEMENTS * 4
     offloaded = args.coef_offload == "always" or (args.coef_offload == "auto" and rows > OFFLOAD_SHARE * free)
     return (working, rows) if offloaded else (working + rows, 0)
 
@@ -163,7 +165,7 @@ def estimate_memory(
 
     Args:
         length: Tokens of the longest sequence, prompt and response.
-        trainer: Its name; any but "delta" keeps no hidden states.
+        trainer: Its name; any but "delta" and "variant" keeps no hidden states.
         gpu_memory: Of one GPU, in GB, for vLLM's share and for coef_offload.
     """
     loaded = loaded_bytes(model_args, size.config)

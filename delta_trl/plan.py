@@ -168,7 +168,7 @@ def make_plan(
         args: Parsed with `config_on(processes)`, or by the processes themselves.
         data_args: For the longest prompt.
         model_args: Names the model; its configuration is read, from disk or the Hub, and its weights are not.
-        trainer: Its name; any but "delta" keeps no hidden states.
+        trainer: Its name; any but "delta" and "variant" keeps no hidden states.
         gpu_memory: Of one GPU, in GB. Default: that of the GPU here, or 80.
 
     Raises:

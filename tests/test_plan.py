@@ -135,8 +135,11 @@ def test_what_memory_depends_on(models):
     never = column(planned(models, path, 8, "--coef_offload", "never"))
     assert (never.hidden_states, never.hidden_states_on_host) == (rows, 0)
     assert never.scoring - column(base).scoring == rows
-    gradient = column(planned(models, path, 8, "--coef_features", "hidden_gradient"))
-    assert 151936 * 4096 * 2 < gradient.hidden_states < 151936 * 4096 * 2 + 1e9
+    for features in ("hidden_gradient", "temperature_gradient"):
+        gradient = column(planned(models, path, 8, "--coef_features", features))
+        assert 151936 * 4096 * 2 < gradient.hidden_states < 151936 * 4096 * 2 + 1e9
+    variant = column(planned(models, path, 8, "--trainer", "variant", "--variant", "mirror"))
+    assert (variant.hidden_states, variant.hidden_states_on_host) == (4 * rows, rows)  # two float32 copies of bf16 rows
     for nothing in (
         planned(models, ROOT / "configs/qwen3_8b/dapo.yaml", 8),
         planned(models, path, 8, "--coef_max", "0.8"),
