@@ -139,7 +139,10 @@ def test_what_memory_depends_on(models):
         gradient = column(planned(models, path, 8, "--coef_features", features))
         assert 151936 * 4096 * 2 < gradient.hidden_states < 151936 * 4096 * 2 + 1e9
     variant = column(planned(models, path, 8, "--trainer", "variant", "--variant", "mirror"))
-    assert (variant.hidden_states, variant.hidden_states_on_host) == (4 * rows, rows)  # two float32 copies of bf16 rows
+    assert (variant.hidden_states, variant.hidden_states_on_host) == (
+        4 * rows,
+        rows,
+    )  # two float32 copies of bf16 rows
     for nothing in (
         planned(models, ROOT / "configs/qwen3_8b/dapo.yaml", 8),
         planned(models, path, 8, "--coef_max", "0.8"),

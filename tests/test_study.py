@@ -189,6 +189,14 @@ def test_records_survive_a_torn_line_and_packing(tmp_path):
     assert read_records(tmp_path) == before
 
 
+def test_packed_records_go_on_being_counted(tmp_path):
+    append_record(tmp_path, {"seed": 1})
+    pack_records(tmp_path)
+    (tmp_path / "results.jsonl").unlink()
+    append_record(tmp_path, {"seed": 2})
+    assert [r["seed"] for r in read_records(tmp_path)] == [1, 2]
+
+
 def test_floats_keep_six_digits():
     assert rounded({"a": [0.12345678, 1234567.8, 3, "x", None, True]}) == {
         "a": [0.123457, 1234570.0, 3, "x", None, True]

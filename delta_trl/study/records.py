@@ -29,6 +29,8 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 def append_record(folder: Path, record: dict[str, Any]) -> None:
     """Add a record, on disk when this returns. Only one process may write at a time."""
+    if not (folder / RESULTS).exists():
+        write_records(folder, read_records(folder))  # packed ones, or none: they would be overlooked beside a new file
     with (folder / RESULTS).open("a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)  # the torn line of an earlier crash
