@@ -14,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl import trainer as trainer_module
 from delta_trl.coefficients import Coefficients
+from delta_trl.diagnostics import explained_by_uncertainty
 from delta_trl.features import HiddenStates
 from delta_trl.tasks import character_tokenizer
 
@@ -358,6 +359,11 @@ def test_logged_statistics_are_those_of_the_coefficients(tmp_path, collected):
     assert entry["delta/centroid_cosine/after"] == pytest.approx(result.cosine_after)
     assert entry["delta/centroid_distance/after"] > entry["delta/centroid_distance/before"] > 0
     assert entry["delta/seconds"] > 0
+    # With the output row as the feature, 1 − p is its scale
+    _, _, doubt = collected["features"][0]
+    for name, value in explained_by_uncertainty(values, advantages, doubt).items():
+        assert entry[f"delta/uncertainty/{name}"] == pytest.approx(value, rel=1e-4), name
+    assert 0 < entry["delta/uncertainty/explained"] < 1
 
 
 def test_sequence_level_ratios_are_refused(tmp_path):
