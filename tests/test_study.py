@@ -254,7 +254,7 @@ def test_the_test_and_the_difference_are_those_of_the_definition(tmp_path, diffe
     study = study_of(tmp_path, seeds, plain={}, other={})
     records = [record("plain", seed, [0.5, 0.5], {}) for seed in seeds]
     records += [record("other", s, [0.5 + d, 0.5 + d], {}) for s, d in zip(seeds, differences, strict=True)]
-    found = analyse(study, records[::-1])[1].differences["reward_area"]
+    (found,) = analyse(study, records[::-1])[1].differences["reward_area"]
     assert found.p == pytest.approx(enumerated(differences))
     assert found.mean == pytest.approx(np.mean(differences))
     assert found.effect == pytest.approx(np.mean(differences) / np.std(differences, ddof=1))
@@ -268,7 +268,7 @@ def test_paired_numbers_by_hand(tmp_path):
     records += [record("third", s, [0.5], {1: r}) for s, r in ((1, 0.5), (2, 0.25), (3, 1.0))]
     records.append({**record(WARM, 1, [0.5], {}), "log_history": [{"step": 0, "eval_rewards/math_reward/mean": 0.42}]})
     rows = {row.method: row for row in analyse(study, records)}
-    other, third = (rows[name].differences["pass_rate@1"] for name in ("other", "third"))
+    (other,), (third,) = (rows[name].differences["pass_rate@1"] for name in ("other", "third"))
     assert (other.baseline, other.seeds, other.mean, other.wins) == ("plain", 2, 0.375, 2)
     assert other.p == 0.5  # 2 of the 4 sign patterns
     assert other.effect == pytest.approx(0.375 / (0.125 * math.sqrt(2)))
@@ -280,6 +280,17 @@ def test_paired_numbers_by_hand(tmp_path):
     assert (rows["absent"].planned, rows["absent"].done, rows["absent"].estimates) == (1, 0, {})
     assert rows["plain"].estimates["pass_rate@1"].mean == 0.5
     assert rows["plain"].differences == {}
+
+
+def test_a_method_may_have_several_baselines(tmp_path):
+    study = study_of(tmp_path, [1, 2], plain={}, other={}, third={"baseline": ["plain", "other"]})
+    rewards = {"plain": (0.25, 0.5), "other": (0.5, 0.5), "third": (0.75, 0.5)}
+    records = [record(name, s, [r], {}) for name, both in rewards.items() for s, r in zip((1, 2), both, strict=True)]
+    found = analyse(study, records)[2].differences["reward_area"]
+    assert [(d.baseline, d.mean, d.wins) for d in found] == [("plain", 0.25, 1), ("other", 0.125, 1)]
+    text = write_tables(study, records, tmp_path)
+    assert "third − plain" in text
+    assert "third − other" in text
 
 
 def test_the_interval_of_a_mean():

@@ -64,13 +64,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One method: what was planned, what there is, and its figures by metric."""
+    """One method: what was planned, what there is, and by metric its figures and its differences to its baselines."""
 
     method: str
     planned: int
     done: int
     estimates: dict[str, Estimate]
-    differences: dict[str, Difference]
+    differences: dict[str, list[Difference]]
 
 
 def updates_a_batch(options: dict[str, Any]) -> int:
@@ -131,23 +131,21 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[Row]:
         if record["seed"] in planned.get(record["method"], ()):
             figures[record["method"]][record["seed"]] = metrics(record)
 
-    differences: dict[str, dict[str, Difference]] = {method: {} for method in study.methods}
+    differences: dict[str, dict[str, list[Difference]]] = {method: {} for method in study.methods}
     for name in _names(figures):
         compared = []
         for method, of_seed in figures.items():
-            baseline = study.baseline_of(method)
-            if method == baseline:
-                continue
-            common = [s for s in of_seed if name in of_seed[s] and name in figures[baseline].get(s, ())]
-            if common:
-                compared.append((method, baseline, [of_seed[s][name] - figures[baseline][s][name] for s in common]))
+            for baseline in study.baselines_of(method):
+                common = [s for s in of_seed if name in of_seed[s] and name in figures[baseline].get(s, ())]
+                if common:
+                    values = [of_seed[s][name] - figures[baseline][s][name] for s in common]
+                    compared.append((method, baseline, values))
         p_values = [sign_flip_test(np.array(values))[0] for _, _, values in compared]
         for (method, baseline, values), p, p_holm in zip(compared, p_values, holm(p_values), strict=True):
             wins = sum(value > 0 for value in values)
             interval = asdict(estimate(values))
-            differences[method][name] = Difference(
-                baseline, **interval, wins=wins, p=p, p_holm=p_holm, effect=effect_size(values)
-            )
+            found = Difference(baseline, **interval, wins=wins, p=p, p_holm=p_holm, effect=effect_size(values))
+            differences[method].setdefault(name, []).append(found)
     return [
         Row(
             method,
@@ -199,14 +197,14 @@ def overview_table(rows: list[Row], style: str) -> str:
 
 
 def difference_table(rows: list[Row], name: str, style: str) -> str:
-    """One metric: every method against its baseline, seed by seed."""
+    """One metric: every method against its baselines, seed by seed."""
     body = []
     for row in rows:
-        if (found := row.differences.get(name)) is None:
-            continue
-        effect = "-" if found.effect is None else f"{found.effect:+.2f}"
-        values = [_interval(found, name, "+"), f"{found.wins}/{found.seeds}", f"{found.p:.4f}", f"{found.p_holm:.4f}"]
-        body.append([f"{row.method} − {found.baseline}", *values, effect])
+        for found in row.differences.get(name, ()):
+            effect = "-" if found.effect is None else f"{found.effect:+.2f}"
+            wins = f"{found.wins}/{found.seeds}"
+            values = [_interval(found, name, "+"), wins, f"{found.p:.4f}", f"{found.p_holm:.4f}"]
+            body.append([f"{row.method} − {found.baseline}", *values, effect])
     return render(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body, style)
 
 
@@ -219,7 +217,7 @@ def notes(study: Study, rows: list[Row], records: list[dict[str, Any]]) -> list[
         f"{options.get('temperature', 1.0)}. Rewards and pass rates in points.",
         "Means over seeds with 95% bootstrap intervals. Differences are taken seed by seed (same data order); p is the "
         "exact two-sided sign-flip test, whose smallest value is 2/2ⁿ for n seeds (0.002 for 10, 0.0625 for 5); Holm over "
-        "all methods of a table; d_z is the mean difference over the standard deviation of the differences.",
+        "all rows of a table; d_z is the mean difference over the standard deviation of the differences.",
     ]
     start = [curve(r, PASS_RATE).get(0) for r in records if r["method"] == WARM]
     if start and start[0] is not None:

@@ -59,18 +59,23 @@ def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> Non
 
 
 def plot_differences(rows: list[Row], path: Path) -> None:
-    """Every method against its baseline in the area under the reward curve and the pass rates, with 95% intervals."""
-    compared = [row for row in rows if row.differences]
-    names = [n for n in (AREA, FINAL) if any(n in row.differences for row in compared)]
-    rates = {name for row in compared for name in row.differences if name.startswith("pass_rate@")}
+    """Every method against its baselines in the area under the reward curve and the pass rates, with 95% intervals."""
+    # (label, differences by metric), a line for each pair of a method and a baseline
+    compared = []
+    for row in rows:
+        for first in next(iter(row.differences.values()), ()):
+            of_pair = {n: f for n, found in row.differences.items() for f in found if f.baseline == first.baseline}
+            compared.append((f"{row.method} − {first.baseline}  (n = {first.seeds})", of_pair))
+    names = [n for n in (AREA, FINAL) if any(n in of_pair for _, of_pair in compared)]
+    rates = {name for _, of_pair in compared for name in of_pair if name.startswith("pass_rate@")}
     names += sorted(rates - {"pass_rate@0"}, key=lambda name: int(name.partition("@")[2]))
     if not names:
         return
     figure = _figure((2.6 + 2.6 * len(names), 1.3 + 0.34 * len(compared)))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         axes.axvline(0, color="0.55", linewidth=1)
-        for line, row in enumerate(compared):
-            if (found := row.differences.get(name)) is None:
+        for line, (_, of_pair) in enumerate(compared):
+            if (found := of_pair.get(name)) is None:
                 continue
             middle = 100 * found.mean
             reach = None
@@ -80,7 +85,7 @@ def plot_differences(rows: list[Row], path: Path) -> None:
             style = {"color": COLOURS[2], "markerfacecolor": COLOURS[2] if excludes_zero else "white"}
             axes.errorbar([middle], [line], xerr=reach, fmt="o", markersize=5.5, capsize=3, **style)
         axes.set_title(title_of(name), fontsize=9.5)
-        axes.set_yticks(range(len(compared)), [_label(row) for row in compared], fontsize=9)
+        axes.set_yticks(range(len(compared)), [label for label, _ in compared], fontsize=9)
         axes.grid(axis="x", alpha=0.25)
         axes.tick_params(axis="y", length=0)
         _plain(axes, "top", "right", "left")
@@ -88,11 +93,6 @@ def plot_differences(rows: list[Row], path: Path) -> None:
     axes.invert_yaxis()
     figure.suptitle("Difference to the baseline, seed by seed, with 95% intervals (filled: without 0)", fontsize=10.5)
     figure.savefig(path, dpi=150)
-
-
-def _label(row: Row) -> str:
-    found = next(iter(row.differences.values()))
-    return f"{row.method} − {found.baseline}  (n = {found.seeds})"
 
 
 def _plain(axes, *sides: str) -> None:

@@ -52,12 +52,12 @@ class Method:
     Attributes:
         options: What the method changes.
         seeds: How many of the study's seeds it runs on, the first ones; None: all of them.
-        baseline: Method that it is compared with, if that is not the study's baseline.
+        baseline: Method or methods that it is compared with, if that is not the study's baseline.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     seeds: int | None = None
-    baseline: str | None = None
+    baseline: str | list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ class Study:
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be a list of different numbers; got {list(self.seeds)}.")
+        if self.baseline not in self.methods:
+            raise ValueError(
+                f"The study's baseline is {self.baseline!r}, which is not among the methods: {', '.join(self.methods)}."
+            )
         for owner, options in (
             ("settings", self.settings),
             *((f"methods.{n}", m.options) for n, m in self.methods.items()),
@@ -117,14 +121,17 @@ class Study:
                     f"methods.{name}.seeds must be 1 to {len(self.seeds)}, the number of the study's seeds; "
                     f"got {method.seeds}."
                 )
-            if self.baseline_of(name) not in self.methods:
-                raise ValueError(
-                    f"The baseline of {name!r} is {self.baseline_of(name)!r}, which is not among the methods: "
-                    f"{', '.join(self.methods)}."
-                )
+            for baseline in self.baselines_of(name):
+                if baseline not in self.methods:
+                    raise ValueError(
+                        f"The baseline of {name!r} is {baseline!r}, which is not among the methods: "
+                        f"{', '.join(self.methods)}."
+                    )
 
-    def baseline_of(self, method: str) -> str:
-        return self.methods[method].baseline or self.baseline
+    def baselines_of(self, method: str) -> list[str]:
+        """The methods that this one is compared with; none for the study's baseline itself."""
+        own = self.methods[method].baseline or ([] if method == self.baseline else self.baseline)
+        return [own] if isinstance(own, str) else own
 
     def seeds_of(self, method: str) -> tuple[int, ...]:
         return self.seeds[: self.methods[method].seeds]
