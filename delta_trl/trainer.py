@@ -325,12 +325,12 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             metrics["delta/coef/mean_positive"].append(positive_total / positive_count)
         if negative_count > 0:
             metrics["delta/coef/mean_negative"].append(negative_total / negative_count)
+        # Constant coefficients have none of these; but every process must take part in the sums
+        doubt = -torch.expm1(tokens.log_probs)
+        explained = explained_by_uncertainty(coefficients.values, advantages, doubt, self._all_reduce)
+        for name, value in explained.items():
+            metrics[f"delta/uncertainty/{name}"].append(value)
         if coefficients.fallback is None:
-            doubt = -torch.expm1(tokens.log_probs)
-            for name, value in explained_by_uncertainty(
-                coefficients.values, advantages, doubt, self._all_reduce
-            ).items():
-                metrics[f"delta/uncertainty/{name}"].append(value)
             statistics = {
                 "temperature/positive": coefficients.temperature_positive,
                 "temperature/negative": coefficients.temperature_negative,
