@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from delta_trl.rewards import REASONS, grade, math_reward, scorable
@@ -381,6 +381,7 @@ LATEX = st.lists(st.sampled_from([piece for line in PIECES for piece in line.spl
 
 
 @given(text=LATEX)
+@example(text=r"\\\\\frac")
 @settings(deadline=None, max_examples=300)
 def test_canonical_spelling_is_a_fixed_point_and_never_fails(text):
     extract_answer(text)

@@ -151,7 +151,7 @@ _SYNONYMS = [
     (re.compile(r"\\text\s*\{\s*infinity\s*\}|(?<![a-zA-Z\\])infinity(?![a-zA-Z])", re.IGNORECASE), r"\\infty "),
     (re.compile(r"(\\[a-zA-Z]+)\s+(?![a-zA-Z])"), r"\1"),
 ]
-_DOUBLED_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z])")
+_DOUBLED_BACKSLASH = re.compile(r"\\{2,}(?=[a-zA-Z])")  # or more of them: once is enough
 _LAST_STOP = re.compile(r"(?:\s|\\\\|[.,;])+$")
 _SPACE = re.compile(r"(?<![a-zA-Z0-9,;]) | (?![a-zA-Z0-9.])")
 
