@@ -288,12 +288,11 @@ def place_and_choice(rollouts: Rollouts) -> torch.Tensor:
 
     m₁ is the mirrored margin of the output row, m₂ the margin of the temperature gradient.
     """
-    place, choice = (soft_assignments(rollouts, rollouts.features(name))[0] for name in PLACE_AND_CHOICE)
+    place, _ = soft_assignments(rollouts, rollouts.features("output_row"))
+    choice, _ = soft_assignments(rollouts, rollouts.features("temperature_gradient"))
     logit = torch.where(rollouts.sides[0], -torch.logit(place), torch.logit(place)) + torch.logit(choice)
     return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(logit)))
 
-
-PLACE_AND_CHOICE = ("output_row", "temperature_gradient")
 
 VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
     "within_side": within_side,

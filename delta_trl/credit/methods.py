@@ -5,12 +5,13 @@ A further one is an entry in `METHODS`, or, if it needs to know what an update d
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..coefficients import Coefficients, delta_coefficients
-from ..features import FEATURES, RolloutTokens, gathered_lm_head
+from ..features import RolloutTokens, gathered_lm_head
 from ..fipo import fipo_weights
 from ..variants import VARIANTS, Rollouts
 
@@ -76,10 +77,8 @@ def fipo(log_ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) 
 def _raw_features(
     features: str, tokens: RolloutTokens, trainer: "CreditTrainer"
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    policy = trainer.accelerator.unwrap_model(trainer.model)
     hidden = tokens.hidden.clone()  # some features are written over it
-    top_k = trainer.args.coef_top_k
-    return FEATURES[features](hidden, tokens.log_probs, tokens.ids, policy, trainer.temperature, top_k)
+    return trainer._features(replace(tokens, hidden=hidden), features)
 
 
 def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", **options) -> Coefficients:
