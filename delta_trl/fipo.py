@@ -21,16 +21,8 @@ import torch
 from accelerate.logging import get_logger
 from torch.nn.functional import pad
 
-from ._versions import require_tested_trl
+from .base import RolloutTrainer
 from .config import RolloutConfig
-from .hub import HubMixin
-from .trainer import require_no_dropout
-
-
-require_tested_trl()
-
-from trl import GRPOTrainer  # noqa: E402 (the version check must speak first)
-from trl.trainer.utils import get_config_model_id  # noqa: E402
 
 
 logger = get_logger(__name__)
@@ -203,7 +195,7 @@ class FIPOConfig(RolloutConfig):
         self.warn_of_inexact_checkpoints()
 
 
-class FIPOTrainer(HubMixin, GRPOTrainer):
+class FIPOTrainer(RolloutTrainer):
     """
     Trainer for FIPO, Future-KL Influenced Policy Optimization (https://huggingface.co/papers/2603.19835).
 
@@ -220,8 +212,10 @@ class FIPOTrainer(HubMixin, GRPOTrainer):
 
     Raises:
         `ValueError`: when built with another config than a `FIPOConfig`, or with a policy whose dropout stays active.
+        `RuntimeError`: while training, on all processes, when a reward function raises on any; a checkpoint is saved first.
     """
 
+    config_class = FIPOConfig
     _tag_names = ["trl", "grpo", "fipo"]
     _name = "FIPO"
     _paper = {
@@ -238,17 +232,10 @@ class FIPOTrainer(HubMixin, GRPOTrainer):
     }
 
     def __init__(self, model, reward_funcs=None, args: FIPOConfig | None = None, *positional, **kwargs):
-        if args is None:
-            model_id = model if isinstance(model, str) else get_config_model_id(model.config)
-            args = FIPOConfig(f"{model_id.split('/')[-1]}-FIPO")
-        if not isinstance(args, FIPOConfig):
-            raise ValueError(
-                f"FIPOTrainer needs a FIPOConfig as args; got {type(args).__name__}. Replace the class name: every option "
-                "of GRPOConfig is accepted."
-            )
         self._loss_inputs: dict[str, Any] | None = None
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
-        require_no_dropout(self.model, "Log-ratios would be noise, which FIPO's weights add up.")
+        self._require_no_dropout("Log-ratios would be noise, which FIPO's weights add up.")
+        args = self.args
         if args.generation_boundary == 1:
             logger.warning(
                 "Every update is the first one on its rollout batch (gradient_accumulation_steps="

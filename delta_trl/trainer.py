@@ -4,29 +4,24 @@ import math
 import textwrap
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
-from torch import nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ._versions import require_tested_trl
+from .base import RolloutTrainer
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
 from .diagnostics import explained_by_uncertainty
 from .features import FEATURES, HiddenStates, RolloutTokens, record_hidden_states
-from .hub import HubMixin
 from .records import completion_records, write_completion_records
 
 
 require_tested_trl()
 
-from trl import GRPOTrainer  # noqa: E402 (the version check must speak first)
-from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
-from trl.trainer.utils import get_config_model_id  # noqa: E402
+from trl.models.utils import disable_gradient_checkpointing  # noqa: E402 (the version check must speak first)
 
 
 logger = get_logger(__name__)
@@ -46,7 +41,7 @@ MULTIMODAL_KEYS = (
 )
 
 
-class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
+class DeltaGRPOTrainer(RolloutTrainer):
     """
     Trainer for DelTA, Discriminative Token Credit Assignment for RLVR (https://huggingface.co/papers/2605.21467).
 
@@ -78,6 +73,7 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
         `RuntimeError`: while training, on all processes, when a reward function raises on any; a checkpoint is saved first.
     """
 
+    config_class = DeltaGRPOConfig
     _tag_names = ["trl", "grpo", "delta"]
     _name = "DelTA"
     _paper = {
@@ -94,20 +90,11 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
     }
 
     def __init__(self, model, reward_funcs=None, args: DeltaGRPOConfig | None = None, *positional, **kwargs):
-        if args is None:
-            model_id = model if isinstance(model, str) else get_config_model_id(model.config)
-            args = DeltaGRPOConfig(f"{model_id.split('/')[-1]}-DelTA")
-        if not isinstance(args, DeltaGRPOConfig):
-            raise ValueError(
-                f"DeltaGRPOTrainer needs a DeltaGRPOConfig as args; got {type(args).__name__}. Replace the class name: "
-                "every option of GRPOConfig is accepted."
-            )
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
-        if args.coef_enabled:
-            require_no_dropout(
-                self.model,
+        if self.args.coef_enabled:
+            self._require_no_dropout(
                 "DelTA's coefficients come from a forward pass of their own, and would describe another network than the "
-                "one that is updated.",
+                "one that is updated."
             )
         self._recording = False
         self._recorded: tuple[torch.Tensor, HiddenStates] | None = None
@@ -157,39 +144,6 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             self._completion_records = []
             if records and self.accelerator.is_main_process:
                 write_completion_records(records, self.args.output_dir, self.state.global_step)
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
-        # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
-        error = None
-        try:
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        except Exception as raised:
-            error = raised
-            self.accelerator.gather(torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device))
-        failures = self.accelerator.reduce(torch.tensor(float(error is not None), device=self.accelerator.device))
-        if failures > 0:
-            reports = [f"process {self.accelerator.process_index}: {type(error).__name__}: {error}"] if error else []
-            if self.accelerator.num_processes > 1:
-                reports = gather_object(reports)
-            raise RuntimeError(
-                f"A reward function raised an exception after step {self.state.global_step} ({'; '.join(reports)}). "
-                f"{self._save_before_stopping()} Rewards must come back as one number or None for each completion."
-            ) from error
-        return rewards
-
-    def _save_before_stopping(self) -> str:
-        """Save a checkpoint of the last finished step unless there is one, on all processes, and say where it is."""
-        if self.state.global_step == 0:
-            return "No step was finished, so there is nothing to save."
-        checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        # One answer for all processes, some of which might otherwise see files that others are just writing
-        exists = self.accelerator.gather(torch.tensor(float(checkpoint.exists()), device=self.accelerator.device))
-        if not exists.any():
-            self._save_checkpoint(self.model, trial=None)
-            # A process that stops now would have its launcher kill the one that is still writing
-            self.accelerator.wait_for_everyone()
-        return f"Training stops, and is saved in {checkpoint}: pass that as resume_from_checkpoint to continue."
 
     @torch.no_grad()
     def _add_token_coefficients(self, batch: dict[str, Any]) -> None:
@@ -342,19 +296,3 @@ class DeltaGRPOTrainer(HubMixin, GRPOTrainer):
             for name, value in statistics.items():
                 if not math.isnan(value):  # another way of credit has no such statistic
                     metrics[f"delta/{name}"].append(value)
-
-
-def require_no_dropout(model: nn.Module, reason: str) -> None:
-    """Raise `ValueError`, with the reason, if a forward pass of `model` in training mode would drop anything."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            rates = {"p": module.p}
-        else:  # a rate that the module hands to a functional dropout, as attention layers do
-            rates = {key: rate for key, rate in vars(module).items() if "dropout" in key and isinstance(rate, float)}
-        for key, rate in rates.items():
-            if rate > 0:
-                raise ValueError(
-                    f"Dropout is active in the policy: {name}.{key} is {rate}. {reason} Set disable_dropout=True, and turn "
-                    "off a rate that the model reads from its config there, for instance "
-                    "model_init_kwargs={'attention_dropout': 0.0}."
-                )

@@ -360,14 +360,10 @@ class VariantGRPOConfig(DeltaGRPOConfig):
 class VariantGRPOTrainer(DeltaGRPOTrainer):
     """[`DeltaGRPOTrainer`] with another way of credit: `VARIANTS[args.variant]` in place of the published coefficients."""
 
+    config_class = VariantGRPOConfig
     _tag_names = ["trl", "grpo", "delta", "delta-variant"]
 
     def __init__(self, model, reward_funcs=None, args: VariantGRPOConfig | None = None, *positional, **kwargs):
-        if not isinstance(args, VariantGRPOConfig):
-            raise ValueError(
-                f"VariantGRPOTrainer needs a VariantGRPOConfig as args, with the name of a variant; got "
-                f"{type(args).__name__}."
-            )
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self._memory: dict[str, torch.Tensor] = {}
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 LAUNCH = Path(__file__).parent / "launch"
 sys.path.append(str(LAUNCH))
 
-from worker import CASES, ON_CASES, RAISES_AFTER, VARIANTS, train  # noqa: E402
+from worker import CASES, RAISES_AFTER, VARIANTS, WITH_COEFFICIENTS, train  # noqa: E402
 
 
 pytestmark = pytest.mark.slow
@@ -94,6 +94,8 @@ def assert_equal(expected: dict, expected_folder: Path, folder: Path) -> None:
             assert other["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-5)
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4, abs=1e-5)
             assert other.keys() == one.keys()
+            for name in [key for key in one if key.startswith("fipo/")]:
+                assert other[name] == pytest.approx(one[name], rel=0, abs=1e-6), name
     one, other = saved_weights(expected_folder), saved_weights(folder)
     assert one.keys() == other.keys()
     for name, weights in one.items():
@@ -102,7 +104,7 @@ def assert_equal(expected: dict, expected_folder: Path, folder: Path) -> None:
 
 
 def test_the_cases_are_what_they_are_called(one_process):
-    for variant in ON_CASES:
+    for variant in WITH_COEFFICIENTS:
         result = one_process[1][variant]
         batches = dict(zip(CASES, result["coefficients"], strict=True))
         lengths = {case: [len(row) for row in rows] for case, rows in batches.items()}
@@ -119,6 +121,11 @@ def test_the_cases_are_what_they_are_called(one_process):
         for case, rows in batches.items():
             if case != "no advantage at all":
                 assert torch.cat(rows).std() > 0.03, case
+
+
+def test_fipo_weighs_tokens_in_the_second_update_only(one_process):
+    entries = one_process[1]["FIPO"]["logs"]
+    assert all((entry["fipo/mean"] == 1) == (number % 2 == 0) for number, entry in enumerate(entries[: 2 * 4]))
 
 
 def test_the_model_moves_a_thousand_times_further_than_the_tolerance(one_process):

@@ -14,6 +14,7 @@ from conftest import build, config, digit_reward
 from safetensors.torch import load_file
 
 from delta_trl import DeltaGRPOTrainer
+from delta_trl.fipo import FIPOTrainer
 
 
 WORKER = Path(__file__).parent / "launch" / "resumed_run.py"
@@ -119,11 +120,15 @@ class FailingReward:
         return digit_reward(completions)
 
 
-@pytest.mark.parametrize("save_strategy", ["no", "steps"])
-def test_a_reward_function_that_raises_leaves_a_checkpoint(tmp_path, save_strategy):
+@pytest.mark.parametrize(
+    ("trainer_class", "save_strategy"),
+    [(DeltaGRPOTrainer, "no"), (DeltaGRPOTrainer, "steps"), (FIPOTrainer, "no")],
+)
+def test_a_reward_function_that_raises_leaves_a_checkpoint(tmp_path, trainer_class, save_strategy):
     def run(reward, **arguments):
-        args = config(tmp_path / "run", max_steps=4, save_strategy=save_strategy, save_steps=1)
-        trainer = build(DeltaGRPOTrainer, args, reward_funcs=reward)
+        options = {"max_steps": 4, "save_strategy": save_strategy, "save_steps": 1}
+        args = config(tmp_path / "run", trainer_class.config_class, **options)
+        trainer = build(trainer_class, args, reward_funcs=reward)
         trainer.train(**arguments)
         return trainer
 

@@ -282,6 +282,24 @@ def test_paired_numbers_by_hand(tmp_path):
     assert rows["plain"].differences == {}
 
 
+def test_comparisons_with_fewer_seeds_do_not_weigh_on_the_others(tmp_path):
+    seeds = list(range(1, 11))
+    study = study_of(tmp_path, seeds, plain={}, one={}, two={}, three={"seeds": 5}, four={"seeds": 5})
+    gains = {"plain": 0.0, "one": 0.25, "two": 0.125, "three": 0.25, "four": 0.125}
+    records = [
+        record(name, seed, [0.5 + gain], {})
+        for name, gain in gains.items()
+        for seed in (seeds[:5] if name in ("three", "four") else seeds)
+    ]
+    found = {row.method: row.differences["reward_area"][0] for row in analyse(study, records) if row.differences}
+    assert {name: (d.p, d.p_holm) for name, d in found.items()} == {
+        "one": (2 / 2**10, 4 / 2**10),
+        "two": (2 / 2**10, 4 / 2**10),
+        "three": (2 / 2**5, 4 / 2**5),
+        "four": (2 / 2**5, 4 / 2**5),
+    }
+
+
 def test_a_method_may_have_several_baselines(tmp_path):
     study = study_of(tmp_path, [1, 2], plain={}, other={}, third={"baseline": ["plain", "other"]})
     rewards = {"plain": (0.25, 0.5), "other": (0.5, 0.5), "third": (0.75, 0.5)}

@@ -4,6 +4,7 @@ A step of the tables is a rollout batch, so that methods with several updates a 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Difference:
         mean, low, high, seeds: As in `Estimate`.
         wins: Seeds on which the method is above its baseline.
         p: Exact two-sided sign-flip test.
-        p_holm: The same, corrected for the number of methods compared in this metric.
+        p_holm: The same, corrected for the comparisons in this metric of all methods planned with as many seeds.
         effect: Cohen's d_z, the mean difference over the standard deviation of the differences; None if that is 0.
     """
 
@@ -141,7 +142,8 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[Row]:
                     values = [of_seed[s][name] - figures[baseline][s][name] for s in common]
                     compared.append((method, baseline, values))
         p_values = [sign_flip_test(np.array(values))[0] for _, _, values in compared]
-        for (method, baseline, values), p, p_holm in zip(compared, p_values, holm(p_values), strict=True):
+        corrected = _holm_by_seeds([len(planned[method]) for method, _, _ in compared], p_values)
+        for (method, baseline, values), p, p_holm in zip(compared, p_values, corrected, strict=True):
             wins = sum(value > 0 for value in values)
             interval = asdict(estimate(values))
             found = Difference(baseline, **interval, wins=wins, p=p, p_holm=p_holm, effect=effect_size(values))
@@ -159,6 +161,17 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[Row]:
         )
         for method, of_seed in figures.items()
     ]
+
+
+def _holm_by_seeds(seeds: list[int], p_values: list[float]) -> list[float]:
+    """Holm's correction among comparisons with equally many planned seeds: with five, p cannot fall below 0.0625, so that
+    such rows would only weigh down the main comparison."""
+    corrected = [math.nan] * len(p_values)
+    for n in set(seeds):
+        family = [i for i, m in enumerate(seeds) if m == n]
+        for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
+            corrected[i] = float(p)
+    return corrected
 
 
 def _names(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
@@ -217,7 +230,8 @@ def notes(study: Study, rows: list[Row], records: list[dict[str, Any]]) -> list[
         f"{options.get('temperature', 1.0)}. Rewards and pass rates in points.",
         "Means over seeds with 95% bootstrap intervals. Differences are taken seed by seed (same data order); p is the "
         "exact two-sided sign-flip test, whose smallest value is 2/2ⁿ for n seeds (0.002 for 10, 0.0625 for 5); Holm over "
-        "all rows of a table; d_z is the mean difference over the standard deviation of the differences.",
+        "the rows of a table whose methods were planned with as many seeds; d_z is the mean difference over the standard "
+        "deviation of the differences.",
     ]
     start = [curve(r, PASS_RATE).get(0) for r in records if r["method"] == WARM]
     if start and start[0] is not None:

@@ -22,8 +22,9 @@ from conftest import build, config, digit_reward, tiny_model  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from vllm_client import StandInClient, install  # noqa: E402
 
-from delta_trl import DeltaGRPOTrainer  # noqa: E402
+from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer  # noqa: E402
 from delta_trl import trainer as trainer_module  # noqa: E402
+from delta_trl.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
 
 
 RESPONSES = 16
@@ -56,6 +57,13 @@ VARIANTS = {
         "beta": 0.1,
         "activation_checkpointing": True,
     },
+    # No coefficients: weights from what the first update did
+    "FIPO": {
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": 1,
+        "num_iterations": 2,
+        "max_steps": 2 * len(CASES),
+    },
     # Real sampling, not the cases: TRL sends weights to a server (see vllm_client.py) and hands out what it returns
     "vLLM server": {
         "gradient_accumulation_steps": 2,
@@ -68,7 +76,7 @@ VARIANTS = {
 }
 # Made before there is a config: under ZeRO-3 it would be sharded. Its weights are overwritten before it is used.
 SERVER_MODEL = tiny_model(seed=1)
-ON_CASES = [variant for variant in VARIANTS if variant != "vLLM server"]
+WITH_COEFFICIENTS = [variant for variant in VARIANTS if variant not in ("FIPO", "vLLM server")]
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,10 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
     """Train the model in `base`, save it in `output`, and return what another number of processes must reproduce."""
     options = VARIANTS[variant]
     processes = int(os.environ.get("WORLD_SIZE", 1))
+    is_fipo = variant == "FIPO"
     args = config(
         output,
+        FIPOConfig if is_fipo else DeltaGRPOConfig,
         **{
             "per_device_train_batch_size": RESPONSES // processes // options["steps_per_generation"],
             "num_generations": GROUP,
@@ -174,7 +184,7 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
         sampling = {"reward_funcs": reward, "rollout_func": rollouts}
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if variant == "LoRA" else None
     # A path, not an instance: under ZeRO-3 a new model would get other random weights
-    trainer = build(RecordingTrainer, args, str(base), **sampling, peft_config=lora)
+    trainer = build(FIPOTrainer if is_fipo else RecordingTrainer, args, str(base), **sampling, peft_config=lora)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model(str(output))
     return {
@@ -187,7 +197,7 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
             sum(held(group["params"])[0] for group in trainer.optimizer.param_groups),
             held(p for p in trainer.model.parameters() if p.requires_grad)[1],
         ),
-        "coefficients": trainer.kept,
+        "coefficients": [] if is_fipo else trainer.kept,
         "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
 
