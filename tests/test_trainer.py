@@ -412,7 +412,7 @@ def test_drop_in_defaults(tmp_path, monkeypatch):
         use_cpu: bool = True
         bf16: bool = False
 
-    monkeypatch.setattr(trainer_module, "DeltaGRPOConfig", OnCpu)
+    monkeypatch.setattr(DeltaGRPOTrainer, "config_class", OnCpu)
     trainer = DeltaGRPOTrainer(model, digit_reward, None, prompts(), processing_class=character_tokenizer())
     assert trainer.args.output_dir == "tiny-model-DelTA"
     assert isinstance(trainer.args, OnCpu)
