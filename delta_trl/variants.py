@@ -27,6 +27,11 @@ from .trainer import DeltaGRPOTrainer
 # Halvings of the interval that holds a quantile of coefficients: float32 knows no finer one
 BISECTIONS = 40
 
+# Ridge of the slopes, as a share of the largest eigenvalue; chosen by the credit benchmark, without training
+SLOPE_RIDGE = 0.03
+# Rows that are held in float64 at a time
+SLOPE_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -283,15 +288,64 @@ def mirror(rollouts: Rollouts) -> torch.Tensor:
     return rollouts.normalised(torch.where(rollouts.sides[0], mirrored, rollouts.published_raw))
 
 
-def place_and_choice(rollouts: Rollouts) -> torch.Tensor:
-    """Where the policy was and what it chose there: α = sigmoid(m₁ / γ₁ + m₂ / γ₂).
+# --- Our own: what was chosen, where
 
-    m₁ is the mirrored margin of the output row, m₂ the margin of the temperature gradient.
+
+def _slopes(rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    place, _ = soft_assignments(rollouts, rollouts.features("output_row"))
-    choice, _ = soft_assignments(rollouts, rollouts.features("temperature_gradient"))
-    logit = torch.where(rollouts.sides[0], -torch.logit(place), torch.logit(place)) + torch.logit(choice)
-    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(logit)))
+    How much the advantage rises with the likelihood of the choice, place by place.
+
+    The choice is v = log π − E log π (`temperature_gradient`): positive for the favourite, negative for a slip. The slope
+    of the advantage over it is linear in the hidden state h: A ≈ (w·h + b)·v, by ridge regression over all tokens. It is
+    near 0 where likely and unlikely choices turn out alike, as a phrasing does, and large where the choice decides.
+
+    Returns:
+        Slopes w·h + b and choices v, shapes (N,), float32.
+    """
+    v = rollouts.features("temperature_gradient")[:, 0]
+    hidden = rollouts.tokens.hidden.to(v)
+    count, squares = rollouts.reduce(torch.stack([v.new_tensor(len(v)), hidden.square().sum()]).double())
+    # The intercept weighs as much as all of h together, so that the penalty hardly holds it
+    hidden = torch.cat([hidden, (squares / count).sqrt().to(hidden).expand(len(v), 1)], dim=1)
+    target = rollouts.tokens.advantages.to(v)[:, None]
+    size = hidden.shape[1]
+    gram, moments = (hidden.new_zeros(size, columns, dtype=torch.float64) for columns in (size, 1))
+    for rows, a, choice in zip(*(t.split(SLOPE_ROWS) for t in (hidden, target, v[:, None])), strict=True):
+        x = (rows * choice).double()
+        gram += x.T @ x
+        moments += x.T @ a.double()
+    gram, moments = rollouts.reduce(gram), rollouts.reduce(moments)
+    eigenvalues, axes = torch.linalg.eigh(gram)
+    penalised = (eigenvalues + SLOPE_RIDGE * eigenvalues[-1]).clamp(min=VARIANCE_FLOOR)
+    weights = axes @ ((axes.T @ moments) / penalised[:, None])
+    return (hidden @ weights.to(hidden))[:, 0], v
+
+
+def _moments(rollouts: Rollouts, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and mean square of z over the tokens of all processes."""
+    sums = torch.stack([torch.ones_like(z), z, z.square()]).sum(1, dtype=torch.float64)
+    count, total, squares = rollouts.reduce(sums)
+    return total / count, squares / count
+
+
+def token_advantage(rollouts: Rollouts) -> torch.Tensor:
+    """α = sigmoid(z / σ), z = sign(A) (w·h + b) v: a token weighs more if its own advantage, as estimated by `_slopes`, has
+    the sign of its response's, and less if it has the other. σ² is the mean square of z."""
+    slope, v = _slopes(rollouts)
+    z = rollouts.tokens.advantages.sign().to(v) * slope * v
+    _, mean_square = _moments(rollouts, z)
+    deviation = mean_square.clamp(min=VARIANCE_FLOOR).sqrt()
+    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(z / deviation.to(z))))
+
+
+def stake_and_choice(rollouts: Rollouts) -> torch.Tensor:
+    """α = sigmoid((z − z̄) / std z), z = max(w·h + b, 0) (1 + ½ sign(A) tanh v): the places where the choice decides, by the
+    slopes of `_slopes`, and there the favourite of a right response and the slip of a wrong one."""
+    slope, v = _slopes(rollouts)
+    z = slope.clamp(min=0) * (1 + rollouts.tokens.advantages.sign().to(v) * torch.tanh(v) / 2)
+    mean, mean_square = _moments(rollouts, z)
+    deviation = (mean_square - mean.square()).clamp(min=VARIANCE_FLOOR).sqrt()
+    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(((z - mean) / deviation).to(z))))
 
 
 VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
@@ -312,11 +366,12 @@ VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
     "per_group": per_group,
     "unit_per_group": unit_per_group,
     "mirror": mirror,
-    "place_and_choice": place_and_choice,
+    "token_advantage": token_advantage,
+    "stake_and_choice": stake_and_choice,
 }
 # What reads which option beyond the bounds; stated elsewhere, an option would be ignored in silence
 SELECTIONS = ("top_tokens", "bottom_tokens", "random_tokens")
-FIXED_FEATURES = ("length_only", "random", "random_tokens", "place_and_choice")
+FIXED_FEATURES = ("length_only", "random", "random_tokens", "token_advantage", "stake_and_choice")
 
 
 @dataclass

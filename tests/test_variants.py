@@ -12,6 +12,7 @@ from delta_trl.features import RolloutTokens
 from delta_trl.variants import (
     FIXED_FEATURES,
     SELECTIONS,
+    SLOPE_RIDGE,
     VARIANTS,
     Rollouts,
     VariantGRPOConfig,
@@ -278,16 +279,52 @@ def test_mirror_weighs_a_place_by_its_closeness_to_the_negative_centroid(tmp_pat
     assert torch.equal(alpha[1], alpha[-1])
 
 
-def test_place_and_choice_adds_the_two_margins(tmp_path):
+def slopes_and_choices(r: Rollouts):
+    """The minimiser of Σ (A − (w·h + b c) v)² + ridge |(w, b)|², c the root mean square length of h."""
+    choice, _ = r.raw_features("temperature_gradient")
+    v, h = choice[:, 0].double(), r.tokens.hidden.double()
+    h = torch.cat([h, h.square().sum(1).mean().sqrt().expand(len(h), 1)], dim=1)
+    x = h * v[:, None]
+    ridge = SLOPE_RIDGE * torch.linalg.matrix_norm(x, 2) ** 2
+    penalty = ridge.sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
+    target = torch.cat([r.tokens.advantages.double(), torch.zeros(x.shape[1], dtype=torch.float64)])
+    w = torch.linalg.lstsq(torch.cat([x, penalty]), target[:, None]).solution[:, 0]
+    return h @ w, v
+
+
+def test_token_advantage_is_slope_times_choice(tmp_path):
     r = rollouts(tmp_path)
-    a = r.tokens.advantages
-    logits = []
-    for v in (v_and_a(r)[0], r.features("temperature_gradient")):
-        alpha = ((reference_lambda(v, a) - 0.8) / 0.4).clamp(1e-12, 1 - 1e-12)
-        logits.append(torch.logit(alpha))
-    place = torch.where(a > 0, -logits[0], logits[0])
-    expected = torch.where(a != 0, 0.8 + 0.4 * torch.sigmoid(place + logits[1]), 0.8)
-    close(VARIANTS["place_and_choice"](r), mean_one(expected))
+    slope, v = slopes_and_choices(r)
+    a = r.tokens.advantages.double()
+    z = torch.sign(a) * slope * v
+    alpha = 1 / (1 + torch.exp(-z / (z**2).mean().sqrt()))
+    close(VARIANTS["token_advantage"](r), mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
+
+
+def test_stake_and_choice(tmp_path):
+    r = rollouts(tmp_path)
+    slope, v = slopes_and_choices(r)
+    a = r.tokens.advantages.double()
+    assert (slope > 0).any()
+    assert (slope < 0).any()
+    z = torch.where(slope > 0, slope, 0.0) * (1 + torch.sign(a) * torch.tanh(v) / 2)
+    alpha = 1 / (1 + torch.exp(-(z - z.mean()) / z.std(correction=0)))
+    close(VARIANTS["stake_and_choice"](r), mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
+
+
+def test_slopes_tell_the_places_where_the_choice_decides(tmp_path):
+    """Two kinds of places: at one the favourite is right, at the other it does not matter."""
+    r = rollouts(tmp_path)
+    decides = torch.arange(len(r.tokens.ids)) % 2 == 0
+    v = torch.where(r.tokens.advantages >= 0, 1.0, -1.0)
+    v[~decides] = torch.tensor([1.0, -1.0]).repeat_interleave(2).repeat(len(v))[: int((~decides).sum())]
+    hidden = torch.stack([decides.float(), (~decides).float()], dim=1)
+    r = dataclasses.replace(
+        r, tokens=dataclasses.replace(r.tokens, hidden=hidden), raw_features=lambda name: (v[:, None], None)
+    )
+    values = VARIANTS["token_advantage"](r)
+    counted = r.tokens.advantages != 0
+    assert values[decides & counted].min() > values[~decides & counted].max()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
