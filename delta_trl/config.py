@@ -75,8 +75,8 @@ class DeltaGRPOConfig(RolloutConfig):
         coef_features (`str`, *optional*, defaults to `"output_row"`):
             What represents a token's gradient (appendix F): `"output_row"`, (1 − p)·h, as in the published main results; or
             `"hidden_gradient"`, ∂ log π / ∂h over the whole vocabulary, the paper's stronger proxy, at the cost of about one
-            more forward and backward pass of the LM head alone; or `"temperature_gradient"`, log π − E log π, which is not
-            in the paper, at the cost of about one more forward pass of the LM head.
+            more forward and backward pass of the LM head alone. Not in the paper, and at the cost of about one more forward
+            pass of the LM head: `"temperature_gradient"`, log π − E log π, and `"local_temperature_gradient"`, (log π − E log π)·h.
         coef_top_k (`int`, *optional*, defaults to `0`):
             With `coef_features="hidden_gradient"`, take the softmax over the K most likely tokens only, as the paper does
             (without giving K). 0: the whole vocabulary.
@@ -120,8 +120,8 @@ class DeltaGRPOConfig(RolloutConfig):
         default="output_row",
         metadata={
             "help": "Token features: 'output_row', (1 - p)h, as in the published main results; 'hidden_gradient', the "
-            "gradient of log pi with respect to the LM head's input, the paper's stronger proxy; or 'temperature_gradient', "
-            "log pi - E log pi, which is not in the paper."
+            "gradient of log pi with respect to the LM head's input, the paper's stronger proxy; or, not in the paper, "
+            "'temperature_gradient', log pi - E log pi, and 'local_temperature_gradient', (log pi - E log pi)h."
         },
     )
     coef_top_k: int = field(

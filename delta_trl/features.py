@@ -9,6 +9,8 @@ into features, one row v a token:
   For a plain head that is (W_y − Wᵀp) / temperature; with `top_k` > 0, p is the softmax over the K most likely tokens.
 - `temperature_gradient` (not in the paper): v = log π − E log π, one number, the gradient with respect to the logarithm of
   the inverse temperature.
+- `local_temperature_gradient` (not in the paper): v = (log π − E log π)·h, the same where each place has a temperature of
+  its own. It is the published feature with another factor.
 
 A further feature is one function with the signature of these two, and an entry in `FEATURES`.
 
@@ -220,14 +222,40 @@ def temperature_gradient(
     Raises:
         `RuntimeError`: if the head as read here does not give TRL's log-probabilities.
     """
-    features = torch.empty(len(hidden), 1, device=log_probs.device)
+    return _likelier_than_average(hidden, log_probs, tokens, model, temperature)[:, None], None
+
+
+def local_temperature_gradient(
+    hidden: torch.Tensor,
+    log_probs: torch.Tensor,
+    tokens: torch.Tensor,
+    model: nn.Module,
+    temperature: float,
+    top_k: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    v = (log π(token) + entropy)·h = ∂ log π(token) / ∂w at w = 0, for logits exp(w·h)·z, shape (N, H).
+
+    Not in the paper. As [`temperature_gradient`], but the inverse temperature is a function of the hidden state: of two
+    places where the favourite was chosen, the batch may show that it decides at one and does not matter at the other.
+
+    Arguments, cost and errors as there.
+    """
+    return hidden, _likelier_than_average(hidden, log_probs, tokens, model, temperature)
+
+
+def _likelier_than_average(
+    hidden: torch.Tensor, log_probs: torch.Tensor, tokens: torch.Tensor, model: nn.Module, temperature: float
+) -> torch.Tensor:
+    """log π(token) − E log π, shape (N,), float32."""
+    values = torch.empty(len(hidden), device=log_probs.device)
     with gathered_lm_head(model, temperature) as head:
         for part, h in _head_chunks(hidden, head, log_probs.device):
             log_pi, _ = head.log_probs_and_slope(h)
             head.check(log_pi.gather(1, tokens[part, None])[:, 0], log_probs[part])
             # An impossible token adds 0 · −∞ to the mean: its limit is 0
-            features[part, 0] = log_probs[part] - (log_pi.exp() * log_pi).nan_to_num(nan=0.0).sum(1)
-    return features, None
+            values[part] = log_probs[part] - (log_pi.exp() * log_pi).nan_to_num(nan=0.0).sum(1)
+    return values
 
 
 def _head_chunks(hidden: torch.Tensor, head: "LMHead", device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -242,6 +270,7 @@ FEATURES: dict[str, Callable] = {
     "output_row": output_row,
     "hidden_gradient": hidden_gradient,
     "temperature_gradient": temperature_gradient,
+    "local_temperature_gradient": local_temperature_gradient,
 }
 
 
@@ -285,7 +314,7 @@ class LMHead:
         difference = difference[difference.isfinite()]  # a NaN falls back later, on all processes
         if len(difference) and difference.median() > LOG_PROB_TOLERANCE:
             raise RuntimeError(
-                "coef_features='hidden_gradient' reads the LM head as softcap(scale · (W h + b)) / temperature, with "
+                "coef_features other than 'output_row' read the LM head as softcap(scale · (W h + b)) / temperature, with "
                 f"scale={self.scale}, soft_cap={self.soft_cap}, temperature={self.temperature}, but log-probabilities then "
                 f"differ from TRL's by {difference.median():.3g} nats. This architecture computes its logits otherwise: use "
                 "coef_features='output_row'."

@@ -4,7 +4,13 @@ from conftest import build, config, misaligned, tiny_model
 from reference import reference_coefficients
 
 from delta_trl import DeltaGRPOTrainer, features
-from delta_trl.features import HiddenStates, hidden_gradient, output_row, temperature_gradient
+from delta_trl.features import (
+    HiddenStates,
+    hidden_gradient,
+    local_temperature_gradient,
+    output_row,
+    temperature_gradient,
+)
 
 
 # A bias, a soft cap and a factor on the logits, tied and untied
@@ -122,6 +128,19 @@ def test_temperature_gradient_is_autograd_through_the_real_head(architecture, te
     torch.testing.assert_close(v.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "granite"])
+def test_local_temperature_gradient_is_autograd_through_a_head_that_sets_the_temperature(architecture):
+    model, hidden, tokens = head_case(architecture)
+    logits = real_logits(model, hidden, 0.7).detach()
+    w = torch.zeros_like(hidden, requires_grad=True)  # one for each token, so that gradients stay apart
+    log_beta = (hidden * w).sum(1, keepdim=True)
+    log_pi = (log_beta.exp() * logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    (expected,) = torch.autograd.grad(log_pi.sum(), w)
+    with torch.no_grad():
+        v, scale = local_temperature_gradient(hidden, log_pi.detach(), tokens, model, 0.7, top_k=0)
+    torch.testing.assert_close(v * scale[:, None], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_temperature_gradient_of_impossible_tokens_is_finite():
     """Logits so far apart that probabilities vanish in float32."""
     model, hidden, tokens = head_case("qwen3", dtype=torch.float32)
@@ -190,7 +209,10 @@ def test_packed_states_are_one_buffer_of_valid_tokens_in_their_dtype():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coef_features": "attention"}, r"coef_features must be one of \['hidden_gradient', 'output_row', 'temp"),
+        (
+            {"coef_features": "attention"},
+            r"coef_features must be one of \['hidden_gradient', 'local_temperature_gradient', 'output_row', 'temp",
+        ),
         ({"coef_top_k": 5}, "only coef_features='hidden_gradient' reads it; got 5"),
         ({"coef_top_k": -1, "coef_features": "hidden_gradient"}, "at least 0"),
         ({"coef_offload": "yes"}, "'auto', 'never' or 'always'; got 'yes'"),

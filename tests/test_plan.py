@@ -135,7 +135,7 @@ def test_what_memory_depends_on(models):
     never = column(planned(models, path, 8, "--coef_offload", "never"))
     assert (never.hidden_states, never.hidden_states_on_host) == (rows, 0)
     assert never.scoring - column(base).scoring == rows
-    for features in ("hidden_gradient", "temperature_gradient"):
+    for features in ("hidden_gradient", "temperature_gradient", "local_temperature_gradient"):
         gradient = column(planned(models, path, 8, "--coef_features", features))
         assert 151936 * 4096 * 2 < gradient.hidden_states < 151936 * 4096 * 2 + 1e9
     variant = column(planned(models, path, 8, "--trainer", "variant", "--variant", "mirror"))

@@ -99,6 +99,7 @@ METHODS: dict[str, Method] = {
     "output_row": delta("output_row"),
     "hidden_gradient": delta("hidden_gradient"),
     "temperature_gradient": delta("temperature_gradient"),
+    "local_temperature_gradient": delta("local_temperature_gradient"),
     "no_refinement": delta("output_row", refinement_steps=0),
     **{name: variant(name) for name in VARIANTS},
     **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},
