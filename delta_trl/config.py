@@ -76,7 +76,8 @@ class DeltaGRPOConfig(RolloutConfig):
             What represents a token's gradient (appendix F): `"output_row"`, (1 − p)·h, as in the published main results; or
             `"hidden_gradient"`, ∂ log π / ∂h over the whole vocabulary, the paper's stronger proxy, at the cost of about one
             more forward and backward pass of the LM head alone. Not in the paper, and at the cost of about one more forward
-            pass of the LM head: `"temperature_gradient"`, log π − E log π, and `"local_temperature_gradient"`, (log π − E log π)·h.
+            pass of the LM head: `"temperature_gradient"`, log π − E log π, and `"local_temperature_gradient"`,
+            (log π − E log π)·h.
         coef_top_k (`int`, *optional*, defaults to `0`):
             With `coef_features="hidden_gradient"`, take the softmax over the K most likely tokens only, as the paper does
             (without giving K). 0: the whole vocabulary.
