@@ -23,8 +23,18 @@ FIGURES = {
     "correlation_negative": "corr. 1 − p, A < 0",
     "explained": "explained",
 }
-# Drawn in colour and named in bold: the published method, its stronger proxy and its mirror image, and what others weigh by
-HIGHLIGHTED = ("output_row", "hidden_gradient", "temperature_gradient", "fipo", "entropy", "random", "mirror")
+# Drawn in these colours and named in bold: the published method, its stronger proxy and its mirror image, ours, and what
+# others weigh by
+HIGHLIGHTED = {
+    "output_row": "C0",
+    "hidden_gradient": "C1",
+    "mirror": "C6",
+    "temperature_gradient": "C2",
+    "stake_and_choice": "C8",
+    "fipo": "C3",
+    "entropy": "C4",
+    "random": "C5",
+}
 
 # Methods whose mean AUCs are closer than this share a point in the picture
 SAME = 0.01
@@ -177,7 +187,7 @@ def _points(summary: Summary) -> list[_Point]:
                 point.names.append(name)
                 break
         else:
-            colour = f"C{HIGHLIGHTED.index(name)}" if name in HIGHLIGHTED else None
+            colour = HIGHLIGHTED.get(name)
             points.append(_Point([name], blame, credit, colour))
     return points
 
