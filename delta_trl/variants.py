@@ -369,9 +369,16 @@ VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
     "token_advantage": token_advantage,
     "stake_and_choice": stake_and_choice,
 }
-# What reads which option beyond the bounds; stated elsewhere, an option would be ignored in silence
+# What reads variant_share, and which options are not read; stated there, an option would be ignored in silence
 SELECTIONS = ("top_tokens", "bottom_tokens", "random_tokens")
-FIXED_FEATURES = ("length_only", "random", "random_tokens", "token_advantage", "stake_and_choice")
+NO_REFINEMENT = ("random", "random_tokens", "token_advantage", "stake_and_choice")
+NO_BOUNDS = ("no_range_map", *SELECTIONS)
+IGNORED = {
+    "coef_features": ("length_only", *NO_REFINEMENT),
+    "coef_refinement_steps": NO_REFINEMENT,
+    "coef_min": NO_BOUNDS,
+    "coef_max": NO_BOUNDS,
+}
 
 
 @dataclass
@@ -408,8 +415,9 @@ class VariantGRPOConfig(DeltaGRPOConfig):
             raise ValueError(f"variant_share must lie between 0 and 1; got {self.variant_share}.")
         if self.variant not in SELECTIONS and self.variant_share != 0.5:
             raise ValueError(f"variant_share is read by {', '.join(SELECTIONS)} only; got variant={self.variant!r}.")
-        if self.variant in FIXED_FEATURES and self.coef_features != "output_row":
-            raise ValueError(f"variant={self.variant!r} does not read coef_features: leave it out.")
+        for option in self.coef_changed:
+            if self.variant in IGNORED.get(option, ()):
+                raise ValueError(f"variant={self.variant!r} does not read {option}: leave it out.")
 
 
 class VariantGRPOTrainer(DeltaGRPOTrainer):

@@ -10,7 +10,7 @@ from reference import reference_lambda
 from delta_trl import delta_coefficients
 from delta_trl.features import RolloutTokens
 from delta_trl.variants import (
-    FIXED_FEATURES,
+    IGNORED,
     SELECTIONS,
     SLOPE_RIDGE,
     VARIANTS,
@@ -39,14 +39,21 @@ def rollouts(tmp_path, seed=0, keep=slice(None), reduce=lambda tensor: tensor, m
         advantages=advantages[responses],
         responses=responses,
     )
-    doubt = -torch.expm1(tokens.log_probs)
-    published = delta_coefficients(tokens.hidden, tokens.advantages, feature_scale=doubt)
-    choice = torch.randn(n, 1, generator=generator)[keep]
-    tokens = RolloutTokens(**{f.name: getattr(tokens, f.name)[keep] for f in dataclasses.fields(tokens)})
     args = config(tmp_path, VariantGRPOConfig, num_generations=G, **{"variant": "mirror", **options})
+    of_name = {
+        "output_row": (tokens.hidden, -torch.expm1(tokens.log_probs)),
+        "hidden_gradient": (tokens.hidden.flip(1).square(), None),  # anything else
+        "temperature_gradient": (torch.randn(n, 1, generator=generator), None),
+    }
+    v, scale = of_name[args.coef_features]
+    bounds = {"coef_min": args.coef_min, "coef_max": args.coef_max}
+    published = delta_coefficients(
+        v, tokens.advantages, feature_scale=scale, refinement_steps=args.coef_refinement_steps, **bounds
+    )
+    of_name = {name: (v[keep], None if scale is None else scale[keep]) for name, (v, scale) in of_name.items()}
     return Rollouts(
-        tokens=tokens,
-        raw_features=lambda name: (choice, None) if name == "temperature_gradient" else (tokens.hidden, doubt[keep]),
+        tokens=RolloutTokens(**{f.name: getattr(tokens, f.name)[keep] for f in dataclasses.fields(tokens)}),
+        raw_features=of_name.__getitem__,
         published=dataclasses.replace(published, values=published.values[keep]),
         options=args,
         n_groups=GROUPS,
@@ -390,6 +397,23 @@ def test_fixed_temperature_refuses_to_be_resumed(tmp_path):
         again.train(resume_from_checkpoint=True)
 
 
+NOT_DEFAULT = {
+    "coef_features": "hidden_gradient",
+    "coef_refinement_steps": 2,
+    "coef_min": 0.5,
+    "coef_max": 1.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in VARIANTS for option in NOT_DEFAULT if name not in IGNORED[option]]
+)
+def test_an_option_that_is_accepted_changes_the_coefficients(tmp_path, name, option):
+    plain = rollouts(tmp_path, variant=name)
+    changed = rollouts(tmp_path, variant=name, **{option: NOT_DEFAULT[option]})
+    assert (VARIANTS[name](plain) - VARIANTS[name](changed)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -399,8 +423,9 @@ def test_fixed_temperature_refuses_to_be_resumed(tmp_path):
         ({"variant": "top_tokens", "variant_share": 1.0}, "between 0 and 1"),
         ({"variant": "mirror", "variant_share": 0.2}, "read by top_tokens"),
         *(
-            ({"variant": name, "coef_features": "hidden_gradient"}, "does not read coef_features")
-            for name in FIXED_FEATURES
+            ({"variant": name, option: value}, f"variant='{name}' does not read {option}")
+            for option, value in NOT_DEFAULT.items()
+            for name in IGNORED[option]
         ),
     ],
 )
