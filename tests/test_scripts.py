@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import DeltaGRPOTrainer
+from delta_trl.features import FEATURES
 from delta_trl.methods import METHODS
 from delta_trl.tasks import arithmetic_problems, character_tokenizer
 
@@ -196,7 +197,8 @@ def test_the_benchmark_measures_every_part(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
     rows = {row.pop("name"): row for row in json.loads((tmp_path / "costs.json").read_text())}
     ratios = [row["ratio"] for row in rows.values() if "ratio" in row]
-    assert len(ratios) == 7
+    # Two schedules, the published way, two dtypes, and every other feature
+    assert len(ratios) == 5 + len(FEATURES) - 1
     assert min(ratios) > 0
     memory = {name: row for name, row in rows.items() if name.startswith("memory")}
     assert len(memory) == 2
