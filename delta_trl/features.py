@@ -12,7 +12,7 @@ into features, one row v a token:
 - `local_temperature_gradient` (not in the paper): v = (log π − E log π)·h, the same where each place has a temperature of
   its own. It is the published feature with another factor.
 
-A further feature is one function with the signature of these two, and an entry in `FEATURES`.
+A further feature is one function with the signature of these, and an entry in `FEATURES`.
 
 Symbols: N tokens, H hidden size, V vocabulary size, (B, T) completions and their padded length.
 """

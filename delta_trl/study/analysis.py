@@ -170,7 +170,7 @@ def _holm_by_seeds(seeds: list[int], p_values: list[float]) -> list[float]:
     for n in set(seeds):
         family = [i for i, m in enumerate(seeds) if m == n]
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
-            corrected[i] = float(p)
+            corrected[i] = p
     return corrected
 
 
