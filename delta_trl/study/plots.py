@@ -19,6 +19,10 @@ MOST_CURVES = 7
 SMOOTHED_STEPS = 5
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the baseline is black
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Differences in points are drawn to scale up to this one, and on a logarithmic scale beyond: one method that collapses would
+# otherwise press all others into a line
+LINEAR_POINTS = 5
+POINT_TICKS = (-50, -15, -5, 0, 5, 15, 50)
 
 
 def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> None:
@@ -86,12 +90,21 @@ def plot_differences(rows: list[Row], path: Path) -> None:
             axes.errorbar([middle], [line], xerr=reach, fmt="o", markersize=5.5, capsize=3, **style)
         axes.set_title(title_of(name), fontsize=9.5)
         axes.set_yticks(range(len(compared)), [label for label, _ in compared], fontsize=9)
+        axes.set_xscale("symlog", linthresh=LINEAR_POINTS, linscale=0.8)
+        low, high = axes.get_xlim()
+        axes.set_xticks([t for t in POINT_TICKS if low <= t <= high])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.grid(axis="x", alpha=0.25)
         axes.tick_params(axis="y", length=0)
         _plain(axes, "top", "right", "left")
         axes.set_xlabel("points", fontsize=9)
-    axes.invert_yaxis()
-    figure.suptitle("Difference to the baseline, seed by seed, with 95% intervals (filled: without 0)", fontsize=10.5)
+    axes.set_ylim(len(compared) - 0.4, -0.6)  # from the top down
+    figure.suptitle(
+        "Difference to the baseline, seed by seed, with 95% intervals (filled: without 0); "
+        f"logarithmic beyond {LINEAR_POINTS} points",
+        fontsize=10.5,
+    )
     figure.savefig(path, dpi=150)
 
 
