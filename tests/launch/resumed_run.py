@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import build, config
+from leaving import leave_together
 
 from delta_trl import DeltaGRPOTrainer
 
@@ -41,8 +42,7 @@ def main():
     assert trainer.accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1))
     trainer.train(resume_from_checkpoint="--resume" in flags)
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        leave_together()
 
 
 if __name__ == "__main__":

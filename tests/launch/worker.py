@@ -19,6 +19,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from accelerate.state import GradientState  # noqa: E402
 from conftest import build, config, digit_reward, tiny_model  # noqa: E402
+from leaving import leave_together  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from vllm_client import StandInClient, install  # noqa: E402
 
@@ -235,9 +236,7 @@ def main():
     if launcher == "ddp":
         without_reduction()
         torch.save(train(base, output / "mutated", "one update"), output / "mutated" / f"rank{rank}.pt")
-    # A process that leaves early takes the others' connections with it
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave_together()
 
 
 if __name__ == "__main__":
