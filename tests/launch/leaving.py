@@ -10,9 +10,9 @@ def leave_together() -> None:
     """
     End this process, successfully, once all processes are done: one that leaves early takes the others' connections along.
 
-    Not by way of the interpreter's own end. Once in some hundred runs that aborts with "terminate called without an active
-    exception" although all is done: most likely a gloo thread that still drops the tensors of the last collective then,
-    and asks for a lock that it can no longer get.
+    Not by way of the interpreter's own end, which was seen to abort with "terminate called without an active exception"
+    after all was done: most likely a gloo thread that still drops the tensors of the last collective then, and asks for a
+    lock that it can no longer get.
     """
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
