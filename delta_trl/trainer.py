@@ -14,8 +14,8 @@ from ._versions import require_tested_trl
 from .base import RolloutTrainer
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
-from .diagnostics import explained_by_uncertainty
 from .features import FEATURES, HiddenStates, RolloutTokens, record_hidden_states
+from .metrics import explained_by_uncertainty
 from .records import completion_records, write_completion_records
 
 

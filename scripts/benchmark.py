@@ -60,7 +60,7 @@ class Bench:
         from trl import GRPOTrainer
 
         from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
-        from delta_trl.tasks import arithmetic_problems, character_tokenizer
+        from delta_trl.research.tasks import arithmetic_problems, character_tokenizer
 
         a = self.arguments
         if self.model is None:

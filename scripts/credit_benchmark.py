@@ -36,10 +36,10 @@ def main() -> None:
     args = parse()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-    from delta_trl.credit.methods import choose
-    from delta_trl.credit.report import write_report
-    from delta_trl.credit.run import score_methods
-    from delta_trl.tasks import arithmetic_problems, warm_up
+    from delta_trl.research.credit.methods import choose
+    from delta_trl.research.credit.report import write_report
+    from delta_trl.research.credit.run import score_methods
+    from delta_trl.research.tasks import arithmetic_problems, warm_up
 
     try:
         methods = choose(args.methods)

@@ -25,7 +25,7 @@ SAMPLES = 4
 
 def prepare(folder: Path, warm_up_steps: int) -> None:
     """Write the data, and warm up a model unless an earlier run left one."""
-    from delta_trl.tasks import arithmetic_problems, warm_up
+    from delta_trl.research.tasks import arithmetic_problems, warm_up
 
     problems = arithmetic_problems(6561)
     (folder / "data").mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,13 @@
     python scripts/study.py --config configs/study/ledger.yaml
 
 1. Make the task's data, and warm up the model that all runs start from.
-2. Run scripts/train.py for every method and seed, one thread each, as many at a time as there are cores.
+2. Run `python -m delta_trl.train` for every method and seed, one thread each, as many at a time as there are cores.
 3. Write tables, plots and the records of every run into outputs/study/NAME.
 
 The same command continues a study that was stopped: a finished run is never repeated, a broken one is reported, counted
-and tried again. To repeat one run by hand: python scripts/train.py --config outputs/study/NAME/runs/METHOD-seedN/config.yaml
+and tried again. To repeat one run by hand:
+
+    python -m delta_trl.train --config outputs/study/NAME/runs/METHOD-seedN/config.yaml
 """
 
 import argparse
@@ -35,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from delta_trl.study.settings import load_study
+    from delta_trl.research.study.settings import load_study
 
     try:
         if args.jobs is not None and args.jobs < 1:
@@ -56,9 +58,9 @@ def main() -> None:
 
 def report(study, folder: Path) -> str:
     """Write tables, plots and the packed records; the tables as text."""
-    from delta_trl.study.analysis import analyse, write_tables
-    from delta_trl.study.plots import plot_differences, plot_rewards
-    from delta_trl.study.records import pack_records, read_records
+    from delta_trl.research.study.analysis import analyse, write_tables
+    from delta_trl.research.study.plots import plot_differences, plot_rewards
+    from delta_trl.research.study.records import pack_records, read_records
 
     records = read_records(folder)
     if not records:
@@ -73,12 +75,10 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
     """Everything that is open; what failed."""
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from delta_trl.study import runner
-
-    import train  # isort: skip
+    from delta_trl.research.study import runner
 
     runs = study.runs(args.methods, args.seeds)
-    runner.check_options(study, train.parse)
+    runner.check_options(study)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with runner.locked(folder) as lock:
@@ -88,7 +88,6 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
                 todo,
                 folder,
                 fingerprint,
-                script=ROOT / "scripts" / "train.py",
                 jobs=args.jobs or runner.default_jobs(),
                 done=len(runs) - len(todo),
                 lock=lock,

@@ -1,6 +1,8 @@
 """Tiny models of real architectures, built offline, and trainers on fixed rollouts."""
 
+import json
 import os
+from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,13 +12,18 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, 
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl import trainer as trainer_module
-from delta_trl.tasks import character_tokenizer
+from delta_trl.research.tasks import arithmetic_problems, character_tokenizer
+from delta_trl.train.arguments import parse as parse_arguments
+
+
+ROOT = Path(__file__).parent.parent
 
 
 # Tensors here are tiny: a second thread only waits for the first, and much longer when another process has the core
@@ -142,3 +149,39 @@ def collected(monkeypatch):
     monkeypatch.setattr(trainer_module, "delta_coefficients", compute_and_keep)
     monkeypatch.setattr(GRPOTrainer, "compute_loss", loss_and_keep)
     return seen
+
+
+def parse(*arguments):
+    """What the training command makes of these arguments."""
+    return parse_arguments([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a tiny model, problems in DeepMath's schema, and a config for a run of three short steps."""
+    tokenizer = character_tokenizer()
+    tiny_model(tokenizer=tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = "".join(json.dumps(row) + "\n" for row in arithmetic_problems(40))
+    (tmp_path / "problems.jsonl").write_text(rows)
+    settings = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "dataset_name": str(tmp_path / "problems.jsonl"),
+        "prompt_format": "{question}\n",
+        "output_dir": str(tmp_path / "run"),
+        "reward_funcs": ["math_reward", "conftest.digit_reward"],
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dtype": "float32",
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "save_steps": 1,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from delta_trl.tasks import BOX, character_tokenizer
+from delta_trl.research.tasks import BOX, character_tokenizer
 
 
 def question(a: int, b: int) -> str:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from delta_trl.credit.measures import auc, mean, measure
-from delta_trl.credit.methods import METHODS, choose, method_names
-from delta_trl.credit.report import summarise, tables, write_report
-from delta_trl.credit.run import score_methods
-from delta_trl.credit.tokens import CLASSES, ERROR, PHRASING, REST, RIGHT, character_classes, token_classes
 from delta_trl.features import RolloutTokens
-from delta_trl.tasks import LEDGER_STEPS, arithmetic_problems, character_tokenizer, warm_up
+from delta_trl.research.credit.measures import auc, mean, measure
+from delta_trl.research.credit.methods import METHODS, choose, method_names
+from delta_trl.research.credit.report import summarise, tables, write_report
+from delta_trl.research.credit.run import score_methods
+from delta_trl.research.credit.tokens import CLASSES, ERROR, PHRASING, REST, RIGHT, character_classes, token_classes
+from delta_trl.research.tasks import LEDGER_STEPS, arithmetic_problems, character_tokenizer, warm_up
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from delta_trl.evaluation.generate import (
     sample_seed,
 )
 from delta_trl.evaluation.models import find_model
-from delta_trl.tasks import BOX
+from delta_trl.research.tasks import BOX
 
 
 PLAIN = Decoding(samples=4, top_p=1.0, max_tokens=30, prompt_format="{question}")

@@ -21,7 +21,7 @@ from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.records import read_run
 from delta_trl.evaluation.run import Engine, Task, evaluate_models, grade_samples, run_share
 from delta_trl.evaluation.vllm_backend import VllmBackend, split_devices
-from delta_trl.tasks import BOX, character_tokenizer
+from delta_trl.research.tasks import BOX, character_tokenizer
 
 
 ROOT = Path(__file__).parent.parent

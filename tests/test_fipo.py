@@ -13,7 +13,7 @@ from test_trainer import assert_bit_equal, losses_and_weights
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import fipo as fipo_module
-from delta_trl.fipo import FIPOConfig, FIPOTrainer, fipo_weights
+from delta_trl.research.fipo import FIPOConfig, FIPOTrainer, fipo_weights
 
 
 def reference_weights(log_ratios, mask, advantages, half_life=32.0, low=1.0, high=1.2, clamp=20.0, dual_clip=10.0):

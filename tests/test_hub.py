@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import build, config, tiny_model
+from conftest import ROOT, build, config, tiny_model
 from hub_standin import TOKEN, USER, HubStandIn
-from test_scripts import ROOT, project  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
@@ -61,7 +60,7 @@ def run(arguments, url, tmp_path, token=TOKEN):
     return subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=tmp_path)
 
 
-def command(project, name, *arguments):  # noqa: F811
+def command(project, name, *arguments):
     """The script's arguments for a run whose output folder, and so its repository, has this name."""
     options = ["--config", project / "config.yaml", "--output_dir", project / name, "--push_to_hub", *arguments]
     return [str(part) for part in (ROOT / "scripts/train.py", *options)]
@@ -73,7 +72,7 @@ def same_weights(first, second):
 
 
 @pytest.mark.slow
-def test_every_strategy_pushes_a_model_that_loads_back(project):  # noqa: F811
+def test_every_strategy_pushes_a_model_that_loads_back(project):
     strategies = ("end", "every_save", "checkpoint", "all_checkpoints")
     runs = [command(project, name, "--hub_strategy", name, "--hub_always_push", "true") for name in strategies]
     runs.append(
@@ -115,7 +114,7 @@ def test_every_strategy_pushes_a_model_that_loads_back(project):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failure", ["wrong token", "unreachable", "refused during training"])
-def test_a_hub_that_fails_costs_no_run(project, failure):  # noqa: F811
+def test_a_hub_that_fails_costs_no_run(project, failure):
     during_training = failure == "refused during training"
     with HubStandIn(project / "hub") as hub:
         hub.failing = lambda method, path: during_training and "/commit/" in path

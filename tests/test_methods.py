@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import yaml
-from test_scripts import ROOT, parse, project, train  # noqa: F401 (a fixture)
+from conftest import ROOT, parse
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
-from delta_trl.fipo import FIPOConfig, FIPOTrainer
-from delta_trl.methods import METHODS, Method, trainer_argument
-from delta_trl.variants import VariantGRPOTrainer
+from delta_trl.research.fipo import FIPOConfig, FIPOTrainer
+from delta_trl.research.variants import VariantGRPOTrainer
+from delta_trl.train.__main__ import train
+from delta_trl.train.methods import METHODS, TrainingMethod, methods, trainer_argument
 
 
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
@@ -30,7 +31,7 @@ EXPECTED = {
 NEEDED = {"variant": {"variant": "mirror"}}
 
 
-def write_config(project, **settings):  # noqa: F811
+def write_config(project, **settings):
     path = project / "config.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **settings}))
     return ["--config", path]
@@ -41,17 +42,17 @@ def effective(trainer):
 
 
 def test_every_method_has_expectations():
-    assert METHODS.keys() == EXPECTED.keys()
+    assert methods().keys() == EXPECTED.keys()
 
 
 @pytest.mark.parametrize("place", ["yaml", "command line"])
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_name_means_these_loss_settings(project, monkeypatch, name, place):  # noqa: F811
+def test_a_name_means_these_loss_settings(project, monkeypatch, name, place):
     built = []
     monkeypatch.setattr(EXPECTED[name][0], "train", lambda self, **kwargs: built.append(self))
     # The command line wins over the YAML file, whose trainer has a preset of its own
     arguments = write_config(project, trainer=name if place == "yaml" else "sapo", **NEEDED.get(name, {}))
-    train.main(*parse(*arguments, *([] if place == "yaml" else ["--trainer", name])))
+    train(*parse(*arguments, *([] if place == "yaml" else ["--trainer", name])))
     (trainer,) = built
     assert effective(trainer) == EXPECTED[name]
     assert trainer.epsilon_low == 0.2
@@ -60,10 +61,10 @@ def test_a_name_means_these_loss_settings(project, monkeypatch, name, place):  #
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_two_steps_of_every_method(project, name):  # noqa: F811
+def test_two_steps_of_every_method(project, name):
     # Two updates on a rollout batch, so that ratios differ from 1
     schedule = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 2, "save_steps": 2}
-    train.main(*parse(*write_config(project, trainer=name, **schedule, **NEEDED.get(name, {}))))
+    train(*parse(*write_config(project, trainer=name, **schedule, **NEEDED.get(name, {}))))
     history = json.loads((project / "run" / "trainer_state.json").read_text())["log_history"]
     entries = [entry for entry in history if "loss" in entry]
     assert [entry["step"] for entry in entries] == [1, 2]
@@ -101,7 +102,7 @@ def test_two_steps_of_every_method(project, name):  # noqa: F811
     ],
 )
 @pytest.mark.parametrize("place", ["yaml", "command line"])
-def test_what_contradicts_a_method_is_refused(project, name, options, message, place):  # noqa: F811
+def test_what_contradicts_a_method_is_refused(project, name, options, message, place):
     if place == "yaml":
         arguments = write_config(project, trainer=name, **options)
     else:
@@ -121,20 +122,20 @@ def test_what_contradicts_a_method_is_refused(project, name, options, message, p
         ("fipo", {"loss_type": "bnpo", "epsilon_high": 0.25, "fipo_half_life": 16}),
     ],
 )
-def test_what_does_not_contradict_it_is_accepted(project, name, options):  # noqa: F811
+def test_what_does_not_contradict_it_is_accepted(project, name, options):
     parts = [part for option, value in options.items() for part in (f"--{option}", value)]
     args = parse(*write_config(project), "--trainer", name, *parts)[2]
     for option, value in options.items():
         assert getattr(args, option) == (None if value == "none" else value)
 
 
-def test_the_command_line_corrects_the_yaml_file(project):  # noqa: F811
+def test_the_command_line_corrects_the_yaml_file(project):
     arguments = write_config(project, trainer="delta", loss_type="dapo", epsilon_high=0.28)
     args = parse(*arguments, "--trainer", "grpo", "--loss_type", "grpo", "--epsilon_high", "none")[2]
     assert (args.loss_type, args.epsilon_high) == ("grpo", None)
 
 
-def test_an_abbreviated_name_is_refused(project):  # noqa: F811
+def test_an_abbreviated_name_is_refused(project):
     with pytest.raises(ValueError, match="Write --trainer in full"):
         parse(*write_config(project), "--traine", "sapo")
     assert trainer_argument(["--trainer=sapo"]) == "sapo"
@@ -142,27 +143,29 @@ def test_an_abbreviated_name_is_refused(project):  # noqa: F811
 
 
 @pytest.mark.parametrize("trainer", [None, ["delta"], 3])
-def test_a_name_that_is_no_text_is_refused(project, trainer):  # noqa: F811
+def test_a_name_that_is_no_text_is_refused(project, trainer):
     with pytest.raises(ValueError, match=r"Unknown trainer .*: trainer must be one of 'delta'"):
         parse(*write_config(project, trainer=trainer))
 
 
-def test_a_plan_has_the_methods_own_config(project, capsys):  # noqa: F811
+def test_a_plan_has_the_methods_own_config(project, capsys):
     states = {}
     for name in ("delta", "fipo", "sapo"):
         parsed = parse(*write_config(project, trainer=name, max_prompt_length=40), "--plan", "--plan_processes", "2")
         assert parsed[2].world_size == 2
         assert isinstance(parsed[2], FIPOConfig if name == "fipo" else DeltaGRPOConfig)
-        train.main(*parsed)
+        train(*parsed)
         printed = capsys.readouterr().out
         assert f"{name}, 2 processes" in printed
         (states[name],) = (line for line in printed.splitlines() if line.startswith("hidden states (DelTA)"))
     assert states["fipo"] == states["sapo"]
 
 
-def test_another_method_is_one_entry(project, monkeypatch):  # noqa: F811
+def test_another_method_is_one_entry(project, monkeypatch):
     monkeypatch.setitem(
-        METHODS, "other", Method("", config="delta_trl.fipo:FIPOConfig", preset={"fipo_clip_max": 1.5})
+        METHODS,
+        "other",
+        TrainingMethod("", config="delta_trl.research.fipo:FIPOConfig", preset={"fipo_clip_max": 1.5}),
     )
     args = parse(*write_config(project, trainer="other"))[2]
     assert args.fipo_clip_max == 1.5
@@ -171,16 +174,16 @@ def test_another_method_is_one_entry(project, monkeypatch):  # noqa: F811
 @pytest.mark.slow
 def test_help_lists_every_method_and_loads_no_trainer():
     code = (
-        "import sys; sys.argv = ['train.py', '--help']; sys.path.insert(0, 'scripts'); import train\n"
-        "try: train.parse()\n"
+        "import sys; sys.argv = ['train.py', '--help']; from delta_trl.train import __main__ as entry\n"
+        "try: entry.main()\n"
         "except SystemExit: pass\n"
-        "assert not {'trl.trainer.grpo_trainer', 'delta_trl.trainer', 'delta_trl.fipo'} & sys.modules.keys()"
+        "assert not {'trl.trainer.grpo_trainer', 'delta_trl.trainer', 'delta_trl.research.fipo'} & sys.modules.keys()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "10000"}
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     ).stdout
-    for name in METHODS:
+    for name in methods():
         assert f"'{name}'" in printed
     assert "--coef_max" in printed
 

@@ -22,7 +22,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from vllm_client import StandInClient, install
 
 from delta_trl import DeltaGRPOTrainer
-from delta_trl.tasks import character_tokenizer
+from delta_trl.research.tasks import character_tokenizer
 
 
 SCHEDULES = {"aligned": {}, "misaligned": misaligned()}

@@ -1,3 +1,4 @@
+import ast
 import importlib.metadata
 import re
 from pathlib import Path
@@ -42,3 +43,13 @@ def test_public_names():
         assert getattr(delta_trl, name).__module__.startswith("delta_trl.")
     with pytest.raises(AttributeError, match="no_such_name"):
         delta_trl.no_such_name  # noqa: B018
+
+
+def test_the_product_does_not_import_research():
+    package = ROOT / "delta_trl"
+    product = [path for path in package.rglob("*.py") if "research" not in path.relative_to(package).parts]
+    for path in product:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+                assert not any("research" in name.split(".") for name in names), f"{path}, line {node.lineno}"

@@ -11,14 +11,14 @@ import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
-from conftest import tiny_model
-from test_scripts import ROOT, train
+from conftest import ROOT, parse, tiny_model
 from transformers import CONFIG_MAPPING, AutoConfig
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig
-from delta_trl.memory import ModelSize, hidden_state_bytes
-from delta_trl.plan import make_plan
+from delta_trl.train.__main__ import train
+from delta_trl.train.memory import ModelSize, hidden_state_bytes
+from delta_trl.train.plan import make_plan
 
 
 QWEN3 = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32768}
@@ -71,7 +71,7 @@ def planned(models, path, processes, *arguments, gpu_memory=80):
     """The plan of a config file whose model lies in `models`."""
     name = yaml.safe_load(Path(path).read_text())["model_name_or_path"]
     command = ["--config", path, "--model_name_or_path", models / name, "--plan", "--plan_processes", processes]
-    script_args, *rest = train.parse([str(argument) for argument in (*command, *arguments)])
+    script_args, *rest = parse(*command, *arguments)
     data_args, args, model_args = rest
     return make_plan(args, data_args, model_args, trainer=script_args.trainer, gpu_memory=gpu_memory)
 
@@ -253,10 +253,10 @@ def _args(steps_per_generation, gradient_accumulation_steps):
 
 def test_options_of_a_plan_need_a_plan_on_the_command_line(tmp_path):
     with pytest.raises(ValueError, match="add --plan"):
-        train.parse(["--output_dir", "unused", "--plan_processes", "8"])
+        parse("--output_dir", "unused", "--plan_processes", "8")
     (tmp_path / "config.yaml").write_text("plan: true\nplan_processes: 8\noutput_dir: unused\nuse_cpu: true\n")
     with pytest.raises(ValueError, match="belong on the command line"):
-        train.parse(["--config", str(tmp_path / "config.yaml")])
+        parse("--config", str(tmp_path / "config.yaml"))
 
 
 def test_the_quickstart_can_be_planned(tmp_path):
@@ -330,7 +330,7 @@ def test_the_script_prints_a_plan_without_weights_or_data(models, tmp_path, monk
     name = models / "Qwen/Qwen3-8B-Base"
     assert {path.name for path in name.iterdir()} == {"config.json"}
     arguments = ["--config", ROOT / "configs/qwen3_8b/delta.yaml", "--model_name_or_path", name, "--plan"]
-    train.main(*train.parse([str(argument) for argument in (*arguments, "--plan_processes", 8)]))
+    train(*parse(*arguments, "--plan_processes", 8))
     printed = capsys.readouterr().out
     for text in (
         "2,048 responses: 128 prompts x 16",

@@ -557,7 +557,7 @@ def test_heat_map_from_tensors():
 
 
 def test_heat_map_from_ids_arrays_and_records(trained):
-    from delta_trl.tasks import character_tokenizer
+    from delta_trl.research.tasks import character_tokenizer
 
     row = pd.read_parquet(next(trained["delta"].glob("completions/coefficients_*"))).iloc[0]
     from_record = heat_map(row.tokens, row.coefficients, row.log_probs, row.advantage)

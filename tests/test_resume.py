@@ -14,7 +14,7 @@ from conftest import build, config, digit_reward
 from safetensors.torch import load_file
 
 from delta_trl import DeltaGRPOTrainer
-from delta_trl.fipo import FIPOTrainer
+from delta_trl.research.fipo import FIPOTrainer
 
 
 WORKER = Path(__file__).parent / "launch" / "resumed_run.py"

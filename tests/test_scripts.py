@@ -1,71 +1,22 @@
 """The scripts as a user runs them, on local data and tiny models, and every checked-in config."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import tiny_model
+from conftest import ROOT, parse
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.features import FEATURES
-from delta_trl.methods import METHODS
-from delta_trl.tasks import arithmetic_problems, character_tokenizer
-
-
-ROOT = Path(__file__).parent.parent
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train = load_script("train")
-
-
-def parse(*arguments):
-    return train.parse([str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A folder with a tiny model, problems in DeepMath's schema, and a config for a run of three short steps."""
-    tokenizer = character_tokenizer()
-    tiny_model(tokenizer=tokenizer).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    rows = "".join(json.dumps(row) + "\n" for row in arithmetic_problems(40))
-    (tmp_path / "problems.jsonl").write_text(rows)
-    settings = {
-        "model_name_or_path": str(tmp_path / "model"),
-        "dataset_name": str(tmp_path / "problems.jsonl"),
-        "prompt_format": "{question}\n",
-        "output_dir": str(tmp_path / "run"),
-        "reward_funcs": ["math_reward", "conftest.digit_reward"],
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "dtype": "float32",
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 8,
-        "max_steps": 3,
-        "logging_steps": 1,
-        "save_steps": 1,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    return tmp_path
+from delta_trl.train.__main__ import train
+from delta_trl.train.arguments import ScriptArguments
+from delta_trl.train.methods import methods
+from delta_trl.train.rewards import load_rewards
 
 
 @pytest.mark.parametrize(
@@ -80,14 +31,14 @@ def test_every_checked_in_config_parses(path):
         assert load_config_from_file(str(path)).num_processes >= 1
         return
     script_args, _, args, model_args = parse("--config", path, "--use_cpu", "true", "--bf16", "false")
-    assert script_args.trainer in METHODS
+    assert script_args.trainer in methods()
     assert model_args.model_name_or_path
     assert args.max_steps > 0
 
 
 @pytest.mark.parametrize("name", ["delta", "dapo"])
 def test_a_run_from_a_config_trains_and_saves(project, capsys, name):
-    train.main(*parse("--config", project / "config.yaml", "--trainer", name))
+    train(*parse("--config", project / "config.yaml", "--trainer", name))
     state = json.loads((project / "run" / "trainer_state.json").read_text())
     entry = state["log_history"][0]
     assert entry["rewards/math_reward/mean"] == 0
@@ -103,16 +54,14 @@ def test_a_run_from_a_config_trains_and_saves(project, capsys, name):
 
 
 def test_resume_continues_from_the_newest_checkpoint(project, capsys):
-    train.main(*parse("--config", project / "config.yaml", "--max_steps", 2))
-    train.main(*parse("--config", project / "config.yaml", "--resume_from_checkpoint", "true"))
+    train(*parse("--config", project / "config.yaml", "--max_steps", 2))
+    train(*parse("--config", project / "config.yaml", "--resume_from_checkpoint", "true"))
     state = json.loads((project / "run" / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
 
 
 def test_lora_from_the_command_line(project):
-    train.main(
-        *parse("--config", project / "config.yaml", "--use_peft", "true", "--lora_target_modules", "all-linear")
-    )
+    train(*parse("--config", project / "config.yaml", "--use_peft", "true", "--lora_target_modules", "all-linear"))
     assert (project / "run" / "adapter_model.safetensors").exists()
 
 
@@ -129,7 +78,7 @@ def test_lora_from_the_command_line(project):
 def test_bad_input_is_refused_before_the_model_is_loaded(project, monkeypatch, arguments, message):
     monkeypatch.setattr(GRPOTrainer, "__init__", lambda *args, **kwargs: pytest.fail("the trainer was built"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        train.main(*parse("--config", project / "config.yaml", *arguments))
+        train(*parse("--config", project / "config.yaml", *arguments))
 
 
 def test_unknown_keys_are_errors(project):
@@ -143,14 +92,12 @@ def test_a_wrong_trainer_in_the_yaml_file_is_refused(project):
     with (project / "config.yaml").open("a") as file:
         file.write("trainer: ppo\n")
     with pytest.raises(ValueError, match="Unknown trainer 'ppo': trainer must be one of 'delta', 'dapo'"):
-        train.main(*parse("--config", project / "config.yaml"))
+        train(*parse("--config", project / "config.yaml"))
 
 
 def test_the_soft_overlong_penalty_is_trls():
-    script_args = train.ScriptArguments(
-        reward_funcs=["soft_overlong"], soft_overlong_max_length=10, soft_overlong_cache=4
-    )
-    (penalty,) = train.load_rewards(script_args)
+    script_args = ScriptArguments(reward_funcs=["soft_overlong"], soft_overlong_max_length=10, soft_overlong_cache=4)
+    (penalty,) = load_rewards(script_args)
     assert penalty([[0] * 6, [0] * 8, [0] * 11]) == [0.0, -0.5, -1.0]
 
 
@@ -159,7 +106,7 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
     for trainer_class in (GRPOTrainer, DeltaGRPOTrainer):
         monkeypatch.setattr(trainer_class, "train", lambda self, **kwargs: built.append(self))
     for name in ("delta", "dapo"):
-        train.main(*parse("--config", project / "config.yaml", "--trainer", name))
+        train(*parse("--config", project / "config.yaml", "--trainer", name))
     ours, theirs = built
     assert type(ours) is DeltaGRPOTrainer
     assert type(theirs) is GRPOTrainer

@@ -1,6 +1,5 @@
 """Studies: what a config may say, records, statistics against enumeration and hand-computed cases, and real runs."""
 
-import importlib.util
 import itertools
 import json
 import math
@@ -18,12 +17,20 @@ from conftest import build, config
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from delta_trl.study.analysis import analyse, curve, effect_size, estimate, metrics, updates_a_batch, write_tables
-from delta_trl.study.plots import plot_differences, plot_rewards
-from delta_trl.study.records import append_record, pack_records, read_records, rounded
-from delta_trl.study.runner import check_options, open_runs
-from delta_trl.study.settings import WARM, load_study
-from delta_trl.tasks import arithmetic_problems
+from delta_trl.research.study.analysis import (
+    analyse,
+    curve,
+    effect_size,
+    estimate,
+    metrics,
+    updates_a_batch,
+    write_tables,
+)
+from delta_trl.research.study.plots import plot_differences, plot_rewards
+from delta_trl.research.study.records import append_record, pack_records, read_records, rounded
+from delta_trl.research.study.runner import check_options, open_runs
+from delta_trl.research.study.settings import WARM, load_study
+from delta_trl.research.tasks import arithmetic_problems
 
 
 ROOT = Path(__file__).parent.parent
@@ -62,13 +69,6 @@ BROKEN = {"options": {"trainer": "grpo", "reward_funcs": ["no_such_reward"]}, "s
 def write(path: Path, **changes) -> Path:
     path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
     return path
-
-
-def load_train():
-    spec = importlib.util.spec_from_file_location("train", ROOT / "scripts" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def record(method: str, seed: int, rewards: list[float], rates: dict[int, float], **options) -> dict:
@@ -131,7 +131,7 @@ def test_a_missing_key_is_named(tmp_path):
 def test_options_are_checked_by_the_training_script_before_anything_runs(tmp_path, options, message):
     study = load_study(write(tmp_path / "study.yaml", methods={"plain": {}, "other": {"options": options}}))
     with pytest.raises(ValueError, match=message):
-        check_options(study, load_train().parse)
+        check_options(study)
 
 
 def test_runs_go_seed_by_seed_and_start_with_the_evaluation_of_the_warm_model(tmp_path):
@@ -152,7 +152,7 @@ def test_every_checked_in_study_can_be_run(path):
     study = load_study(path)
     assert path.read_text().startswith("# Question: ")
     assert len(study.runs()) > len(study.methods)
-    check_options(study, load_train().parse)
+    check_options(study)
 
 
 def test_a_result_belongs_to_its_options_data_and_model(tmp_path):

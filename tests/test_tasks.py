@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from delta_trl.tasks import (
+from delta_trl.research.tasks import (
     LEDGER_CLOSINGS,
     LEDGER_STEPS,
     SLIPS,

@@ -14,9 +14,9 @@ from trl import GRPOConfig, GRPOTrainer
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl import trainer as trainer_module
 from delta_trl.coefficients import Coefficients
-from delta_trl.diagnostics import explained_by_uncertainty
 from delta_trl.features import HiddenStates
-from delta_trl.tasks import character_tokenizer
+from delta_trl.metrics import explained_by_uncertainty
+from delta_trl.research.tasks import character_tokenizer
 
 
 SCHEDULES = {"aligned": {}, "misaligned": misaligned()}

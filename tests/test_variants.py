@@ -9,7 +9,7 @@ from reference import reference_lambda
 
 from delta_trl import delta_coefficients
 from delta_trl.features import RolloutTokens
-from delta_trl.variants import (
+from delta_trl.research.variants import (
     IGNORED,
     SELECTIONS,
     SLOPE_RIDGE,

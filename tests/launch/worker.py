@@ -25,7 +25,7 @@ from vllm_client import StandInClient, install  # noqa: E402
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer  # noqa: E402
 from delta_trl import trainer as trainer_module  # noqa: E402
-from delta_trl.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
+from delta_trl.research.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
 
 
 RESPONSES = 16

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from delta_trl.evaluation.statistics import bootstrap_interval, holm, sign_flip_test
-from delta_trl.evaluation.tables import render
-
+from ...evaluation.statistics import bootstrap_interval, holm, sign_flip_test
+from ...evaluation.tables import render
 from .settings import WARM, Study
 
 

@@ -1,4 +1,4 @@
-"""Runs a study's training runs as subprocesses of scripts/train.py, as many at a time as there are cores.
+"""Runs a study's training runs as subprocesses of `python -m delta_trl.train`, as many at a time as there are cores.
 
 A run is finished when its record is in results.jsonl, which only this process writes: it is never repeated. Whatever
 else happens to a run (it fails, it is killed, the machine stops), the next start does it again from its beginning.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from delta_trl.tasks import arithmetic_problems, warm_up
-
+from ...train.arguments import parse as parse_arguments
+from ..tasks import arithmetic_problems, warm_up
 from .records import append_record, read_records, write_records
 from .settings import WARM, Run, Study, TaskSettings
 
@@ -97,7 +97,7 @@ def prepare(task: TaskSettings, folder: Path) -> str:
 
 
 def placed(run: Run, folder: Path) -> dict[str, Any]:
-    """The run's complete options for scripts/train.py."""
+    """The run's complete options for `python -m delta_trl.train`."""
     return {
         **run.options,
         "model_name_or_path": str(folder / "warm"),
@@ -109,7 +109,7 @@ def placed(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def write_config(run: Run, folder: Path) -> Path:
-    """The run's YAML file: `python scripts/train.py --config` of it repeats the run by hand."""
+    """The run's YAML file: `python -m delta_trl.train --config` of it repeats the run by hand."""
     path = folder / "runs" / run.name / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(placed(run, folder), sort_keys=False))
@@ -141,13 +141,10 @@ def open_runs(runs: list[Run], folder: Path, fingerprint: str, discard: bool = F
     return [run for run in runs if (run.method, run.seed) not in done]
 
 
-def execute(
-    runs: list[Run], folder: Path, fingerprint: str, *, script: Path, jobs: int, done: int, lock: int
-) -> list[Failure]:
+def execute(runs: list[Run], folder: Path, fingerprint: str, *, jobs: int, done: int, lock: int) -> list[Failure]:
     """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
 
     Args:
-        script: scripts/train.py. Runs work in the folder above it.
         done: Runs finished by earlier starts, for the progress bar.
         lock: From `locked`.
 
@@ -156,14 +153,14 @@ def execute(
     """
     waiting, failures, shown = list(runs), [], None
     active: dict[subprocess.Popen, tuple[Run, float]] = {}
-    origin = {"git": git_state(script.parent), "versions": versions()}
+    origin = {"git": git_state(Path(__file__).parent), "versions": versions()}
     bar = tqdm(total=done + len(runs), initial=done, desc="runs", unit="run", smoothing=0, dynamic_ncols=True)
     with bar, _signals_raise():
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
                     run = waiting.pop(0)
-                    active[_start(run, folder, script, lock)] = (run, time.monotonic())
+                    active[_start(run, folder, lock)] = (run, time.monotonic())
                 counts = {"running": len(active), "failed": len(failures), "waiting": len(waiting)}
                 if shown != counts:
                     bar.set_postfix(counts)
@@ -203,13 +200,12 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(run: Run, folder: Path, script: Path, lock: int) -> subprocess.Popen:
+def _start(run: Run, folder: Path, lock: int) -> subprocess.Popen:
     config = write_config(run, folder)
     shutil.rmtree(config.parent / "output", ignore_errors=True)  # what a broken run left
     with (config.parent / "log.txt").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, str(script), "--config", str(config)],
-            cwd=script.parent.parent,
+            [sys.executable, "-m", "delta_trl.train", "--config", str(config)],
             env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -312,7 +308,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_options(study: Study, parse: Callable[[list[str]], tuple]) -> None:
+def check_options(study: Study) -> None:
     """Have the training script's own parser read a run of every method, before anything starts.
 
     Raises:
@@ -323,6 +319,8 @@ def check_options(study: Study, parse: Callable[[list[str]], tuple]) -> None:
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
-                parse(["--config", str(write_config(run, Path(folder)))])
+                parse_arguments(["--config", str(write_config(run, Path(folder)))])
         except (ValueError, TypeError) as error:
-            raise ValueError(f"The options of method {run.method!r} do not fit scripts/train.py: {error}") from error
+            raise ValueError(
+                f"The options of method {run.method!r} do not fit the training command: {error}"
+            ) from error

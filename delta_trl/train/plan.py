@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, HfArgumentParser
 from trl import ModelConfig, get_peft_config
 
-from .config import DeltaGRPOConfig, RolloutConfig
-from .data import DataArguments
+from ..config import DeltaGRPOConfig, RolloutConfig
+from ..data import DataArguments
 from .memory import ASSUMPTIONS, GB, Memory, ModelSize, checkpoint_bytes, describe_vllm, estimate_memory, loaded_bytes
 
 

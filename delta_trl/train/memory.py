@@ -9,8 +9,8 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import ModelConfig
 
-from .config import RolloutConfig
-from .features import LOGIT_CHUNK_ELEMENTS, OFFLOAD_SHARE
+from ..config import RolloutConfig
+from ..features import LOGIT_CHUNK_ELEMENTS, OFFLOAD_SHARE
 
 
 if TYPE_CHECKING:

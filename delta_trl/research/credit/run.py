@@ -17,11 +17,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 
-from ..coefficients import Coefficients
-from ..features import RolloutTokens
-from ..rewards import math_reward
+from ...coefficients import Coefficients
+from ...features import RolloutTokens
+from ...rewards import math_reward
+from ...trainer import DeltaGRPOTrainer
 from ..tasks import arithmetic_problems
-from ..trainer import DeltaGRPOTrainer
 from ..variants import VARIANTS, VariantGRPOConfig
 from .measures import measure
 from .methods import AfterUpdate, Method

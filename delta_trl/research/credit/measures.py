@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ..diagnostics import explained_by_uncertainty
-from ..features import RolloutTokens
+from ...features import RolloutTokens
+from ...metrics import explained_by_uncertainty
 from .tokens import CLASSES, ERROR, RIGHT
 
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delta_trl.report.plots import smoothed
-
+from ...report.plots import smoothed
 from .analysis import AREA, FINAL, Row, curve, estimate, title_of
 from .settings import Study
 

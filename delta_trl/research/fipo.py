@@ -21,8 +21,8 @@ import torch
 from accelerate.logging import get_logger
 from torch.nn.functional import pad
 
-from .base import RolloutTrainer
-from .config import RolloutConfig
+from ..base import RolloutTrainer
+from ..config import RolloutConfig
 
 
 logger = get_logger(__name__)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from delta_trl.diagnostics import explained_by_uncertainty
+from delta_trl.metrics import explained_by_uncertainty
 
 
 @pytest.fixture

@@ -1,22 +1,27 @@
-"""The training methods that `scripts/train.py --trainer` knows by name.
+"""The training methods that `--trainer` knows by name.
 
-Classes are named as text and imported on use, so that listing the names costs nothing. Another method is one more entry.
+Classes are named as text and imported on use, so that listing the names costs nothing. A package adds a method of its own by
+an entry point.
 """
 
 import argparse
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any
 
 
 DEFAULT = "delta"
+# The group under which a package registers further methods: NAME = "module:a TrainingMethod"
+ENTRY_POINTS = "delta_trl.trainers"
 DELTA_CONFIG = "delta_trl.config:DeltaGRPOConfig"
 TRL_TRAINER = "trl:GRPOTrainer"
 
 
 @dataclass(frozen=True)
-class Method:
+class TrainingMethod:
     """
     One way to train.
 
@@ -43,40 +48,42 @@ class Method:
 
 
 METHODS = {
-    "delta": Method("DelTA", trainer="delta_trl.trainer:DeltaGRPOTrainer"),
-    "dapo": Method("DelTA's settings without its coefficients", preset={"loss_type": "dapo", "epsilon_high": 0.28}),
+    "delta": TrainingMethod("DelTA", trainer="delta_trl.trainer:DeltaGRPOTrainer"),
+    "dapo": TrainingMethod(
+        "DelTA's settings without its coefficients", preset={"loss_type": "dapo", "epsilon_high": 0.28}
+    ),
     # None is TRL's default: the value of epsilon
-    "grpo": Method(
+    "grpo": TrainingMethod(
         "the loss of GRPO, clipped at epsilon on both sides", preset={"loss_type": "grpo", "epsilon_high": None}
     ),
-    "forking_tokens": Method(
+    "forking_tokens": TrainingMethod(
         "DAPO on the fifth of the tokens with the highest entropy",
         preset={"loss_type": "dapo", "epsilon_high": 0.28, "top_entropy_quantile": 0.2},
     ),
-    "sapo": Method("a soft gate instead of clipping", preset={"loss_type": "sapo"}),
-    "fipo": Method(
-        "tokens weighted by how the response goes on to change, options fipo_*",
-        config="delta_trl.fipo:FIPOConfig",
-        trainer="delta_trl.fipo:FIPOTrainer",
-    ),
-    "variant": Method(
-        "DelTA with another way of credit, option variant",
-        config="delta_trl.variants:VariantGRPOConfig",
-        trainer="delta_trl.variants:VariantGRPOTrainer",
-    ),
+    "sapo": TrainingMethod("a soft gate instead of clipping", preset={"loss_type": "sapo"}),
 }
+
+
+def methods() -> dict[str, TrainingMethod]:
+    """All methods by name: those above, and those that installed packages register under `ENTRY_POINTS`."""
+    return METHODS | _registered()
+
+
+@functools.cache
+def _registered() -> dict[str, TrainingMethod]:
+    return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
 
 
 def describe() -> str:
     """All names with what they are, for a script's help."""
-    return "; ".join(f"'{name}': {method.help}" for name, method in METHODS.items())
+    return "; ".join(f"'{name}': {method.help}" for name, method in methods().items())
 
 
-def method_named(name: str) -> Method:
+def method_named(name: str) -> TrainingMethod:
     """The method of this name, or a `ValueError` that lists the names."""
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"Unknown trainer {name!r}: trainer must be one of {', '.join(map(repr, METHODS))}.")
-    return METHODS[name]
+    if not isinstance(name, str) or name not in methods():
+        raise ValueError(f"Unknown trainer {name!r}: trainer must be one of {', '.join(map(repr, methods()))}.")
+    return methods()[name]
 
 
 def trainer_argument(arguments: list[str] | None) -> str:
@@ -108,7 +115,7 @@ def check_method(name: str, args: Any) -> None:
             meaning = f"{value!r}, the value of epsilon" if option == "epsilon_high" and value is None else repr(value)
             raise ValueError(
                 f"trainer {name!r} needs {option}={meaning}; got {option}={got!r}. Leave {option} out, in the YAML file and "
-                f"on the command line, or set it to {value!r}; or choose another trainer ({', '.join(METHODS)})."
+                f"on the command line, or set it to {value!r}; or choose another trainer ({', '.join(methods())})."
             )
     if (method.config, method.trainer) == (DELTA_CONFIG, TRL_TRAINER) and args.coef_changed:
         raise ValueError(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..coefficients import Coefficients, delta_coefficients
-from ..features import RolloutTokens, gathered_lm_head
+from ...coefficients import Coefficients, delta_coefficients
+from ...features import RolloutTokens, gathered_lm_head
 from ..fipo import fipo_weights
 from ..variants import VARIANTS, Rollouts
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..features import RolloutTokens
+from ...features import RolloutTokens
 from ..tasks import LEDGER_CLOSINGS, LEDGER_STEPS
 
 
@@ -93,7 +93,7 @@ def require_ledger(classes: np.ndarray, tokens: RolloutTokens, model: str | os.P
     if share < 0.5:
         raise ValueError(
             f"Only {share:.0%} of the responses of {model} have a sum in the ledger's words, so its deciding tokens are "
-            "unknown. The benchmark needs a model that was warmed up with delta_trl.tasks.warm_up(..., task='ledger'); "
+            "unknown. The benchmark needs a model that was warmed up with delta_trl.research.tasks.warm_up(task='ledger'); "
             "without --model one is made."
         )
 
@@ -105,5 +105,5 @@ def require_characters(tokenizer: "PreTrainedTokenizerBase", model: str | os.Pat
     if written != list(sample):
         raise ValueError(
             f"The tokenizer of {model} reads {sample!r} as {written[:8]}..., but token classes are known for single "
-            "characters only. Use a model of delta_trl.tasks.warm_up(..., task='ledger'); without --model one is made."
+            "characters only. Use a model of delta_trl.research.tasks.warm_up(task='ledger'); without --model one is made."
         )

@@ -17,11 +17,11 @@ from functools import cached_property
 
 import torch
 
-from .coefficients import VARIANCE_FLOOR, Coefficients
-from .config import DeltaGRPOConfig
-from .diagnostics import UNCERTAINTY_BINS
-from .features import RolloutTokens
-from .trainer import DeltaGRPOTrainer
+from ..coefficients import VARIANCE_FLOOR, Coefficients
+from ..config import DeltaGRPOConfig
+from ..features import RolloutTokens
+from ..metrics import UNCERTAINTY_BINS
+from ..trainer import DeltaGRPOTrainer
 
 
 # Halvings of the interval that holds a quantile of coefficients: float32 knows no finer one

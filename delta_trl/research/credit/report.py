@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.tables import render
+from ...evaluation.tables import render
 from .measures import CONFIDENCE, SIDES, UNCERTAIN, Mean, mean
 from .tokens import CLASSES
 

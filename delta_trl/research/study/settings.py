@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from delta_trl.tasks import TASKS
+from ..tasks import TASKS
 
 
 # The study gives these to every run itself
@@ -22,7 +22,7 @@ class TaskSettings:
     """The made task, and the warmed-up model that every run starts from.
 
     Attributes:
-        name: One of `delta_trl.tasks.TASKS`.
+        name: One of `delta_trl.research.tasks.TASKS`.
         warm_up_steps: Of the supervised warm-up; None takes the task's own.
         error_rate: Probability that a written step of the warm-up's solutions is wrong.
         held_out: Problems kept out of warm-up and training, for the pass rate.
@@ -47,7 +47,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the study's tables: options of scripts/train.py on top of the study's settings.
+    """One row of the study's tables: options of the training command on top of the study's settings.
 
     Attributes:
         options: What the method changes.
@@ -85,7 +85,7 @@ class Study:
     Attributes:
         name: The file's name without suffix.
         task: The task and the model.
-        settings: Options of scripts/train.py that all runs share.
+        settings: Options of the training command that all runs share.
         baseline: Method that the others are compared with, seed by seed.
         seeds: All seeds.
         methods: By name, in the order of the tables.
