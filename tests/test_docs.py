@@ -64,35 +64,59 @@ def test_the_page_of_options_is_up_to_date():
     assert script.PAGE.read_text() == script.page(), "docs/options.md is old: run python scripts/options_page.py"
 
 
-def study_rows(page: str):
-    """Study, method, baseline and further cells of each table row that belongs to a study: one cell names it, or the
-    heading above. Method and baseline are the cells in code style; without a baseline it is DAPO."""
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def study_figures(study: str, metric: str, method: str, baseline: str) -> str:
+    """What `study.md` has for a method and for its difference to a baseline, on the metric whose name starts so."""
+    tables = [t.splitlines() for t in (STUDIES / study / "study.md").read_text().split("\n\n") if t.startswith("|")]
+    values, found = tables[0], ""
+    column = max(i for i, name in enumerate(cells(values[0])) if name.startswith(metric))
+    differences = [table for table in tables[1:] if cells(table[0])[1].startswith(metric)][-1]
+    for row in map(cells, values):
+        found += f" {row[column].split()[0]}" if row[0] == method else ""  # without the interval
+    for row in map(cells, differences):
+        found += f" {' '.join(row[1:])}" if row[0] == f"{method} − {baseline}" else ""
+    return found
+
+
+def quoted_figures(page: str):
+    """Study, metric, method, baseline and cell for each figure of a page's tables of studies.
+
+    A row belongs to the study that a cell of it names, else to the one in the heading above. Method and baseline are the
+    cells in code style; without a baseline it is DAPO. A column has the metric that its header names, or one left of it.
+    """
     studies = [file.parent.name for file in STUDIES.glob("*/study.md")]
-    heading = ""
+    metrics = ("area under the reward curve", "pass rate", "entropy")
+    heading, header = "", []
     for line in page.splitlines():
         if line.startswith("#"):
             heading = line.lower()
-        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
-        study = next((cell for cell in cells if cell in studies), next((s for s in studies if s in heading), None))
-        names = [cell[1:-1] for cell in cells if re.fullmatch(r"`[\w.]+`", cell)]
-        if study and names:
-            further = [cell for cell in cells if cell != study and cell[1:-1] not in names]
-            yield study, names[0], names[1] if len(names) > 1 else "dapo", further
+        if not line.startswith("|"):
+            header = []
+            continue
+        row = cells(line)
+        header = header or row
+        study = next((name for name in studies if name in row or name in heading), None)
+        names = [cell[1:-1] for cell in row if re.fullmatch(r"`[\w.]+`", cell)]
+        metric = None
+        for title, cell in zip(header, row, strict=True):
+            metric = next((name for name in metrics if name in title), metric)
+            if study and names and metric and row is not header:
+                yield study, metric, names[0], names[1] if len(names) > 1 else "dapo", cell
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "results" / "study.md"], ids=lambda page: page.name)
 def test_the_figures_of_the_studies_are_those_of_their_records(page):
-    rows = list(study_rows(page.read_text()))
-    assert len(rows) >= 4
-    for study, method, baseline, cells in rows:
-        table = (STUDIES / study / "study.md").read_text().splitlines()
-        names = (method, f"{method} − {baseline}")
-        lines = "\n".join(line for line in table if line.strip("|").partition("|")[0].strip() in names)
-        numbers = [float(number) for number in re.findall(r"[+-]?\d+\.\d+", lines)]
-        for cell in cells:
-            for figure in re.findall(r"[+-]\d+\.\d+ \[[^]]+\]|\d+/\d+|[+-]?\d+\.\d+", cell):
-                found = figure in lines
-                if not found and re.fullmatch(r"[+-]?\d+\.\d+", figure):  # shown with fewer digits than there
-                    half = 0.5 * 10.0 ** -len(figure.partition(".")[2])
-                    found = any(abs(number - float(figure)) <= half * 1.001 for number in numbers)
-                assert found, f"{page.name}: {figure} is not what study {study} has for {method} and {baseline}"
+    quoted = list(quoted_figures(page.read_text()))
+    assert len(quoted) >= 4
+    for study, metric, method, baseline, cell in quoted:
+        known = study_figures(study, metric, method, baseline)
+        numbers = [float(number) for number in re.findall(r"[+-]?\d+\.\d+", known)]
+        for figure in re.findall(r"[+-]\d+\.\d+ \[[^]]+\]|\d+/\d+|[+-]?\d+\.\d+", cell):
+            found = re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", known)
+            if not found and re.fullmatch(r"[+-]?\d+\.\d+", figure):  # the page shows fewer digits
+                half = 0.5 * 10.0 ** -len(figure.partition(".")[2])
+                found = any(abs(number - float(figure)) <= half * 1.001 for number in numbers)
+            assert found, f"{page.name}: {figure} is not the {metric} of {method} against {baseline} in {study}"
