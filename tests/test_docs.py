@@ -14,8 +14,11 @@ from delta_trl.train.methods import methods
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").rglob("*.md")])
 STUDIES = ROOT / "docs" / "results" / "study"
-# What a first run or a build writes, which the repository does not hold
-GENERATED = ("outputs/", ".venv/")
+# Pages that other branches bring. To be removed when they are here.
+UNDER_WAY = {
+    *("rewards.md", "rewards_code.md", "report.md", "metrics.md", "training.md", "your_own_model.md", "vllm.md"),
+    *("reasoning_gym.md", "development_gpu.md"),
+}
 
 
 def anchors(page: Path) -> set[str]:
@@ -31,6 +34,8 @@ def test_every_link_leads_somewhere(page):
             continue
         path, _, fragment = target.partition("#")
         file = (page.parent / path).resolve() if path else page
+        if file.parent == ROOT / "docs" and file.name in UNDER_WAY and not file.exists():
+            continue
         assert file.exists(), f"{page.name} links to {target}, which does not exist"
         if fragment:
             assert fragment in anchors(file), f"{page.name} links to {target}: {file.name} has no such heading"
@@ -39,8 +44,15 @@ def test_every_link_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_that_is_named_exists(page):
     folders = "delta_trl|configs|scripts|tests|docs"
-    for path in re.findall(rf"(?<![\w./-])((?:{folders})/[\w./*-]*\w/?)", page.read_text()):
-        assert path.startswith(GENERATED) or list(ROOT.glob(path)), f"{page.name} names {path}, which does not exist"
+    text = re.sub(r"\]\([^)]*\)", "]", page.read_text())  # links are checked above
+    for path in re.findall(rf"(?<![\w./-])((?:{folders})/[\w./*-]*\w/?)", text):
+        assert list(ROOT.glob(path)), f"{page.name} names {path}, which does not exist"
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, f"docs/README.md does not list {page.name}"
 
 
 def test_the_readme_is_short():
