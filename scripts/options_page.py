@@ -23,7 +23,9 @@ In a Python script, the options of a config class are its arguments. The trainin
 
 Besides the options below, the training command takes every option of TRL's
 [`GRPOConfig`]({TRL}/grpo_trainer#trl.GRPOConfig) and [`ModelConfig`]({TRL}/script_utils#trl.ModelConfig)
-(model, PEFT, X"""
+(model, PEFT, quantization). `python -m delta_trl.train --help` prints them all, with `--trainer NAME` for those of another
+method.
+"""
 
 
 def shown(value: object) -> str:
