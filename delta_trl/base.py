@@ -1,5 +1,9 @@
-"""What the trainers of this package share around TRL's `GRPOTrainer`."""
+"""`GRPOBaseTrainer`: what all trainers of this package add to TRL's `GRPOTrainer`, and the baselines' own trainer."""
 
+import functools
+import inspect
+import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -7,21 +11,21 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
-from ._versions import require_tested_trl
-from .config import RolloutConfig
+from .config import GRPOBaseConfig
 from .hub import HubMixin
 
 
-require_tested_trl()
-
-from trl import GRPOTrainer  # noqa: E402 (the version check must speak first)
-from trl.trainer.utils import get_config_model_id  # noqa: E402
+# Minor versions of TRL that the test suite has passed with, oldest and newest
+TESTED_TRL = ("1.13", "1.16")
 
 
-class RolloutTrainer(HubMixin, GRPOTrainer):
+class GRPOBaseTrainer(HubMixin, GRPOTrainer):
     """
-    Base class: takes a config of its own class, and a reward function that raises costs no finished step.
+    [`~trl.GRPOTrainer`] on a [`GRPOBaseConfig`]: the same training, in which a reward function that raises or a Hub that
+    does not answer costs no finished step, and a model card that says how the model was made.
 
     Attributes:
         config_class (`type`):
@@ -29,12 +33,18 @@ class RolloutTrainer(HubMixin, GRPOTrainer):
 
     Raises:
         `ValueError`: when built with another config.
-        `RuntimeError`: while training, on all processes, when a reward function raises on any; a checkpoint is saved first.
+        `RuntimeError`: when built with a TRL whose `GRPOTrainer` has other methods than those overridden here; while
+            training, on all processes, when a reward function raises on any: a checkpoint is saved first.
     """
 
-    config_class: ClassVar[type[RolloutConfig]]
+    config_class: ClassVar[type[GRPOBaseConfig]] = GRPOBaseConfig
+    # Methods of GRPOTrainer that are overridden, and the parameters that the overriding ones rely on
+    _seams: ClassVar[dict[str, tuple[str, ...]]] = {
+        "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list")
+    }
 
-    def __init__(self, model, reward_funcs=None, args: RolloutConfig | None = None, *positional, **kwargs):
+    def __init__(self, model, reward_funcs=None, args: GRPOBaseConfig | None = None, *positional, **kwargs):
+        check_seams(type(self))
         if args is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
             args = self.config_class(f"{model_id.split('/')[-1]}-{self._name}")
@@ -95,3 +105,33 @@ class RolloutTrainer(HubMixin, GRPOTrainer):
                         "turn off a rate that the model reads from its config there, for instance "
                         "model_init_kwargs={'attention_dropout': 0.0}."
                     )
+
+
+@functools.cache
+def check_seams(trainer_class: type[GRPOBaseTrainer], trl_trainer: type = GRPOTrainer) -> None:
+    """
+    Check, once for each class, that TRL's trainer has the methods that `trainer_class` overrides, with their parameters.
+
+    Raises:
+        `RuntimeError`: if it does not, naming the method, the parameter and the versions.
+    """
+    installed = version("trl")
+    oldest, newest = (tuple(map(int, minor.split("."))) for minor in TESTED_TRL)
+    tested = f"trl {TESTED_TRL[0]} to {TESTED_TRL[1]}"
+    for method, needed in trainer_class._seams.items():
+        if not hasattr(trl_trainer, method):
+            missing = method
+        else:
+            parameters = inspect.signature(getattr(trl_trainer, method)).parameters
+            takes_any = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+            names = [] if takes_any else [name for name in needed if name not in parameters]
+            missing = f"{method}({', '.join(names)})" if names else None
+        if missing is not None:
+            raise RuntimeError(
+                f"{trainer_class.__name__} overrides {trl_trainer.__name__}.{missing}, which trl {installed} does not have. "
+                f"It was tested with {tested}: pip install 'trl>={TESTED_TRL[0]},<{newest[0]}.{newest[1] + 1}'."
+            )
+    if not oldest <= tuple(int(part) for part in installed.split(".")[:2]) <= newest:
+        warnings.warn(
+            f"trl {installed} is untested with delta_trl, whose tests have passed with {tested}.", stacklevel=3
+        )

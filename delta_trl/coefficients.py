@@ -8,7 +8,7 @@ Where this deviates from a literal transcription, and the corner cases:
 - A margin is one dot product, m = ±2 (μ₊ − μ₋)·(v − (μ₊ + μ₋)/2): equal to the difference of the two squared distances,
   without an (N, H) temporary and without cancellation between large squared norms.
 - Temperatures are lagged (appendix H): the last sigmoid uses the spread of the margins *before* the last refinement.
-- A token with A = 0 gets `coef_min`: it carries no gradient and counts in the normaliser.
+- A token with A = 0 gets `coef_min`: it carries no gradient. It counts in the normaliser, unless `normalize` says otherwise.
 - Without a token on either side there is no contrast, and with a non-finite input there is no meaning: every coefficient
   of the rollout batch is then 1, on all processes.
 
@@ -36,6 +36,9 @@ ACCELERATOR_CHUNK_ELEMENTS = 2**25
 # A product of a chunk with two rows or one vector runs on a single CPU thread; as a batch of this many it runs on all.
 CPU_BATCH = 16
 
+# Which tokens have mean 1: all of them, as published, or those with A ≠ 0
+NORMALIZATIONS = ("all", "credited")
+
 NO_CONTRAST = "no contrast"
 NON_FINITE = "non-finite"
 
@@ -47,9 +50,10 @@ class Coefficients:
 
     Attributes:
         values (`torch.Tensor`):
-            Shape (N,), float32, no gradient. Positive, with mean 1 over all tokens of all processes.
+            Shape (N,), float32, no gradient. Positive, with mean 1 over the tokens of all processes (with
+            `normalize="credited"` over those with A ≠ 0).
         mean (`float`):
-            Mean of λ over all tokens before it was normalised to 1: `values * mean` lies within the bounds.
+            Mean of λ over the same tokens before it was normalised to 1: `values * mean` lies within the bounds.
         fallback (`str` or `None`):
             Why every value is 1: `"no contrast"` (a side has no token), `"non-finite"` (a feature, scale or advantage is
             infinite or not a number, or overflows), or `None` for coefficients that mean something.
@@ -83,6 +87,7 @@ def delta_coefficients(
     coef_min: float = 0.8,
     coef_max: float = 1.2,
     refinement_steps: int = 1,
+    normalize: str = "all",
     all_reduce: Callable[[torch.Tensor], torch.Tensor | None] | None = None,
 ) -> Coefficients:
     """
@@ -101,6 +106,8 @@ def delta_coefficients(
             Bounds of λ before it is normalised to mean 1, with 0 < coef_min ≤ coef_max. Equal bounds give exactly 1.
         refinement_steps (`int`, *optional*, defaults to 1):
             K, how often the centroids are recomputed with the soft assignments. 0 skips refinement.
+        normalize (`str`, *optional*, defaults to `"all"`):
+            Tokens over which λ is normalised to mean 1: `"all"`, as published, or `"credited"`, those with A ≠ 0.
         all_reduce (`Callable`, *optional*):
             Sums a tensor over processes: either returns the sum, or works in place and returns `None`. Called equally
             often on every process, whatever its tokens. `None` for a single process.
@@ -109,9 +116,11 @@ def delta_coefficients(
         [`Coefficients`]. They do not depend on how tokens are spread over processes.
 
     Raises:
-        `ValueError`: for a wrong shape or dtype, bounds out of order, or a negative number of refinement steps.
+        `ValueError`: for a wrong shape or dtype, bounds out of order, a negative number of refinement steps, or an unknown
+        `normalize`.
     """
-    _check(features, advantages, feature_scale, coef_min, coef_max, refinement_steps)
+    _check_shapes(features, advantages, feature_scale)
+    check_options(coef_min, coef_max, refinement_steps, normalize)
     n_tokens, device = len(features), advantages.device
     ones = torch.ones(n_tokens, device=device)
     if coef_min == coef_max:
@@ -122,6 +131,8 @@ def delta_coefficients(
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     advantages = advantages.detach().to(dtype)
     scale = ones.to(dtype) if feature_scale is None else feature_scale.detach().to(device, dtype)
+    side = torch.stack([advantages > 0, advantages < 0])  # (2, N): S₊, S₋
+    weight = advantages.abs() * side  # (2, N): |A| on the own side, 0 on the other
 
     def reduce(*tensors: torch.Tensor) -> list[torch.Tensor]:
         flat = torch.cat([t.to(precise).flatten() for t in tensors])
@@ -130,70 +141,80 @@ def delta_coefficients(
             flat = flat if summed is None else summed
         return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
 
-    side = torch.stack([advantages > 0, advantages < 0])  # (2, N): S₊, S₋
-    weight = advantages.abs() * side  # (2, N): |A| on the own side, 0 on the other
+    def centroids(weight: torch.Tensor) -> torch.Tensor:
+        """μ₊ and μ₋, shape (2, H): means of v with these weights, shape (2, N). 0 for a side without a token."""
+        sums, mass = reduce(_weighted_sums(features, weight * scale, precise), weight.sum(1, dtype=precise))
+        return sums / mass.clamp(min=torch.finfo(precise).tiny)[:, None]
 
-    # 1. Centroids
-    sums, mass, count, broken = reduce(
-        _weighted_sums(features, weight * scale, precise),
-        weight.sum(1, dtype=precise),
-        torch.tensor([*side.sum(1), n_tokens], dtype=precise, device=device),
-        (~advantages.isfinite()).sum(),
-    )
-    if broken > 0 or not sums.isfinite().all():
-        return Coefficients(ones, NON_FINITE)
-    if (count[:2] == 0).any():
-        return Coefficients(ones, NO_CONTRAST)
-    centroids = initial = sums / mass[:, None]
+    mu = initial = centroids(weight)
+    count, broken = reduce(side.sum(1), (~advantages.isfinite()).sum())
+    if broken > 0 or not mu.isfinite().all():
+        return Coefficients(ones, fallback=NON_FINITE)
+    if (count == 0).any():
+        return Coefficients(ones, fallback=NO_CONTRAST)
 
-    def margins() -> torch.Tensor:
-        """2. m = ‖v − μ_other‖² − ‖v − μ_own‖², shape (N,)."""
-        direction = centroids[0] - centroids[1]
-        middle = (centroids[0] + centroids[1]) @ direction / 2
-        m = 2 * (scale * _dots(features, direction.to(dtype)) - middle.to(dtype))
-        return torch.where(side[1], -m, m)
-
-    def temperatures() -> torch.Tensor:
-        """3. γ₊ and γ₋: population standard deviation of the margins on each side, each token counted once."""
-        m = margin.to(precise) * side
-        first, second = reduce(m.sum(1), m.square().sum(1))
-        mean = first / count[:2]
-        return (second / count[:2] - mean.square()).clamp(min=VARIANCE_FLOOR).sqrt()
-
-    def assignment() -> torch.Tensor:
-        """4. α = sigmoid(m / γ_own), shape (N,)."""
-        return torch.sigmoid(margin / torch.where(side[1], gamma[1], gamma[0]).to(dtype))
-
-    margin = margins()
-    gamma = temperatures()
+    m = margins(features, mu, side[1], scale)
+    gamma = spread(m, side, reduce)
     # A token with A = 0 has no weight in the centroids, but its NaN or infinity shows here: 0 · NaN = NaN
     if not gamma.isfinite().all():
-        return Coefficients(ones, NON_FINITE)
-    for step in range(refinement_steps):
-        # 5. Refinement, with weights |A| α. γ is refreshed from the same margins only after α is taken: it lags. In the
-        #    first step those are the margins that γ was just computed from.
-        alpha = assignment()
-        if step > 0:
-            gamma = temperatures()
-        sums, mass = reduce(
-            _weighted_sums(features, weight * alpha * scale, precise), (weight * alpha).sum(1, dtype=precise)
-        )
-        centroids = sums / mass[:, None]
-        margin = margins()
+        return Coefficients(ones, fallback=NON_FINITE)
+    for _ in range(refinement_steps):
+        alpha, gamma = assign(m, gamma, side[1]), spread(m, side, reduce)  # γ lags: it is never that of the last m
+        mu = centroids(weight * alpha)
+        m = margins(features, mu, side[1], scale)
 
-    # 6. The range map, and mean 1 over all tokens
-    coefficients = torch.where(side.any(0), coef_min + (coef_max - coef_min) * assignment(), coef_min)
-    (total,) = reduce(coefficients.sum(dtype=precise))
+    # The range map, and mean 1
+    credited = side.any(0)
+    coefficients = torch.where(credited, coef_min + (coef_max - coef_min) * assign(m, gamma, side[1]), coef_min)
+    counted = credited if normalize == "credited" else torch.ones_like(credited)
+    total, n_counted = reduce((coefficients * counted).sum(dtype=precise), counted.sum())
     if not total.isfinite():
-        return Coefficients(ones, NON_FINITE)
+        return Coefficients(ones, fallback=NON_FINITE)
+    distances = [torch.linalg.vector_norm(mu[0] - mu[1]).item() for mu in (initial, mu)]
+    cosines = [torch.cosine_similarity(mu[0], mu[1], dim=0).item() for mu in (initial, mu)]
     return Coefficients(
-        (coefficients * (count[2] / total)).to(torch.float32),
-        None,
-        (total / count[2]).item(),
-        *gamma.tolist(),
-        *(torch.linalg.vector_norm(mu[0] - mu[1]).item() for mu in (initial, centroids)),
-        *(torch.cosine_similarity(mu[0], mu[1], dim=0).item() for mu in (initial, centroids)),
+        values=(coefficients * (n_counted / total)).to(torch.float32),
+        mean=(total / n_counted).item(),
+        temperature_positive=gamma[0].item(),
+        temperature_negative=gamma[1].item(),
+        distance_before=distances[0],
+        distance_after=distances[1],
+        cosine_before=cosines[0],
+        cosine_after=cosines[1],
     )
+
+
+def margins(
+    features: torch.Tensor, mu: torch.Tensor, negative: torch.Tensor, scale: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    m = ‖v − μ_other‖² − ‖v − μ_own‖² of every token, shape (N,), in the accumulation dtype: float32, or float64 of float64.
+
+    `features` has shape (N, H), `mu` (2, H) holds μ₊ and μ₋, `negative` (N,) is True on S₋, and `scale` (N,) multiplies
+    the features.
+    """
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    direction = mu[0] - mu[1]
+    middle = (mu[0] + mu[1]) @ direction / 2
+    dots = _dots(features, direction.to(dtype))
+    m = 2 * ((dots if scale is None else scale * dots) - middle.to(dtype))
+    return torch.where(negative, -m, m)
+
+
+def spread(m: torch.Tensor, side: torch.Tensor, reduce: Callable[..., list[torch.Tensor]]) -> torch.Tensor:
+    """
+    γ₊ and γ₋: population standard deviation of the margins on each side, each token counted once, shape (2,).
+
+    `m` has shape (N,), `side` (2, N) holds membership of S₊ and S₋, and `reduce` sums each of its arguments over processes.
+    """
+    m = m.to(torch.float32 if m.device.type == "mps" else torch.float64) * side
+    count, first, second = reduce(side.sum(1), m.sum(1), m.square().sum(1))
+    return (second / count - (first / count).square()).clamp(min=VARIANCE_FLOOR).sqrt()
+
+
+def assign(m: torch.Tensor, gamma: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """α = sigmoid(m / γ_own), shape (N,), from margins (N,), temperatures (2,) and membership of S₋ (N,)."""
+    return torch.sigmoid(m / torch.where(negative, gamma[1], gamma[0]).to(m.dtype))
 
 
 def _chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype):
@@ -233,7 +254,7 @@ def _dots(features: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     return dots
 
 
-def _check(features, advantages, feature_scale, coef_min, coef_max, refinement_steps) -> None:
+def _check_shapes(features, advantages, feature_scale) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
             f"features must be a floating-point tensor of shape (N, H), one row a token; got {features.dtype} of shape "
@@ -245,11 +266,10 @@ def _check(features, advantages, feature_scale, coef_min, coef_max, refinement_s
                 f"{name} must have shape ({len(features)},), one value for each row of features; got "
                 f"{tuple(tensor.shape)}. Expand a value per response to its tokens first."
             )
-    check_options(coef_min, coef_max, refinement_steps)
 
 
-def check_options(coef_min: float, coef_max: float, refinement_steps: int) -> None:
-    """Raise `ValueError` for bounds or a number of refinement steps that the method does not define."""
+def check_options(coef_min: float, coef_max: float, refinement_steps: int, normalize: str) -> None:
+    """Raise `ValueError` for values that the method does not define."""
     if not 0 < coef_min <= coef_max < math.inf:
         raise ValueError(
             f"coef_min and coef_max must satisfy 0 < coef_min <= coef_max < infinity; got coef_min={coef_min} and "
@@ -259,4 +279,8 @@ def check_options(coef_min: float, coef_max: float, refinement_steps: int) -> No
     if refinement_steps != int(refinement_steps) or refinement_steps < 0:
         raise ValueError(
             f"refinement_steps must be an integer of at least 0; got {refinement_steps}. The published value is 1."
+        )
+    if normalize not in NORMALIZATIONS:
+        raise ValueError(
+            f"normalize must be 'all', as published, or 'credited' (tokens with A ≠ 0); got {normalize!r}."
         )

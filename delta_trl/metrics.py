@@ -1,12 +1,87 @@
-"""What token coefficients are made of: how far the advantage side and the policy's uncertainty alone explain them."""
+"""What is logged of a rollout batch's coefficients: pure functions to a dict of metrics, the same on every process."""
 
 import math
 from collections.abc import Callable
 
 import torch
 
+from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients
+from .hidden_states import RolloutTokens
+
 
 UNCERTAINTY_BINS = 10
+
+Collective = Callable[[torch.Tensor], torch.Tensor]
+
+
+@torch.no_grad()
+def coefficient_metrics(
+    coefficients: Coefficients,
+    tokens: RolloutTokens,
+    *,
+    all_reduce: Collective | None = None,
+    gather: Collective | None = None,
+) -> dict[str, float]:
+    """
+    Metrics of one rollout batch, over the tokens with A ≠ 0 of all processes.
+
+    Args:
+        coefficients (`Coefficients`): Of these tokens.
+        tokens (`RolloutTokens`): The tokens of this process.
+        all_reduce (`Callable`, *optional*): Returns the sum of a tensor over processes. `None` for a single process.
+        gather (`Callable`, *optional*): Returns the 1-D tensors of all processes, concatenated. `None` for a single one.
+
+    Returns:
+        `delta/...` names and values. What is undefined (no such token, nothing computed) is left out.
+    """
+    reduce, gather = all_reduce or (lambda tensor: tensor), gather or (lambda tensor: tensor)
+    metrics = {
+        "fallback/no_contrast": float(coefficients.fallback == NO_CONTRAST),
+        "fallback/non_finite": float(coefficients.fallback == NON_FINITE),
+    }
+    positive, negative = tokens.advantages > 0, tokens.advantages < 0
+    credited = positive | negative
+    values = coefficients.values[credited]
+    # A sum and a count from each process, so that a process without a token weighs nothing
+    sums = torch.stack(
+        [
+            *(values.sum(), values.square().sum(), (values > 1).sum(), credited.sum()),
+            *(coefficients.values[positive].sum(), positive.sum()),
+            *(coefficients.values[negative].sum(), negative.sum()),
+        ]
+    )
+    total, squares, above, count, positive_total, positive_count, negative_total, negative_count = reduce(
+        sums
+    ).tolist()
+    bound = values.new_tensor([torch.inf])
+    smallest = gather(torch.cat([values, bound]).min().view(1)).min().item()
+    largest = gather(torch.cat([values, -bound]).max().view(1)).max().item()
+    if count > 0:
+        mean = total / count
+        metrics["coef/mean"] = mean
+        metrics["coef/std"] = max(0.0, squares / count - mean**2) ** 0.5
+        metrics["coef/min"] = smallest
+        metrics["coef/max"] = largest
+        metrics["coef/share_above_one"] = above / count
+    if positive_count > 0:
+        metrics["coef/mean_positive"] = positive_total / positive_count
+    if negative_count > 0:
+        metrics["coef/mean_negative"] = negative_total / negative_count
+
+    uncertainty = -torch.expm1(tokens.log_probs)
+    explained = explained_by_uncertainty(coefficients.values, tokens.advantages, uncertainty, all_reduce)
+    metrics |= {f"uncertainty/{name}": value for name, value in explained.items()}
+    if coefficients.fallback is None:
+        statistics = {
+            "temperature/positive": coefficients.temperature_positive,
+            "temperature/negative": coefficients.temperature_negative,
+            "centroid_distance/before": coefficients.distance_before,
+            "centroid_distance/after": coefficients.distance_after,
+            "centroid_cosine/before": coefficients.cosine_before,
+            "centroid_cosine/after": coefficients.cosine_after,
+        }
+        metrics |= {name: value for name, value in statistics.items() if not math.isnan(value)}
+    return {f"delta/{name}": value for name, value in metrics.items()}
 
 
 @torch.no_grad()

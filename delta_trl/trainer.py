@@ -3,25 +3,22 @@
 import math
 import textwrap
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
+from trl.models.utils import disable_gradient_checkpointing
 
-from ._versions import require_tested_trl
-from .base import RolloutTrainer
-from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients, delta_coefficients
+from .base import GRPOBaseTrainer
+from .coefficients import NON_FINITE, Coefficients, delta_coefficients
 from .config import DeltaGRPOConfig
-from .features import FEATURES, HiddenStates, RolloutTokens, record_hidden_states
-from .metrics import explained_by_uncertainty
+from .features import FEATURES, Policy, Rows
+from .hidden_states import HiddenStates, RolloutTokens, record_hidden_states
+from .metrics import coefficient_metrics
 from .records import completion_records, write_completion_records
-
-
-require_tested_trl()
-
-from trl.models.utils import disable_gradient_checkpointing  # noqa: E402 (the version check must speak first)
 
 
 logger = get_logger(__name__)
@@ -41,7 +38,20 @@ MULTIMODAL_KEYS = (
 )
 
 
-class DeltaGRPOTrainer(RolloutTrainer):
+def token_mask(batch: dict[str, Any]) -> torch.Tensor:
+    """Shape (B, T), bool: the completion tokens of a rollout batch that the model wrote and that count in the loss."""
+    mask = batch["completion_mask"].bool()
+    return mask & batch["tool_mask"].bool() if "tool_mask" in batch else mask
+
+
+class RecordedPass(NamedTuple):
+    """One forward pass of the policy over a rollout batch: log-probs of the completions, (B, T), and hidden states."""
+
+    log_probs: torch.Tensor
+    hidden_states: HiddenStates
+
+
+class DeltaGRPOTrainer(GRPOBaseTrainer):
     """
     Trainer for DelTA, Discriminative Token Credit Assignment for RLVR (https://huggingface.co/papers/2605.21467).
 
@@ -74,6 +84,15 @@ class DeltaGRPOTrainer(RolloutTrainer):
     """
 
     config_class = DeltaGRPOConfig
+    _seams = {
+        **GRPOBaseTrainer._seams,
+        "_generate_and_score_completions": ("inputs",),
+        "_get_per_token_logps_and_entropies": (
+            *("model", "input_ids", "attention_mask", "logits_to_keep"),
+            "batch_size",
+        ),
+        "compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
+    }
     _tag_names = ["trl", "grpo", "delta"]
     _name = "DelTA"
     _paper = {
@@ -96,8 +115,8 @@ class DeltaGRPOTrainer(RolloutTrainer):
                 "DelTA's coefficients come from a forward pass of their own, and would describe another network than the "
                 "one that is updated."
             )
-        self._recording = False
-        self._recorded: tuple[torch.Tensor, HiddenStates] | None = None
+        # Where the first pass of the policy goes, while one is recorded; see `_record_first_pass`
+        self._passes: list[RecordedPass] | None = None
         self._completion_records: list[dict[str, Any]] = []
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -105,28 +124,66 @@ class DeltaGRPOTrainer(RolloutTrainer):
         # update: a (B, T) tensor added here is carried along, and belongs to the same rows for good.
         if not (self.model.training and self.args.coef_enabled):
             return super()._generate_and_score_completions(inputs)
-        self._recording = True
-        try:
+        with self._record_first_pass() as passes:
             batch = super()._generate_and_score_completions(inputs)
-            self._add_token_coefficients(batch)
-        finally:
-            self._recording, self._recorded = False, None
+        start = time.perf_counter()
+        # The pass is the policy's if its log-probs are the very tensor that TRL keeps as the policy's own. Under PEFT the
+        # reference pass runs the same model with its adapters off, and comes second or alone.
+        recorded = passes.pop() if passes else None
+        recorded_by_trl = recorded is not None and recorded.log_probs is batch.get("old_per_token_logps")
+        if not recorded_by_trl:
+            del recorded
+            recorded = self.record_policy(batch)
+        self.add_token_coefficients(batch, recorded)
+        self._metrics["train"]["delta/extra_forward_passes"].append(float(not recorded_by_trl))
+        self._metrics["train"]["delta/seconds"].append(time.perf_counter() - start)
+        if self.log_completions:
+            kept = math.ceil(self.args.coef_log_completions / self.accelerator.num_processes)
+            rewards = self._local_rewards(len(batch["completion_ids"]))[:kept]
+            self._completion_records = completion_records(
+                batch, recorded.log_probs, token_mask(batch), rewards, self._tokenizer
+            )
         return batch
 
+    @torch.no_grad()
+    def record_policy(self, batch: dict[str, Any]) -> RecordedPass:
+        """Run the policy over a local rollout batch, without gradient: log-probs and hidden states of its completions."""
+        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        multimodal = {key: batch[key] for key in MULTIMODAL_KEYS if key in batch}
+        with (
+            self._record_first_pass() as passes,
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+        ):
+            self._get_per_token_logps_and_entropies(
+                self.model,
+                input_ids,
+                attention_mask,
+                batch["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+                **multimodal,
+            )
+        return passes.pop()
+
+    @contextmanager
+    def _record_first_pass(self) -> Iterator[list[RecordedPass]]:
+        """Record the first pass that the policy makes inside this context. The list stays empty if it makes none."""
+        self._passes = passes = []
+        try:
+            yield passes
+        finally:
+            self._passes = None
+
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        # Under PEFT the reference pass runs the same model with its adapters off, after the policy's own pass if there is
-        # one. So the first pass is recorded, and `_add_token_coefficients` tells by identity whose it was.
-        if not self._recording or model is not self.model or self._recorded is not None:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+        forward = super()._get_per_token_logps_and_entropies
+        # Only the first pass: TRL makes the policy's own before the reference's
+        if self._passes != [] or model is not self.model:
+            return forward(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         completion_mask = attention_mask[:, -logits_to_keep:].bool()
-        policy, offload = self.accelerator.unwrap_model(model), self.args.coef_offload
-        with record_hidden_states(policy, completion_mask, offload) as hidden_states:
-            outputs = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-        self._recorded = (outputs[0], hidden_states)
+        policy = self.accelerator.unwrap_model(model)
+        with record_hidden_states(policy, completion_mask, self.args.coef_offload) as hidden_states:
+            outputs = forward(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        self._passes.append(RecordedPass(outputs[0], hidden_states))
         return outputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -146,31 +203,19 @@ class DeltaGRPOTrainer(RolloutTrainer):
                 write_completion_records(records, self.args.output_dir, self.state.global_step)
 
     @torch.no_grad()
-    def _add_token_coefficients(self, batch: dict[str, Any]) -> None:
+    def add_token_coefficients(self, batch: dict[str, Any], recorded: RecordedPass) -> None:
         """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where there is no token."""
-        start = time.perf_counter()
-        completion_mask = batch["completion_mask"].bool()
-        token_mask = completion_mask & batch["tool_mask"].bool() if "tool_mask" in batch else completion_mask
-
-        old_per_token_logps = batch.get("old_per_token_logps")
-        recorded_by_trl = self._recorded is not None and self._recorded[0] is old_per_token_logps
-        if not recorded_by_trl:
-            self._recorded = None
-            self._run_policy(batch)
-        per_token_logps, hidden_states = self._recorded
-
-        hidden = hidden_states.packed
+        mask, hidden = token_mask(batch), recorded.hidden_states.packed
         if "tool_mask" in batch:
-            hidden = hidden[token_mask[completion_mask].to(hidden.device)]
+            hidden = hidden[mask[batch["completion_mask"].bool()].to(hidden.device)]
         # TRL keeps the responses of a prompt next to each other, over the processes in order of rank
-        response = torch.arange(len(token_mask), device=token_mask.device)
-        response += self.accelerator.process_index * len(token_mask)
+        response = torch.arange(len(mask), device=mask.device) + self.accelerator.process_index * len(mask)
         tokens = RolloutTokens(
             hidden=hidden,
-            log_probs=per_token_logps[token_mask],
-            ids=batch["completion_ids"][token_mask],
-            advantages=batch["advantages"].unsqueeze(1).expand_as(token_mask)[token_mask],
-            responses=response.unsqueeze(1).expand_as(token_mask)[token_mask],
+            log_probs=recorded.log_probs[mask],
+            ids=batch["completion_ids"][mask],
+            advantages=batch["advantages"].unsqueeze(1).expand_as(mask)[mask],
+            responses=response.unsqueeze(1).expand_as(mask)[mask],
         )
         coefficients = self._compute_coefficients(tokens)
         if coefficients.fallback == NON_FINITE:
@@ -178,21 +223,21 @@ class DeltaGRPOTrainer(RolloutTrainer):
                 "A hidden state, log-probability or advantage of this rollout batch is not finite. Its coefficients are "
                 "all 1: this batch is trained on without DelTA."
             )
-        values = torch.ones(token_mask.shape, device=token_mask.device)
-        values[token_mask] = coefficients.values
+        values = torch.ones(mask.shape, device=mask.device)
+        values[mask] = coefficients.values
         batch["token_coefficients"] = values
-        self._log_coefficients(coefficients, tokens)
-        self._metrics["train"]["delta/extra_forward_passes"].append(float(not recorded_by_trl))
-        self._metrics["train"]["delta/seconds"].append(time.perf_counter() - start)
-        if self.log_completions:
-            kept = math.ceil(self.args.coef_log_completions / self.accelerator.num_processes)
-            self._completion_records = completion_records(
-                batch, per_token_logps, token_mask, self._local_rewards(len(token_mask))[:kept], self._tokenizer
-            )
+        metrics = coefficient_metrics(
+            coefficients, tokens, all_reduce=self._all_reduce, gather=self.accelerator.gather
+        )
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
-        """From the tokens of a rollout batch to their coefficients: the one method that another way of credit replaces."""
-        features, scale = self._features(tokens, self.args.coef_features)
+        """From the tokens of a rollout batch to their coefficients. Subclasses with another method replace this one.
+
+        `tokens.hidden` may be overwritten: nothing reads it afterwards.
+        """
+        features, scale = self._features(tokens, self.args.coef_features, out=tokens.hidden)
         return delta_coefficients(
             features,
             tokens.advantages,
@@ -200,19 +245,14 @@ class DeltaGRPOTrainer(RolloutTrainer):
             coef_min=self.args.coef_min,
             coef_max=self.args.coef_max,
             refinement_steps=self.args.coef_refinement_steps,
+            normalize=self.args.coef_normalize,
             all_reduce=self._all_reduce,
         )
 
-    def _features(self, tokens: RolloutTokens, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Features of this name, which may be written over `tokens.hidden`, and a factor for each row or `None`."""
-        return FEATURES[name](
-            tokens.hidden,
-            tokens.log_probs,
-            tokens.ids,
-            self.accelerator.unwrap_model(self.model),
-            self.temperature,
-            self.args.coef_top_k,
-        )
+    def _features(self, tokens: RolloutTokens, name: str, out: torch.Tensor | None = None) -> Rows:
+        """The features of this name, as functions of `FEATURES` return them."""
+        policy = Policy(self.accelerator.unwrap_model(self.model), self.temperature, self.args.coef_top_k)
+        return FEATURES[name](tokens, policy, out=out)
 
     @property
     def _all_reduce(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -226,73 +266,3 @@ class DeltaGRPOTrainer(RolloutTrainer):
         totals = (per_function * self.reward_weights[:, None]).nansum(0)
         start = self.accelerator.process_index * n_rows
         return totals[start : start + n_rows].tolist()
-
-    @torch.no_grad()
-    def _run_policy(self, batch: dict[str, Any]) -> None:
-        """Run the policy over a rollout batch without gradient, so that its hidden states are recorded."""
-        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        multimodal = {key: batch[key] for key in MULTIMODAL_KEYS if key in batch}
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            self._get_per_token_logps_and_entropies(
-                self.model,
-                input_ids,
-                attention_mask,
-                batch["completion_ids"].size(1),
-                batch_size=self.args.per_device_train_batch_size,
-                **multimodal,
-            )
-
-    def _log_coefficients(self, coefficients: Coefficients, tokens: RolloutTokens) -> None:
-        """Add the statistics of one rollout batch, over all processes, to TRL's metrics."""
-        advantages = tokens.advantages
-        metrics = self._metrics["train"]
-        metrics["delta/fallback/no_contrast"].append(float(coefficients.fallback == NO_CONTRAST))
-        metrics["delta/fallback/non_finite"].append(float(coefficients.fallback == NON_FINITE))
-
-        positive, negative = advantages > 0, advantages < 0
-        credited = positive | negative
-        values = coefficients.values[credited]
-        # A sum and a count from each process, so that a process without a token weighs nothing
-        sums = torch.stack(
-            [
-                *(values.sum(), values.square().sum(), (values > 1).sum(), credited.sum()),
-                *(coefficients.values[positive].sum(), positive.sum()),
-                *(coefficients.values[negative].sum(), negative.sum()),
-            ]
-        )
-        total, squares, above, count, positive_total, positive_count, negative_total, negative_count = (
-            self.accelerator.reduce(sums).tolist()
-        )
-        bound = values.new_tensor([torch.inf])
-        smallest = self.accelerator.gather(torch.cat([values, bound]).min()).min().item()
-        largest = self.accelerator.gather(torch.cat([values, -bound]).max()).max().item()
-
-        if count > 0:
-            mean = total / count
-            metrics["delta/coef/mean"].append(mean)
-            metrics["delta/coef/std"].append(max(0.0, squares / count - mean**2) ** 0.5)
-            metrics["delta/coef/min"].append(smallest)
-            metrics["delta/coef/max"].append(largest)
-            metrics["delta/coef/share_above_one"].append(above / count)
-        if positive_count > 0:
-            metrics["delta/coef/mean_positive"].append(positive_total / positive_count)
-        if negative_count > 0:
-            metrics["delta/coef/mean_negative"].append(negative_total / negative_count)
-        # Constant coefficients have none of these; but every process must take part in the sums
-        doubt = -torch.expm1(tokens.log_probs)
-        explained = explained_by_uncertainty(coefficients.values, advantages, doubt, self._all_reduce)
-        for name, value in explained.items():
-            metrics[f"delta/uncertainty/{name}"].append(value)
-        if coefficients.fallback is None:
-            statistics = {
-                "temperature/positive": coefficients.temperature_positive,
-                "temperature/negative": coefficients.temperature_negative,
-                "centroid_distance/before": coefficients.distance_before,
-                "centroid_distance/after": coefficients.distance_after,
-                "centroid_cosine/before": coefficients.cosine_before,
-                "centroid_cosine/after": coefficients.cosine_after,
-            }
-            for name, value in statistics.items():
-                if not math.isnan(value):  # another way of credit has no such statistic
-                    metrics[f"delta/{name}"].append(value)

@@ -1,6 +1,6 @@
 """What DelTA costs. Both sides of every comparison are measured alternately in one process, and a ratio is printed.
 
-    python scripts/benchmark.py                                # a 23 M parameter model on the CPU
+    python scripts/benchmark.py                                # a 20 M parameter model on the CPU
     python scripts/benchmark.py --device cuda --shape qwen3-8b # random weights of Qwen3-8B's shape
     python scripts/benchmark.py --only coefficients --json costs.json
 
@@ -164,14 +164,11 @@ class Bench:
         trainer.model.train()
 
         def overhead(passes: int) -> float:
-            trainer._recording, trainer._recorded = True, None
-            trainer._run_policy(batch)  # stands for TRL's own pass; not counted below
+            recorded = trainer.record_policy(batch)  # stands for TRL's own pass; not counted below
             start = self.now()
             for _ in range(passes):
-                trainer._recorded = None
-                trainer._run_policy(batch)
-            trainer._add_token_coefficients({**batch, "old_per_token_logps": trainer._recorded[0]})
-            trainer._recording = False
+                recorded = trainer.record_policy(batch)
+            trainer.add_token_coefficients({**batch}, recorded)
             return self.now() - start
 
         seconds = {"published": [], "ours": []}
@@ -251,20 +248,18 @@ class Bench:
         for offload in ("never", "always"):
             trainer, batch = self.rollout_batch(1, coef_offload=offload)
             trainer.model.train()
-            trainer._recording, trainer._recorded = True, None
             self.torch.cuda.synchronize()
             self.torch.cuda.reset_peak_memory_stats()
             before = self.torch.cuda.memory_allocated()
-            trainer._run_policy(batch)
+            recorded = trainer.record_policy(batch)
             with_pass = self.torch.cuda.max_memory_allocated() - before
-            states = trainer._recorded[1].packed
             self.torch.cuda.reset_peak_memory_stats()
-            trainer._add_token_coefficients({**batch, "old_per_token_logps": trainer._recorded[0]})
+            trainer.add_token_coefficients({**batch}, recorded)
             peak = self.torch.cuda.max_memory_allocated() - before
             rows.append(
                 {
                     "name": f"memory, coef_offload={offload}",
-                    "recorded_gigabytes": states.nbytes / 1e9,
+                    "recorded_gigabytes": recorded.hidden_states.packed.nbytes / 1e9,
                     "peak_in_pass_gigabytes": with_pass / 1e9,
                     "peak_in_maths_gigabytes": peak / 1e9,
                 }
@@ -272,25 +267,26 @@ class Bench:
         return rows
 
     def features(self) -> list[dict]:
-        from delta_trl.features import FEATURES
+        from delta_trl import delta_coefficients
+        from delta_trl.features import FEATURES, Policy
+        from delta_trl.hidden_states import RolloutTokens
 
         trainer, batch = self.rollout_batch(1)
         trainer.model.train()
-        trainer._recording, trainer._recorded = True, None
-        trainer._run_policy(batch)
-        log_probs, states = trainer._recorded
-        trainer._recording = False
+        recorded = trainer.record_policy(batch)
         mask = batch["completion_mask"].bool()
+        tokens = RolloutTokens(
+            hidden=recorded.hidden_states.packed,
+            log_probs=recorded.log_probs[mask],
+            ids=batch["completion_ids"][mask],
+            advantages=batch["advantages"].unsqueeze(1).expand_as(mask)[mask],
+            responses=self.torch.zeros_like(batch["completion_ids"])[mask],
+        )
+        policy = Policy(trainer.model, trainer.temperature)
 
         def run(name):
-            hidden = states.packed.clone()  # hidden_gradient overwrites its input
-            features, scale = FEATURES[name](
-                hidden, log_probs[mask], batch["completion_ids"][mask], trainer.model, trainer.temperature, 0
-            )
-            from delta_trl import delta_coefficients
-
-            advantages = batch["advantages"].unsqueeze(1).expand_as(mask)[mask]
-            delta_coefficients(features, advantages, feature_scale=scale)
+            features, scale = FEATURES[name](tokens, policy)
+            delta_coefficients(features, tokens.advantages, feature_scale=scale)
 
         with self.torch.no_grad():
             seconds = self.alternate({name: lambda name=name: run(name) for name in FEATURES})

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
@@ -28,6 +28,13 @@ ROOT = Path(__file__).parent.parent
 
 # Tensors here are tiny: a second thread only waits for the first, and much longer when another process has the core
 torch.set_num_threads(1)
+
+# transformers renamed the option
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    else "gradient_checkpointing"
+)
 
 # What differs between architectures for the LM head and its input: tied or untied, soft-capped, scaled, routed
 ARCHITECTURES = {
@@ -92,7 +99,7 @@ def config(output_dir, config_class=DeltaGRPOConfig, **options):
             "report_to": "none",
             "logging_steps": 1,
             "save_strategy": "no",
-            "activation_checkpointing": False,
+            CHECKPOINTING: False,
             "disable_tqdm": True,
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 2,
@@ -172,7 +179,7 @@ def project(tmp_path):
         "reward_funcs": ["math_reward", "conftest.digit_reward"],
         "use_cpu": True,
         "bf16": False,
-        "activation_checkpointing": False,
+        CHECKPOINTING: False,
         "dtype": "float32",
         "per_device_train_batch_size": 8,
         "num_generations": 4,

@@ -199,6 +199,19 @@ def test_mean_is_one_within_bounds_and_zero_advantage_gets_the_least(seed, bound
     torch.testing.assert_close(zero, values.min().expand_as(zero), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_credited_normalisation_leaves_tokens_without_advantage_out_of_the_mean(n):
+    tensors = make_batch(zeros=0.4)
+    credited = tensors[1] != 0
+    published = delta_coefficients(tensors[0], tensors[1], feature_scale=tensors[2]).values.double()
+    owner = torch.arange(200) % n
+    values, (result, *_) = run_split(tensors, owner, n, normalize="credited")
+    torch.testing.assert_close(values.double(), published / published[credited].mean(), rtol=0, atol=1e-5)
+    raw = values * result.mean
+    assert raw[credited].mean() == pytest.approx(result.mean, abs=1e-5)
+    torch.testing.assert_close(raw[~credited], torch.full_like(raw[~credited], 0.8))
+
+
 def test_own_side_is_credited_more():
     features, advantages, _ = make_batch(zeros=0.0)
     values = delta_coefficients(features, advantages).values
@@ -301,6 +314,7 @@ def test_chunks_change_nothing_and_bound_the_memory(monkeypatch):
         ({"coef_max": float("inf")}, "coef_max=inf"),
         ({"refinement_steps": -1}, "got -1"),
         ({"refinement_steps": 0.5}, r"got 0\.5"),
+        ({"normalize": "sides"}, "got 'sides'"),
     ],
 )
 def test_refuses_what_the_method_does_not_define(change, message):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from delta_trl.features import RolloutTokens
+from delta_trl.hidden_states import RolloutTokens
 from delta_trl.research.credit.measures import auc, mean, measure
 from delta_trl.research.credit.methods import METHODS, choose, method_names
 from delta_trl.research.credit.report import summarise, tables, write_report

@@ -3,14 +3,15 @@ import torch
 from conftest import build, config, misaligned, tiny_model
 from reference import reference_coefficients
 
-from delta_trl import DeltaGRPOTrainer, features
+from delta_trl import DeltaGRPOTrainer, features, hidden_states
 from delta_trl.features import (
-    HiddenStates,
+    Policy,
     hidden_gradient,
     local_temperature_gradient,
     output_row,
     temperature_gradient,
 )
+from delta_trl.hidden_states import HiddenStates, RolloutTokens
 
 
 # A bias, a soft cap and a factor on the logits, tied and untied
@@ -24,6 +25,14 @@ def head_case(architecture, n=30, seed=0, dtype=torch.float64):
     hidden = torch.randn(n, 16, generator=generator, dtype=dtype)
     tokens = torch.randint(len(model.get_output_embeddings().weight), (n,), generator=generator)
     return model, hidden, tokens
+
+
+def of(feature, model, hidden, ids, log_probs, temperature=1.0, top_k=0, **options):
+    """A feature of tokens whose advantages and responses do not matter."""
+    nothing = torch.zeros(len(ids))
+    tokens = RolloutTokens(hidden.detach(), log_probs.detach(), ids, nothing, nothing)
+    with torch.no_grad():
+        return feature(tokens, Policy(model, temperature, top_k), **options)
 
 
 def real_logits(model, hidden, temperature):
@@ -46,8 +55,7 @@ def test_hidden_gradient_is_autograd_through_the_real_head(architecture, tempera
     leaf = hidden.clone().requires_grad_()
     log_pi = real_logits(model, leaf, temperature).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     (expected,) = torch.autograd.grad(log_pi.sum(), leaf)
-    with torch.no_grad():
-        v, scale = hidden_gradient(hidden.clone(), log_pi.detach(), tokens, model, temperature, top_k=0)
+    v, scale = of(hidden_gradient, model, hidden, tokens, log_pi, temperature)
     assert scale is None
     torch.testing.assert_close(v, expected, rtol=1e-6, atol=1e-8)  # heads that cast to float32 inside set the limit
 
@@ -58,15 +66,14 @@ def test_hidden_gradient_with_a_bias_on_the_head():
     leaf = hidden.clone().requires_grad_()
     log_pi = real_logits(model, leaf, 1.0).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     (expected,) = torch.autograd.grad(log_pi.sum(), leaf)
-    with torch.no_grad():
-        v, _ = hidden_gradient(hidden.clone(), log_pi.detach(), tokens, model, 1.0, top_k=0)
+    v, _ = of(hidden_gradient, model, hidden, tokens, log_pi)
     torch.testing.assert_close(v, expected)
 
 
 def gradient(model, hidden, tokens, top_k):
     with torch.no_grad():
         log_probs = real_logits(model, hidden, 1.0).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        return hidden_gradient(hidden.clone(), log_probs, tokens, model, 1.0, top_k)[0]
+    return of(hidden_gradient, model, hidden, tokens, log_probs, top_k=top_k)[0]
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma2"])
@@ -95,19 +102,33 @@ def test_chunks_of_logits_change_nothing(monkeypatch):
     torch.testing.assert_close(gradient(model, hidden, tokens, 0), whole)
 
 
+@pytest.mark.parametrize("feature", features.FEATURES.values())
+def test_tokens_are_overwritten_only_where_asked(feature):
+    model, hidden, ids = head_case("qwen3")
+    log_probs = real_logits(model, hidden, 1.0).log_softmax(-1).gather(1, ids[:, None])[:, 0]
+    given = hidden.clone()
+    rows, scale = of(feature, model, given, ids, log_probs)
+    assert torch.equal(given, hidden)
+    same_rows, same_scale = of(feature, model, given, ids, log_probs, out=given)
+    assert torch.equal(same_rows, rows)
+    assert scale is None or torch.equal(same_scale, scale)
+    # The memory that was given, or a single column: no second tensor of shape (N, H)
+    assert same_rows.shape[1] == 1 or same_rows.data_ptr() == given.data_ptr()
+
+
 def test_a_head_that_is_read_wrongly_is_refused():
     model, hidden, tokens = head_case("granite")
     log_probs = real_logits(model, hidden, 1.0).log_softmax(-1).gather(1, tokens[:, None])[:, 0].detach()
     model.config.logits_scaling = 1.0  # as if the factor were kept under a name not known here
     with pytest.raises(RuntimeError, match=r"differ from TRL's by .* use coef_features='output_row'"):
-        hidden_gradient(hidden, log_probs, tokens, model, 1.0, 0)
+        of(hidden_gradient, model, hidden, tokens, log_probs)
 
 
 def test_output_row_is_the_gradient_with_respect_to_the_tokens_row():
     model, hidden, tokens = head_case("qwen3")
     weight = model.lm_head.weight.detach().clone().requires_grad_()
     log_pi = (hidden @ weight.T).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    rows, scale = output_row(hidden, log_pi.detach(), tokens, model, 1.0, 0)
+    rows, scale = of(output_row, model, hidden, tokens, log_pi)
     for i, y in enumerate(tokens):
         (gradient,) = torch.autograd.grad(log_pi[i], weight, retain_graph=True)
         torch.testing.assert_close(rows[i] * scale[i], gradient[y])
@@ -122,8 +143,7 @@ def test_temperature_gradient_is_autograd_through_the_real_head(architecture, te
     log_pi = (log_beta.exp() * logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     (expected,) = torch.autograd.grad(log_pi.sum(), log_beta)
     monkeypatch.setattr(features, "LOGIT_CHUNK_ELEMENTS", 7 * 94)  # several chunks
-    with torch.no_grad():
-        v, scale = temperature_gradient(hidden, log_pi.detach(), tokens, model, temperature, top_k=0)
+    v, scale = of(temperature_gradient, model, hidden, tokens, log_pi, temperature)
     assert scale is None
     torch.testing.assert_close(v.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -136,8 +156,7 @@ def test_local_temperature_gradient_is_autograd_through_a_head_that_sets_the_tem
     log_beta = (hidden * w).sum(1, keepdim=True)
     log_pi = (log_beta.exp() * logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     (expected,) = torch.autograd.grad(log_pi.sum(), w)
-    with torch.no_grad():
-        v, scale = local_temperature_gradient(hidden, log_pi.detach(), tokens, model, 0.7, top_k=0)
+    v, scale = of(local_temperature_gradient, model, hidden, tokens, log_pi, 0.7)
     torch.testing.assert_close(v * scale[:, None], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -146,8 +165,7 @@ def test_temperature_gradient_of_impossible_tokens_is_finite():
     model, hidden, tokens = head_case("qwen3", dtype=torch.float32)
     hidden = hidden * 1e4
     log_probs = (hidden @ model.lm_head.weight.T).log_softmax(-1).gather(1, tokens[:, None])[:, 0].detach()
-    with torch.no_grad():
-        v, _ = temperature_gradient(hidden, log_probs, tokens, model, 1.0, 0)
+    v, _ = of(temperature_gradient, model, hidden, tokens, log_probs)
     assert v.isfinite().all()
 
 
@@ -162,9 +180,11 @@ def test_training_with_hidden_gradients(tmp_path, collected, monkeypatch, archit
     recorded = []
     original = features.FEATURES["hidden_gradient"]
 
-    def keep(hidden, log_probs, tokens, model, temperature, top_k):
-        recorded.append((hidden.clone(), tokens, {k: v.clone() for k, v in model.state_dict().items()}))
-        return original(hidden, log_probs, tokens, model, temperature, top_k)
+    def keep(tokens, policy, *, out):
+        assert out is tokens.hidden  # nobody else needs it, and memory is short
+        weights = {k: v.clone() for k, v in policy.model.state_dict().items()}
+        recorded.append((tokens.hidden.clone(), tokens.ids, weights))
+        return original(tokens, policy, out=out)
 
     monkeypatch.setitem(features.FEATURES, "hidden_gradient", keep)
     trainer = build(DeltaGRPOTrainer, args, tiny_model(architecture))
@@ -183,15 +203,34 @@ def test_training_with_hidden_gradients(tmp_path, collected, monkeypatch, archit
     torch.testing.assert_close(applied, reference_coefficients(v, advantages), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("offload", "free", "device"),
+    [
+        ("never", 1, "meta"),
+        ("always", 10**9, "cpu"),
+        ("auto", 1, "cpu"),
+        ("auto", 10**9, "meta"),
+        ("auto", None, "meta"),
+    ],
+)
+def test_states_go_to_host_memory_where_the_option_says_so(monkeypatch, offload, free, device):
+    """With torch's device without storage in place of a GPU."""
+    monkeypatch.setattr(hidden_states, "free_memory", lambda device: free)
+    recorder = HiddenStates(torch.ones(6, 5, dtype=torch.bool), offload)
+    buffer = recorder._allocate(torch.empty(10, 4, dtype=torch.bfloat16, device="meta"))
+    assert buffer.device.type == device
+    assert (buffer.shape, buffer.dtype) == ((30, 4), torch.bfloat16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: on a CPU there is one memory")
 @pytest.mark.parametrize("coef_features", features.FEATURES)
 def test_offloading_changes_nothing(tmp_path, collected, coef_features):
-    for offload in ("never", "always", "auto"):
-        build(
-            DeltaGRPOTrainer, config(tmp_path, coef_offload=offload, coef_features=coef_features, max_steps=1)
-        ).train()
-    never, always, auto = (batch["token_coefficients"] for batch in collected["batches"])
+    for offload in ("never", "always"):
+        args = config(tmp_path, coef_offload=offload, coef_features=coef_features, max_steps=1, use_cpu=False)
+        build(DeltaGRPOTrainer, args).train()
+    never, always = (batch["token_coefficients"] for batch in collected["batches"])
+    assert [f.device.type for f, *_ in collected["features"]] == ["cuda", "cpu"]
     assert torch.equal(never, always)
-    assert torch.equal(never, auto)
 
 
 def test_packed_states_are_one_buffer_of_valid_tokens_in_their_dtype():

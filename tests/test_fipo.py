@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_trainer import assert_bit_equal, losses_and_weights
 from trl import GRPOConfig, GRPOTrainer
 
-from delta_trl import fipo as fipo_module
+from delta_trl.research import fipo as fipo_module
 from delta_trl.research.fipo import FIPOConfig, FIPOTrainer, fipo_weights
 
 

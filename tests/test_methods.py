@@ -5,14 +5,18 @@ import os
 import subprocess
 import sys
 
+import conftest
 import pytest
 import yaml
 from conftest import ROOT, parse
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl.base import GRPOBaseTrainer
+from delta_trl.baselines import DAPOTrainer, ForkingTokensTrainer, SAPOTrainer
+from delta_trl.config import GRPOBaseConfig
 from delta_trl.research.fipo import FIPOConfig, FIPOTrainer
-from delta_trl.research.variants import VariantGRPOTrainer
+from delta_trl.research.variant_trainer import VariantGRPOTrainer
 from delta_trl.train.__main__ import train
 from delta_trl.train.methods import METHODS, TrainingMethod, methods, trainer_argument
 
@@ -20,10 +24,10 @@ from delta_trl.train.methods import METHODS, TrainingMethod, methods, trainer_ar
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
 EXPECTED = {
     "delta": (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0),
-    "dapo": (GRPOTrainer, "dapo", 0.28, None, 1.0),
-    "grpo": (GRPOTrainer, "grpo", 0.2, None, 1.0),
-    "forking_tokens": (GRPOTrainer, "dapo", 0.28, None, 0.2),
-    "sapo": (GRPOTrainer, "sapo", 0.28, None, 1.0),
+    "dapo": (DAPOTrainer, "dapo", 0.28, None, 1.0),
+    "grpo": (GRPOBaseTrainer, "grpo", 0.2, None, 1.0),
+    "forking_tokens": (ForkingTokensTrainer, "dapo", 0.28, None, 0.2),
+    "sapo": (SAPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
     "variant": (VariantGRPOTrainer, "dapo", 0.28, None, 1.0),
 }
@@ -79,6 +83,43 @@ def test_two_steps_of_every_method(project, name):
         assert ("clip_ratio/region_mean" in entry) == (name != "sapo")
 
 
+@pytest.mark.parametrize("name", ["dapo", "grpo", "forking_tokens", "sapo"])
+def test_a_baseline_is_trls_training_with_our_care(project, monkeypatch, name):
+    """The losses of TRL's own trainer on the same options, and a checkpoint where a reward function raises."""
+    schedule = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 4, "save_strategy": "no"}
+    arguments = write_config(project, trainer=name, **schedule)
+    train(*parse(*arguments))
+    ours = losses(project / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS[name].__class__, "trainer_class", GRPOTrainer)
+        train(*parse(*arguments))
+    assert ours == losses(project / "run")
+    assert len(ours) == 4
+
+    monkeypatch.setattr(conftest, "digit_reward", FailingReward(call=2))
+    with pytest.raises(RuntimeError, match=r"KeyError: 'answer'.* is saved in .*checkpoint-2"):
+        train(*parse(*arguments))
+    assert (project / "run" / "checkpoint-2" / "model.safetensors").exists()
+
+
+def losses(run):
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+class FailingReward:
+    __name__ = "digit_reward"
+
+    def __init__(self, call):
+        self.left = call
+
+    def __call__(self, completions, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyError("answer")
+        return [float(len(set(completion))) for completion in completions]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -90,8 +131,8 @@ def test_two_steps_of_every_method(project, name):
         ("forking_tokens", {"top_entropy_quantile": 1.0}, r"needs top_entropy_quantile=0\.2; got .*=1\.0"),
         ("fipo", {"loss_type": "sapo"}, "got 'sapo'"),
         ("fipo", {"importance_sampling_level": "sequence"}, "cannot be combined with FIPO"),
-        ("grpo", {"coef_max": 1.5}, "coef_max would be ignored by trainer 'grpo'"),
-        ("forking_tokens", {"coef_refinement_steps": 2}, "coef_refinement_steps would be ignored"),
+        ("grpo", {"coef_max": 1.5}, "coef_max"),
+        ("forking_tokens", {"coef_refinement_steps": 2}, "coef_refinement_steps"),
         ("fipo", {"coef_max": 1.5}, "coef_max"),
         ("dapo", {"fipo_half_life": 16}, "fipo_half_life"),
         (
@@ -153,7 +194,7 @@ def test_a_plan_has_the_methods_own_config(project, capsys):
     for name in ("delta", "fipo", "sapo"):
         parsed = parse(*write_config(project, trainer=name, max_prompt_length=40), "--plan", "--plan_processes", "2")
         assert parsed[2].world_size == 2
-        assert isinstance(parsed[2], FIPOConfig if name == "fipo" else DeltaGRPOConfig)
+        assert isinstance(parsed[2], {"fipo": FIPOConfig, "delta": DeltaGRPOConfig, "sapo": GRPOBaseConfig}[name])
         train(*parsed)
         printed = capsys.readouterr().out
         assert f"{name}, 2 processes" in printed

@@ -1,40 +1,86 @@
 import ast
-import importlib.metadata
 import re
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import build, config
+from trl import GRPOConfig, GRPOTrainer
 
 import delta_trl
-from delta_trl import _versions
+from delta_trl import DeltaGRPOTrainer, base
+from delta_trl.base import TESTED_TRL, GRPOBaseTrainer, check_seams
+from delta_trl.research.fipo import FIPOTrainer
 
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("installed", ["1.15.3", "1.17.0", "2.16.0", None])
-def test_another_version_of_trl_is_refused_with_the_tested_one(monkeypatch, installed):
-    def version(name):
-        if installed is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return installed
-
-    monkeypatch.setattr(_versions, "version", version)
-    with pytest.raises(ImportError, match=rf"tested with trl 1\.16\.\*; found .*{installed or 'no trl'}"):
-        _versions.require_tested_trl()
+@pytest.mark.parametrize("trainer", [GRPOBaseTrainer, DeltaGRPOTrainer, FIPOTrainer])
+def test_every_overridden_method_of_trl_is_a_seam(trainer):
+    overridden = {name for name, value in vars(trainer).items() if callable(value) and hasattr(GRPOTrainer, name)}
+    assert overridden - {"__init__", "add_callback", "log"} <= trainer._seams.keys()
+    check_seams(trainer)
 
 
-def test_any_patch_release_of_the_tested_version_will_do(monkeypatch):
-    monkeypatch.setattr(_versions, "version", lambda name: "1.16.7")
-    _versions.require_tested_trl()
+def test_a_trl_without_a_seam_is_refused_with_its_name():
+    class Renamed(GRPOTrainer):
+        def compute_loss(self, model, inputs):
+            pass
+
+    with pytest.raises(
+        RuntimeError, match=r"Renamed\.compute_loss\(return_outputs, num_items_in_batch\), which trl 1"
+    ):
+        check_seams(DeltaGRPOTrainer, Renamed)
+
+    class Gone:
+        compute_loss = _generate_and_score_completions = _get_per_token_logps_and_entropies = staticmethod(
+            lambda *a: a
+        )
+
+    with pytest.raises(
+        RuntimeError, match=r"Gone\._calculate_rewards, which .* does not have\. It was tested with trl"
+    ):
+        check_seams(DeltaGRPOTrainer, Gone)
 
 
-def test_the_tested_version_is_the_one_that_is_required_and_pinned():
-    dependencies = (ROOT / "pyproject.toml").read_text()
-    lower, upper = re.search(r'"trl>=([\d.]+),<([\d.]+)"', dependencies).groups()
-    assert lower == _versions.TESTED_TRL
-    assert upper == "1.17"
-    assert f"\ntrl=={_versions.TESTED_TRL}." in (ROOT / "constraints.txt").read_text()
+@pytest.mark.parametrize(
+    ("installed", "warned"),
+    [("1.16.7", False), ("1.13.0", False), ("1.12.2", True), ("1.17.0.dev0", True), ("2.0", True)],
+)
+def test_an_untested_version_only_warns_and_only_once(monkeypatch, installed, warned):
+    monkeypatch.setattr(base, "version", lambda name: installed)
+    check_seams.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_seams(GRPOBaseTrainer)
+        check_seams(GRPOBaseTrainer)
+    check_seams.cache_clear()
+    assert [f"trl {installed} is untested" in str(warning.message) for warning in caught] == [True] * warned
+
+
+def test_the_pinned_version_is_a_tested_one():
+    pinned = re.search(r"\ntrl==(\d+)\.(\d+)\.", (ROOT / "constraints.txt").read_text())
+    oldest, newest = (tuple(map(int, minor.split("."))) for minor in TESTED_TRL)
+    assert oldest <= tuple(map(int, pinned.groups())) <= newest
+
+
+def test_trls_loss_takes_an_advantage_for_each_token(tmp_path):
+    """What token credit stands on: with advantages of shape (B, T), TRL's loss weighs each token by its own."""
+    trainer = build(GRPOTrainer, config(tmp_path, GRPOConfig, loss_type="dapo"))
+    logps = torch.zeros(2, 3, requires_grad=True)
+    trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (logps, torch.zeros(2, 3), None)
+    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
+    trainer.model.train()
+    ones = torch.ones(2, 3, dtype=torch.long)
+    advantages = torch.tensor([[1.0, 2.0, -3.0], [0.5, 0.0, 4.0]])
+    inputs = {"prompt_ids": ones, "prompt_mask": ones, "completion_ids": ones, "completion_mask": ones}
+    loss = trainer.compute_loss(
+        trainer.model, {**inputs, "advantages": advantages, "num_items_in_batch": torch.tensor(6)}
+    )
+    (gradient,) = torch.autograd.grad(loss, logps)
+    torch.testing.assert_close(gradient, -advantages / 6)
 
 
 def test_public_names():

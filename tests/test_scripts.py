@@ -68,7 +68,7 @@ def test_lora_from_the_command_line(project):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trainer", "dapo", "--coef_max", "1.5"], "coef_max would be ignored by trainer 'dapo'"),
+        (["--trainer", "dapo", "--coef_max", "1.5"], "coef_max"),
         (["--reward_funcs", "no_such_reward"], "Unknown reward function 'no_such_reward'"),
         (["--reward_funcs", "math_reward", "soft_overlong"], "needs both soft_overlong_max_length"),
         (["--soft_overlong_cache", "4"], "they mean nothing without it"),

@@ -7,24 +7,24 @@ import torch
 from conftest import build, config, misaligned
 from reference import reference_lambda
 
-from delta_trl import delta_coefficients
-from delta_trl.features import RolloutTokens
-from delta_trl.research.variants import (
-    IGNORED,
-    SELECTIONS,
-    SLOPE_RIDGE,
-    VARIANTS,
-    Rollouts,
-    VariantGRPOConfig,
-    VariantGRPOTrainer,
-    soft_assignments,
-)
+from delta_trl.hidden_states import RolloutTokens
+from delta_trl.research.rollouts import Rollouts, soft_assignments
+from delta_trl.research.variant_trainer import SELECTIONS, VariantGRPOConfig, VariantGRPOTrainer
+from delta_trl.research.variants import SLOPE_RIDGE, VARIANTS
 
 
 GROUPS, G, LENGTH, H = 6, 4, 15, 8
 
 
-def rollouts(tmp_path, seed=0, keep=slice(None), reduce=lambda tensor: tensor, memory=None, **options) -> Rollouts:
+def rollouts(
+    tmp_path,
+    seed=0,
+    keep=slice(None),
+    reduce=lambda tensor: tensor,
+    gather=lambda tensor: tensor,
+    memory=None,
+    **options,
+) -> Rollouts:
     """Random tokens of `GROUPS` prompt groups, the last of which has no contrast, with DelTA's own coefficients."""
     generator = torch.Generator().manual_seed(seed)
     rewards = torch.randint(0, 2, (GROUPS, G), generator=generator).float()
@@ -45,21 +45,17 @@ def rollouts(tmp_path, seed=0, keep=slice(None), reduce=lambda tensor: tensor, m
         "hidden_gradient": (tokens.hidden.flip(1).square(), None),  # anything else
         "temperature_gradient": (torch.randn(n, 1, generator=generator), None),
     }
-    v, scale = of_name[args.coef_features]
-    bounds = {"coef_min": args.coef_min, "coef_max": args.coef_max}
-    published = delta_coefficients(
-        v, tokens.advantages, feature_scale=scale, refinement_steps=args.coef_refinement_steps, **bounds
-    )
     of_name = {name: (v[keep], None if scale is None else scale[keep]) for name, (v, scale) in of_name.items()}
     return Rollouts(
         tokens=RolloutTokens(**{f.name: getattr(tokens, f.name)[keep] for f in dataclasses.fields(tokens)}),
         raw_features=of_name.__getitem__,
-        published=dataclasses.replace(published, values=published.values[keep]),
         options=args,
         n_groups=GROUPS,
         reduce=reduce,
+        gather=gather,
         generator=torch.Generator().manual_seed(seed),
         memory={} if memory is None else memory,
+        share=args.variant_share,
     )
 
 
@@ -92,7 +88,7 @@ def test_nothing_replaced_is_the_published_method(tmp_path, steps):
 
 def test_published_coefficients_carry_their_mean(tmp_path):
     r = rollouts(tmp_path)
-    close(r.published_raw, published_raw(r))
+    close(r.published_raw(), published_raw(r))
 
 
 def test_within_side_knows_no_other_side(tmp_path):
@@ -114,7 +110,7 @@ def test_within_side_knows_no_other_side(tmp_path):
         if not final:
             alpha = torch.sigmoid(m / gamma)
     expected = torch.where(a != 0, 0.8 + 0.4 * torch.sigmoid(m / gamma), 0.8)
-    close(VARIANTS["within_side"](r), mean_one(expected))
+    close(VARIANTS["within_side"](r).values, mean_one(expected))
 
 
 def test_hard_gate_takes_one_bound_or_the_other(tmp_path):
@@ -127,13 +123,13 @@ def test_hard_gate_takes_one_bound_or_the_other(tmp_path):
         alpha = torch.where(a > 0, to_negative > to_positive, to_positive > to_negative).double()
     expected = torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)
     assert 0.2 < alpha[a != 0].mean() < 0.95
-    close(VARIANTS["hard_gate"](r), mean_one(expected))
+    close(VARIANTS["hard_gate"](r).values, mean_one(expected))
 
 
 def test_fixed_temperatures_are_those_of_the_first_rollout_batch(tmp_path):
     memory = {}
     first = rollouts(tmp_path, seed=0, memory=memory)
-    close(VARIANTS["fixed_temperature"](first), mean_one(published_raw(first)))
+    close(VARIANTS["fixed_temperature"](first).values, mean_one(published_raw(first)))
     second = rollouts(tmp_path, seed=1, memory=memory)
     second = dataclasses.replace(
         second, raw_features=lambda name: (3 * second.tokens.hidden, second.uncertainty)
@@ -147,40 +143,40 @@ def test_fixed_temperatures_are_those_of_the_first_rollout_batch(tmp_path):
         to_positive, to_negative = (((3 * v - m) ** 2).sum(1) for m in mu)
         m = torch.where(a < 0, to_positive - to_negative, to_negative - to_positive)
         alpha = torch.sigmoid(m / gamma)
-    close(VARIANTS["fixed_temperature"](second), mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)), 1e-4)
+    close(VARIANTS["fixed_temperature"](second).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)), 1e-4)
 
 
 def test_no_range_map_is_alpha(tmp_path):
     r = rollouts(tmp_path)
     a = r.tokens.advantages
     alpha = (published_raw(r) - 0.8) / 0.4
-    close(VARIANTS["no_range_map"](r), mean_one(torch.where(a != 0, alpha, 0)), 2e-4)
+    close(VARIANTS["no_range_map"](r).values, mean_one(torch.where(a != 0, alpha, 0)), 2e-4)
 
 
 def test_no_norm_leaves_lambda_as_it_is(tmp_path):
     r = rollouts(tmp_path)
-    coefficients = VARIANTS["no_norm"](r)
+    coefficients = VARIANTS["no_norm"](r).values
     close(coefficients, published_raw(r))
     assert abs(coefficients.mean() - 1) > 1e-3
 
 
 def test_random_coefficients_are_uniform_in_the_bounds_and_repeatable(tmp_path):
     r = rollouts(tmp_path)
-    coefficients = VARIANTS["random"](r)
+    coefficients = VARIANTS["random"](r).values
     credited = r.tokens.advantages != 0
     raw = coefficients * (0.8 / coefficients[~credited][0])
     assert 0.8 <= raw[credited].min() < 0.81
     assert 1.19 < raw[credited].max() <= 1.2 + 1e-6
     assert raw[credited].std() == pytest.approx(0.4 / 12**0.5, rel=0.1)
-    assert torch.equal(coefficients, VARIANTS["random"](rollouts(tmp_path)))
-    assert not torch.equal(coefficients, VARIANTS["random"](r))  # the generator went on
+    assert torch.equal(coefficients, VARIANTS["random"](rollouts(tmp_path)).values)
+    assert not torch.equal(coefficients, VARIANTS["random"](r).values)  # the generator went on
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_selections_keep_their_share_at_equal_weight(tmp_path, name, share):
     r = rollouts(tmp_path, variant=name, variant_share=share)
-    coefficients = VARIANTS[name](r)
+    coefficients = VARIANTS[name](r).values
     kept = coefficients > 0
     # Tokens without advantage all have λ_min, and stand or fall together
     ties = (r.tokens.advantages == 0).sum() if name == "bottom_tokens" else 1
@@ -199,18 +195,18 @@ def test_unit_length(tmp_path):
     r = rollouts(tmp_path)
     v, a = v_and_a(r)
     expected = reference_lambda(v / v.norm(dim=1, keepdim=True), a)
-    close(VARIANTS["unit_length"](r), mean_one(expected))
+    close(VARIANTS["unit_length"](r).values, mean_one(expected))
 
 
 def test_length_only(tmp_path):
     r = rollouts(tmp_path)
     expected = reference_lambda(r.uncertainty[:, None], r.tokens.advantages)
-    close(VARIANTS["length_only"](r), mean_one(expected))
+    close(VARIANTS["length_only"](r).values, mean_one(expected))
 
 
 def test_uncertainty_gate_is_the_mean_of_side_and_tenth(tmp_path):
     r = rollouts(tmp_path)
-    coefficients, values = VARIANTS["uncertainty_gate"](r), mean_one(published_raw(r))
+    coefficients, values = VARIANTS["uncertainty_gate"](r).values, mean_one(published_raw(r))
     for side in (*sides(r), r.tokens.advantages == 0):
         for tenth in range(10):
             cell = side & (r.uncertainty >= tenth / 10) & (r.uncertainty < (tenth + 1) / 10)
@@ -221,7 +217,7 @@ def test_uncertainty_gate_is_the_mean_of_side_and_tenth(tmp_path):
 
 def test_side_constant_is_the_mean_of_the_side(tmp_path):
     r = rollouts(tmp_path)
-    coefficients, values = VARIANTS["side_constant"](r), mean_one(published_raw(r))
+    coefficients, values = VARIANTS["side_constant"](r).values, mean_one(published_raw(r))
     means = [values[side].mean().item() for side in sides(r)]
     assert abs(means[0] - means[1]) > 0.01
     for side, mean in zip(sides(r), means, strict=True):
@@ -230,7 +226,7 @@ def test_side_constant_is_the_mean_of_the_side(tmp_path):
 
 def test_per_side_norm_keeps_the_ranking_and_the_balance(tmp_path):
     r = rollouts(tmp_path)
-    coefficients, values = VARIANTS["per_side_norm"](r), mean_one(published_raw(r))
+    coefficients, values = VARIANTS["per_side_norm"](r).values, mean_one(published_raw(r))
     for side in sides(r):
         close(coefficients[side], values[side] / values[side].mean())
 
@@ -253,13 +249,13 @@ def test_centroids_of_each_prompt_group(tmp_path, unit):
     for s in sides(r):
         gamma[s] = m[s].std(correction=0)
     expected = torch.where(a != 0, 0.8 + 0.4 * torch.sigmoid(m / gamma), 0.8)
-    close(VARIANTS["unit_per_group" if unit else "per_group"](r), mean_one(expected))
+    close(VARIANTS["unit_per_group" if unit else "per_group"](r).values, mean_one(expected))
 
 
 def test_one_group_alone_is_the_published_method(tmp_path):
     first = slice(0, G * LENGTH)
     r = rollouts(tmp_path, keep=first)
-    close(VARIANTS["per_group"](r), mean_one(published_raw(r)))
+    close(VARIANTS["per_group"](r).values, mean_one(published_raw(r)))
 
 
 def test_a_group_without_contrast_is_left_in_the_middle(tmp_path):
@@ -275,7 +271,7 @@ def test_a_group_without_contrast_is_left_in_the_middle(tmp_path):
 def test_mirror_weighs_a_place_by_its_closeness_to_the_negative_centroid(tmp_path):
     r = rollouts(tmp_path)
     raw = published_raw(r)
-    close(VARIANTS["mirror"](r), mean_one(torch.where(r.tokens.advantages > 0, 2 - raw, raw)))
+    close(VARIANTS["mirror"](r).values, mean_one(torch.where(r.tokens.advantages > 0, 2 - raw, raw)))
     # The same v on both sides gets the same λ, up to the sides' temperatures: α₊ + α₋ = 1 in the published form
     alpha = {}
     for sign in (1, -1):
@@ -305,7 +301,7 @@ def test_token_advantage_is_slope_times_choice(tmp_path):
     a = r.tokens.advantages.double()
     z = torch.sign(a) * slope * v
     alpha = 1 / (1 + torch.exp(-z / (z**2).mean().sqrt()))
-    close(VARIANTS["token_advantage"](r), mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
+    close(VARIANTS["token_advantage"](r).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
 
 
 def test_stake_and_choice(tmp_path):
@@ -316,7 +312,7 @@ def test_stake_and_choice(tmp_path):
     assert (slope < 0).any()
     z = torch.where(slope > 0, slope, 0.0) * (1 + torch.sign(a) * torch.tanh(v) / 2)
     alpha = 1 / (1 + torch.exp(-(z - z.mean()) / z.std(correction=0)))
-    close(VARIANTS["stake_and_choice"](r), mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
+    close(VARIANTS["stake_and_choice"](r).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
 
 
 def test_slopes_tell_the_places_where_the_choice_decides(tmp_path):
@@ -329,7 +325,7 @@ def test_slopes_tell_the_places_where_the_choice_decides(tmp_path):
     r = dataclasses.replace(
         r, tokens=dataclasses.replace(r.tokens, hidden=hidden), raw_features=lambda name: (v[:, None], None)
     )
-    values = VARIANTS["token_advantage"](r)
+    values = VARIANTS["token_advantage"](r).values
     counted = r.tokens.advantages != 0
     assert values[decides & counted].min() > values[~decides & counted].max()
 
@@ -339,7 +335,7 @@ def test_is_the_same_spread_over_two_processes(tmp_path, name):
     """Two threads in place of processes: `reduce` waits for both and sums."""
     import threading
 
-    barrier, slots = threading.Barrier(2), [None, None]
+    barrier, slots = threading.Barrier(2, timeout=60), [None, None]
     results = [None, None]
     cut = 7 * LENGTH  # within a prompt group
 
@@ -351,20 +347,27 @@ def test_is_the_same_spread_over_two_processes(tmp_path, name):
             barrier.wait()
             return total
 
+        def gather(tensor):
+            slots[rank] = tensor
+            barrier.wait()
+            both = torch.cat(slots)
+            barrier.wait()
+            return both
+
         keep = slice(0, cut) if rank == 0 else slice(cut, None)
-        r = rollouts(tmp_path, keep=keep, reduce=reduce, variant=name)
+        r = rollouts(tmp_path, keep=keep, reduce=reduce, gather=gather, variant=name)
         if "random" in name:  # the two halves of one stream
             ahead = torch.Generator().manual_seed(0)
             torch.rand(cut * rank, generator=ahead)
             r = dataclasses.replace(r, generator=ahead)
-        results[rank] = VARIANTS[name](r)
+        results[rank] = VARIANTS[name](r).values
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    alone = VARIANTS[name](rollouts(tmp_path, variant=name))
+    alone = VARIANTS[name](rollouts(tmp_path, variant=name)).values
     close(torch.cat(results), alone, 1e-5)
     assert alone.std() > 1e-3
 
@@ -402,16 +405,18 @@ NOT_DEFAULT = {
     "coef_refinement_steps": 2,
     "coef_min": 0.5,
     "coef_max": 1.5,
+    "coef_normalize": "credited",
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [(name, option) for name in VARIANTS for option in NOT_DEFAULT if name not in IGNORED[option]]
+    ("name", "option"),
+    [(name, option) for name, v in VARIANTS.items() for option in NOT_DEFAULT if option not in v.ignores],
 )
 def test_an_option_that_is_accepted_changes_the_coefficients(tmp_path, name, option):
     plain = rollouts(tmp_path, variant=name)
     changed = rollouts(tmp_path, variant=name, **{option: NOT_DEFAULT[option]})
-    assert (VARIANTS[name](plain) - VARIANTS[name](changed)).abs().max() > 1e-3
+    assert (VARIANTS[name](plain).values - VARIANTS[name](changed).values).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -421,11 +426,12 @@ def test_an_option_that_is_accepted_changes_the_coefficients(tmp_path, name, opt
         ({"variant": "best"}, "got 'best'"),
         ({"variant": "mirror", "coef_min": 1.0, "coef_max": 1.0}, "needs coef_min < coef_max"),
         ({"variant": "top_tokens", "variant_share": 1.0}, "between 0 and 1"),
-        ({"variant": "mirror", "variant_share": 0.2}, "read by top_tokens"),
+        ({"variant": "mirror", "variant_share": 0.2}, "does not read variant_share"),
         *(
             ({"variant": name, option: value}, f"variant='{name}' does not read {option}")
+            for name, variant in VARIANTS.items()
             for option, value in NOT_DEFAULT.items()
-            for name in IGNORED[option]
+            if option in variant.ignores
         ),
     ],
 )

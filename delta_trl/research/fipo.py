@@ -21,8 +21,8 @@ import torch
 from accelerate.logging import get_logger
 from torch.nn.functional import pad
 
-from ..base import RolloutTrainer
-from ..config import RolloutConfig
+from ..base import GRPOBaseTrainer
+from ..config import GRPOBaseConfig
 
 
 logger = get_logger(__name__)
@@ -86,23 +86,10 @@ def fipo_weights(
 
 
 @dataclass
-class FIPOConfig(RolloutConfig):
-    r"""
-    Configuration of the [`FIPOTrainer`]: every option of [`~trl.GRPOConfig`], and FIPO's own. Defaults are the settings
-    under which the DelTA paper compares with FIPO.
-
-    Defaults that differ from `GRPOConfig`: `epsilon_high` (0.28), `delta` (10.0) and `disable_dropout` (`True`).
-
-    Parameters:
-        fipo_half_life (`float`, *optional*, defaults to `32.0`):
-            Distance in tokens at which a later token's log-ratio counts half: γ = 2^(−1 / half-life). Must be positive.
-        fipo_clip_min (`float`, *optional*, defaults to `1.0`):
-            Lower bound of the weights. Must satisfy 0 < fipo_clip_min ≤ 1: without any change, the weight is 1.
-        fipo_clip_max (`float`, *optional*, defaults to `1.2`):
-            Upper bound of the weights, at least 1.
-        fipo_log_ratio_clamp (`float`, *optional*, defaults to `20.0`):
-            Log-ratios are clamped to ± this before they are summed. Must exceed ln(delta), or no token could be
-            recognised as dual-clipped.
+class FIPOConfig(GRPOBaseConfig):
+    """
+    Configuration of the [`FIPOTrainer`]: every option of [`GRPOBaseConfig`], and FIPO's own. Defaults are the settings under
+    which the DelTA paper compares with FIPO.
 
     Raises:
         `ValueError`: for values out of range; without a dual clip (`delta`) above 1 + epsilon_high; for
@@ -112,14 +99,15 @@ class FIPOConfig(RolloutConfig):
     fipo_half_life: float = field(
         default=32.0,
         metadata={
-            "help": "Distance in tokens at which a later token's log-ratio counts half in a token's weight. Must be "
-            "positive. Default as published."
+            "help": "Distance in tokens at which a later token's log-ratio counts half in a token's weight: γ = 2^(-1 / "
+            "half-life). Must be positive. Default as published."
         },
     )
     fipo_clip_min: float = field(
         default=1.0,
         metadata={
-            "help": "Lower bound of the tokens' weights, above 0 and at most 1. Default: that of the DelTA paper."
+            "help": "Lower bound of the tokens' weights, above 0 and at most 1, which is the weight of a token that nothing "
+            "follows. Default: that of the DelTA paper."
         },
     )
     fipo_clip_max: float = field(
@@ -130,34 +118,17 @@ class FIPOConfig(RolloutConfig):
         default=20.0,
         metadata={
             "help": "Log-ratios are clamped to plus and minus this before they are summed. Must exceed the logarithm of "
-            "delta, the dual-clip bound."
+            "delta, the dual-clip bound, or no token could be recognised as dual-clipped."
         },
     )
 
-    # Parameters whose default values are overridden from GRPOConfig, or stated because the method depends on them
-    loss_type: str = field(
-        default="dapo",
-        metadata={"help": f"Loss formulation, one of {', '.join(LOSS_TYPES)}. FIPO's is the token-mean loss 'dapo'."},
-    )
-    epsilon_high: float | None = field(
-        default=0.28,
-        metadata={
-            "help": "Upper-bound epsilon value for clipping. FIPO's default is 0.28 (GRPOConfig: that of epsilon)."
-        },
-    )
+    # A parameter whose default value is overridden from GRPOConfig
     delta: float | None = field(
         default=10.0,
         metadata={
             "help": "Dual-clip bound on the ratio of a token with a negative advantage, above 1 + epsilon_high. FIPO's "
             "default is 10.0 (GRPOConfig: none), and it cannot do without: tokens beyond it leave the weights, and "
             f"responses with more than {DUAL_CLIPPED_ALLOWED} of them are dropped."
-        },
-    )
-    disable_dropout: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether to disable dropout in the model. FIPO's default is True (GRPOConfig: False): under dropout, "
-            "log-ratios would be noise, which the weights add up."
         },
     )
 
@@ -170,12 +141,7 @@ class FIPOConfig(RolloutConfig):
                 "The bounds of FIPO's weights must satisfy 0 < fipo_clip_min <= 1 <= fipo_clip_max, so that a token that "
                 f"nothing follows has weight 1; got {self.fipo_clip_min} and {self.fipo_clip_max}."
             )
-        if self.importance_sampling_level != "token":
-            raise ValueError(
-                f"importance_sampling_level={self.importance_sampling_level!r} cannot be combined with FIPO: the gradient "
-                "of a sequence-level ratio is spread evenly over the sequence's tokens, so weights would be ignored in "
-                "silence. Set importance_sampling_level='token'."
-            )
+        self._require_token_level("FIPO")
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(
                 f"FIPO is defined for losses that clip the ratio of each token at the dual-clip bound, loss_type "
@@ -192,10 +158,9 @@ class FIPOConfig(RolloutConfig):
                 f"fipo_log_ratio_clamp must exceed ln(delta) = {math.log(self.delta):.4g}, or no token could be recognised "
                 f"as dual-clipped; got {self.fipo_log_ratio_clamp}."
             )
-        self.warn_of_inexact_checkpoints()
 
 
-class FIPOTrainer(RolloutTrainer):
+class FIPOTrainer(GRPOBaseTrainer):
     """
     Trainer for FIPO, Future-KL Influenced Policy Optimization (https://huggingface.co/papers/2603.19835).
 
@@ -216,6 +181,11 @@ class FIPOTrainer(RolloutTrainer):
     """
 
     config_class = FIPOConfig
+    _seams = {
+        **GRPOBaseTrainer._seams,
+        "_get_per_token_logps_and_entropies": (),
+        "compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
+    }
     _tag_names = ["trl", "grpo", "fipo"]
     _name = "FIPO"
     _paper = {

@@ -9,7 +9,7 @@ FIPO = TrainingMethod(
     trainer="delta_trl.research.fipo:FIPOTrainer",
 )
 VARIANT = TrainingMethod(
-    "DelTA with another way to set the coefficients, option variant",
-    config="delta_trl.research.variants:VariantGRPOConfig",
-    trainer="delta_trl.research.variants:VariantGRPOTrainer",
+    "DelTA with other coefficients, option variant",
+    config="delta_trl.research.variant_trainer:VariantGRPOConfig",
+    trainer="delta_trl.research.variant_trainer:VariantGRPOTrainer",
 )

@@ -1,172 +1,28 @@
 """Variants of DelTA's coefficients: the paper's ablations, and what the coefficients are made of taken apart.
 
-For studies, by name: `trainer: variant` with `variant: NAME` in a YAML file for scripts/train.py, or [`VariantGRPOTrainer`].
-A variant is one function with the signature of those below and an entry in `VARIANTS`; it reads like its definition. None
-of this is on the path of the published method, which lives in `coefficients.py`.
+For studies, by name: `trainer: variant` with `variant: NAME` in a YAML file for the training command, or
+`VariantGRPOTrainer`. A variant is one function with the signature of those below and an entry in `VARIANTS`; it reads like
+its definition. None of this is on the path of the published method, which lives in `coefficients.py`.
 
-Options of [`DeltaGRPOConfig`] give further ablations without a variant: K (`coef_refinement_steps`), the bounds (`coef_min`,
-`coef_max`), the features (`coef_features`, `coef_top_k`).
-
-Symbols as in `coefficients.py`: N tokens of this process, H feature size, S₊ and S₋ the advantage sides, v features. Memory
-is a few float32 tensors of shape (N, H), where the published path has one chunk.
+Options of `DeltaGRPOConfig` give further ablations without a variant: K (`coef_refinement_steps`), the bounds (`coef_min`,
+`coef_max`), the normalisation (`coef_normalize`), the features (`coef_features`, `coef_top_k`).
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 
-from ..coefficients import VARIANCE_FLOOR, Coefficients
-from ..config import DeltaGRPOConfig
-from ..features import RolloutTokens
+from ..coefficients import NON_FINITE, VARIANCE_FLOOR, Coefficients
 from ..metrics import UNCERTAINTY_BINS
-from ..trainer import DeltaGRPOTrainer
+from .rollouts import Rollouts, soft_assignments
 
-
-# Halvings of the interval that holds a quantile of coefficients: float32 knows no finer one
-BISECTIONS = 40
 
 # Ridge of the slopes, as a share of the largest eigenvalue; chosen by the credit benchmark, without training
 SLOPE_RIDGE = 0.03
 # Rows that are held in float64 at a time
 SLOPE_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """
-    What a variant computes from: one rollout batch's tokens, DelTA's own result, and the options.
-
-    Attributes:
-        tokens (`RolloutTokens`): The N tokens of this process.
-        raw_features (`Callable`):
-            From a name of `FEATURES` to features of shape (N, H) and a factor for each row or `None`.
-        published (`Coefficients`): DelTA's own coefficients of these tokens, for the same options.
-        options (`VariantGRPOConfig`): Bounds, K, and the variant's own.
-        reduce (`Callable`): Sums a tensor over processes and returns the sum.
-        n_groups (`int`): Prompt groups of the rollout batch, on all processes.
-        generator (`torch.Generator`): For random variants, another one on each process; on the CPU.
-        memory (`dict`): Kept from one rollout batch of a run to the next.
-    """
-
-    tokens: RolloutTokens
-    raw_features: Callable[[str], tuple[torch.Tensor, torch.Tensor | None]]
-    published: Coefficients
-    options: "VariantGRPOConfig"
-    n_groups: int
-    reduce: Callable[[torch.Tensor], torch.Tensor]
-    generator: torch.Generator
-    memory: dict[str, torch.Tensor]
-
-    @cached_property
-    def sides(self) -> torch.Tensor:
-        """Shape (2, N), bool: membership of S₊ and of S₋."""
-        return torch.stack([self.tokens.advantages > 0, self.tokens.advantages < 0])
-
-    @cached_property
-    def side_number(self) -> torch.Tensor:
-        """Shape (N,), int64: 0 on S₊, 1 on S₋, 2 where A = 0."""
-        return torch.where(self.sides[0], 0, torch.where(self.sides[1], 1, 2))
-
-    @property
-    def published_raw(self) -> torch.Tensor:
-        """DelTA's λ before it was normalised, shape (N,)."""
-        return self.published.values * self.published.mean
-
-    @property
-    def groups(self) -> torch.Tensor:
-        """Shape (N,), int64: the number of each token's prompt group in the whole rollout batch."""
-        return self.tokens.responses // self.options.num_generations
-
-    @property
-    def uncertainty(self) -> torch.Tensor:
-        """1 − p of the sampled tokens, shape (N,)."""
-        return -torch.expm1(self.tokens.log_probs.float())
-
-    def features(self, name: str | None = None, unit: bool = False) -> torch.Tensor:
-        """v of the named or else the configured features, shape (N, H), float32; of length 1 with `unit`."""
-        v, scale = self.raw_features(name or self.options.coef_features)
-        v = v.to(self.tokens.advantages.device).float()
-        if scale is not None:
-            v = v * scale[:, None]
-        return torch.nn.functional.normalize(v, dim=1) if unit else v
-
-    def in_bounds(self, alpha: torch.Tensor) -> torch.Tensor:
-        """λ = λ_min + (λ_max − λ_min) α; λ_min where A = 0."""
-        low, high = self.options.coef_min, self.options.coef_max
-        return torch.where(self.sides.any(0), low + (high - low) * alpha, low)
-
-    def normalised(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Scaled to mean 1 over all tokens of all processes."""
-        moments = torch.stack([coefficients, torch.ones_like(coefficients)])
-        total, count = self.reduce(moments.double().sum(1))
-        return (coefficients * (count / total)).float()
-
-    def cell_means(self, values: torch.Tensor, cells: torch.Tensor, n_cells: int) -> torch.Tensor:
-        """For each token the mean of `values` over the tokens of its cell, on all processes. Shapes (N,)."""
-        moments = torch.stack([values.double(), torch.ones_like(values).double()])
-        sums = self.reduce(moments.new_zeros(2, n_cells).index_add_(1, cells, moments))
-        return (sums[0] / sums[1].clamp(min=1))[cells].float()
-
-
-def soft_assignments(
-    rollouts: Rollouts,
-    v: torch.Tensor,
-    *,
-    own_side_only: bool = False,
-    hard: bool = False,
-    per_group: bool = False,
-    temperatures: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The method's steps 1 to 5 on explicit features, every distance written out, with one part replaced.
-
-    Args:
-        rollouts: The rollout batch.
-        v: Shape (N, H), float32.
-        own_side_only: The margin is −‖v − μ_own‖², without the opposite side.
-        hard: α is 1 for a positive margin and else 0: the maximiser without the entropy term.
-        per_group: Centroids of each prompt group. Tokens of a group that lacks a side get margin 0.
-        temperatures: (γ₊, γ₋) to use throughout, in place of the margins' own.
-
-    Returns:
-        α of the last margins, shape (N,), and (γ₊, γ₋) of the first ones, shape (2,).
-    """
-    side, reduce = rollouts.sides, rollouts.reduce
-    weight = rollouts.tokens.advantages.abs().float() * side
-    group, n_groups = (rollouts.groups, rollouts.n_groups) if per_group else (torch.zeros_like(rollouts.groups), 1)
-
-    def centroids(alpha: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """μ₊ and μ₋ of each group, shape (2, groups, H), and whether a group has both, shape (groups,)."""
-        w = weight * alpha
-        sums = torch.stack([v.new_zeros(n_groups, v.shape[1]).index_add_(0, group, v * x[:, None]) for x in w])
-        mass = w.new_zeros(2, n_groups).index_add_(1, group, w)
-        sums, mass = reduce(sums), reduce(mass)
-        return sums / mass.clamp(min=torch.finfo(mass.dtype).tiny)[..., None], (mass > 0).all(0)
-
-    def margins(mu: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
-        to_positive, to_negative = ((v - m[group]).square().sum(1) for m in mu)
-        own, other = torch.where(side[1], to_negative, to_positive), torch.where(side[1], to_positive, to_negative)
-        return torch.where(both[group], -own if own_side_only else other - own, 0.0)
-
-    def spread(m: torch.Tensor) -> torch.Tensor:
-        count, first, second = reduce(
-            torch.stack([(x * side).double().sum(1) for x in (torch.ones_like(m), m, m * m)])
-        )
-        return (second / count - (first / count).square()).clamp(min=VARIANCE_FLOOR).sqrt().float()
-
-    def assign(m: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        return (m > 0).float() if hard else torch.sigmoid(m / torch.where(side[1], gamma[1], gamma[0]))
-
-    m = margins(*centroids(torch.ones_like(weight[0])))
-    first_gamma = gamma = spread(m) if temperatures is None else temperatures
-    for _ in range(rollouts.options.coef_refinement_steps):
-        alpha = assign(m, gamma)
-        if temperatures is None:
-            gamma = spread(m)  # lagged, as published
-        m = margins(*centroids(alpha))
-    return assign(m, gamma), first_gamma
 
 
 # --- The paper's ablations
@@ -202,7 +58,7 @@ def no_range_map(rollouts: Rollouts) -> torch.Tensor:
 
 def no_norm(rollouts: Rollouts) -> torch.Tensor:
     """λ as it is: it stays in the numerator, and the normaliser is N."""
-    return rollouts.published_raw
+    return rollouts.published_raw()
 
 
 def random_coefficients(rollouts: Rollouts) -> torch.Tensor:
@@ -212,28 +68,25 @@ def random_coefficients(rollouts: Rollouts) -> torch.Tensor:
 
 
 def _selected(rollouts: Rollouts, score: torch.Tensor) -> torch.Tensor:
-    """Plain loss on the `variant_share` of all tokens with the highest score, which weigh 1 / share; the others 0."""
-    low, high = score.new_zeros(()), score.new_full((), 2.0)  # scores lie within (0, 2)
-    n_kept = rollouts.options.variant_share * rollouts.reduce(torch.tensor([len(score)], dtype=torch.float64))
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        above = rollouts.reduce((score >= middle).sum(dtype=torch.float64).view(1))
-        low, high = (middle, high) if above >= n_kept else (low, middle)
-    return rollouts.normalised((score >= low).float())
+    """Plain loss on the `share` of all tokens with the highest score, which weigh 1 / share; the others 0."""
+    scores = rollouts.gather(score)
+    kept = math.ceil(rollouts.share * len(scores))
+    threshold = scores.kthvalue(len(scores) - kept + 1).values
+    return rollouts.normalised((score >= threshold).float())
 
 
 def top_tokens(rollouts: Rollouts) -> torch.Tensor:
-    """λ only ranks: the plain loss on the `variant_share` of tokens with the highest λ."""
-    return _selected(rollouts, rollouts.published_raw / rollouts.options.coef_max)
+    """λ only ranks: the plain loss on the `share` of tokens with the highest λ."""
+    return _selected(rollouts, rollouts.published().values)
 
 
 def bottom_tokens(rollouts: Rollouts) -> torch.Tensor:
-    """The plain loss on the `variant_share` of tokens with the lowest λ."""
-    return _selected(rollouts, 1.5 - rollouts.published_raw / rollouts.options.coef_max)
+    """The plain loss on the `share` of tokens with the lowest λ."""
+    return _selected(rollouts, -rollouts.published().values)
 
 
 def random_tokens(rollouts: Rollouts) -> torch.Tensor:
-    """The plain loss on a random `variant_share` of the tokens."""
+    """The plain loss on a random `share` of the tokens."""
     score = torch.rand(len(rollouts.tokens.ids), generator=rollouts.generator)
     return _selected(rollouts, score.to(rollouts.tokens.advantages.device))
 
@@ -257,17 +110,18 @@ def uncertainty_gate(rollouts: Rollouts) -> torch.Tensor:
     """λ of side and 1 − p alone: the mean of DelTA's λ over the side's tokens in the same tenth of 1 − p."""
     tenth = (rollouts.uncertainty * UNCERTAINTY_BINS).long().clamp(0, UNCERTAINTY_BINS - 1)
     cells = tenth + UNCERTAINTY_BINS * rollouts.side_number
-    return rollouts.cell_means(rollouts.published.values, cells, 3 * UNCERTAINTY_BINS)
+    return rollouts.cell_means(rollouts.published().values, cells, 3 * UNCERTAINTY_BINS)
 
 
 def side_constant(rollouts: Rollouts) -> torch.Tensor:
     """Each token gets the mean of DelTA's λ over its side."""
-    return rollouts.cell_means(rollouts.published.values, rollouts.side_number, 3)
+    return rollouts.cell_means(rollouts.published().values, rollouts.side_number, 3)
 
 
 def per_side_norm(rollouts: Rollouts) -> torch.Tensor:
     """DelTA's λ, normalised to mean 1 on each side apart: the sides keep their balance."""
-    return rollouts.published.values / rollouts.cell_means(rollouts.published.values, rollouts.side_number, 3)
+    values = rollouts.published().values
+    return values / rollouts.cell_means(values, rollouts.side_number, 3)
 
 
 def per_group(rollouts: Rollouts) -> torch.Tensor:
@@ -284,8 +138,9 @@ def unit_per_group(rollouts: Rollouts) -> torch.Tensor:
 
 def mirror(rollouts: Rollouts) -> torch.Tensor:
     """One weight for a place on both sides, the closeness to the negative centroid: λ_min + λ_max − λ where A > 0."""
-    mirrored = rollouts.options.coef_min + rollouts.options.coef_max - rollouts.published_raw
-    return rollouts.normalised(torch.where(rollouts.sides[0], mirrored, rollouts.published_raw))
+    raw = rollouts.published_raw()
+    mirrored = rollouts.options.coef_min + rollouts.options.coef_max - raw
+    return rollouts.normalised(torch.where(rollouts.sides[0], mirrored, raw))
 
 
 # --- Our own: what was chosen, where
@@ -348,111 +203,54 @@ def stake_and_choice(rollouts: Rollouts) -> torch.Tensor:
     return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(((z - mean) / deviation).to(z))))
 
 
-VARIANTS: dict[str, Callable[[Rollouts], torch.Tensor]] = {
-    "within_side": within_side,
-    "hard_gate": hard_gate,
-    "fixed_temperature": fixed_temperature,
-    "no_range_map": no_range_map,
-    "no_norm": no_norm,
-    "random": random_coefficients,
-    "top_tokens": top_tokens,
-    "bottom_tokens": bottom_tokens,
-    "random_tokens": random_tokens,
-    "unit_length": unit_length,
-    "length_only": length_only,
-    "uncertainty_gate": uncertainty_gate,
-    "side_constant": side_constant,
-    "per_side_norm": per_side_norm,
-    "per_group": per_group,
-    "unit_per_group": unit_per_group,
-    "mirror": mirror,
-    "token_advantage": token_advantage,
-    "stake_and_choice": stake_and_choice,
-}
-# What reads variant_share, and which options are not read; stated there, an option would be ignored in silence
-SELECTIONS = ("top_tokens", "bottom_tokens", "random_tokens")
-NO_REFINEMENT = ("random", "random_tokens", "token_advantage", "stake_and_choice")
-NO_BOUNDS = ("no_range_map", *SELECTIONS)
-IGNORED = {
-    "coef_features": ("length_only", *NO_REFINEMENT),
-    "coef_refinement_steps": NO_REFINEMENT,
-    "coef_min": NO_BOUNDS,
-    "coef_max": NO_BOUNDS,
-}
+@dataclass(frozen=True)
+class Variant:
+    """
+    A variant as `VARIANTS` lists it.
 
-
-@dataclass
-class VariantGRPOConfig(DeltaGRPOConfig):
-    r"""
-    Configuration of the [`VariantGRPOTrainer`]: [`DeltaGRPOConfig`] and the name of a variant.
-
-    Parameters:
-        variant (`str`):
-            A name of `VARIANTS`.
-        variant_share (`float`, *optional*, defaults to `0.5`):
-            With a token selection (`top_tokens`, `bottom_tokens`, `random_tokens`): the share of tokens that is kept.
-
-    Raises:
-        `ValueError`: for an unknown variant, or an option that the variant would ignore.
+    Attributes:
+        compute: From the rollout batch to coefficients, shape (N,), float32, no gradient.
+        ignores: Options that it does not read: stated with it, they are refused.
+        selects: Whether it is a token selection, which reads `variant_share`.
     """
 
-    variant: str | None = field(
-        default=None, metadata={"help": f"Way of credit in place of the published one: {', '.join(VARIANTS)}."}
-    )
-    variant_share: float = field(
-        default=0.5, metadata={"help": "For top_tokens, bottom_tokens and random_tokens: the share of tokens kept."}
-    )
+    compute: Callable[[Rollouts], torch.Tensor]
+    ignores: tuple[str, ...] = ()
+    selects: bool = False
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {self.variant!r}.")
-        if not self.coef_enabled:
-            raise ValueError(
-                f"variant={self.variant!r} needs coef_min < coef_max: equal bounds switch every coefficient off."
-            )
-        if not 0 < self.variant_share < 1:
-            raise ValueError(f"variant_share must lie between 0 and 1; got {self.variant_share}.")
-        if self.variant not in SELECTIONS and self.variant_share != 0.5:
-            raise ValueError(f"variant_share is read by {', '.join(SELECTIONS)} only; got variant={self.variant!r}.")
-        for option in self.coef_changed:
-            if self.variant in IGNORED.get(option, ()):
-                raise ValueError(f"variant={self.variant!r} does not read {option}: leave it out.")
+    def __call__(self, rollouts: Rollouts) -> Coefficients:
+        """As in the published method, all coefficients are 1 where there is no contrast or a value is not finite."""
+        ones = torch.ones_like(rollouts.tokens.log_probs, dtype=torch.float32)
+        fallback = rollouts.fallback()
+        if fallback is not None:
+            return Coefficients(ones, fallback=fallback)
+        values = self.compute(rollouts)
+        if rollouts.reduce((~values.isfinite()).sum()) > 0:  # a feature may overflow
+            return Coefficients(ones, fallback=NON_FINITE)
+        return Coefficients(values)
 
 
-class VariantGRPOTrainer(DeltaGRPOTrainer):
-    """[`DeltaGRPOTrainer`] with another way of credit: `VARIANTS[args.variant]` in place of the published coefficients."""
+BOUNDS = ("coef_min", "coef_max")
+METHOD = ("coef_features", "coef_refinement_steps")
 
-    config_class = VariantGRPOConfig
-    _tag_names = ["trl", "grpo", "delta", "delta-variant"]
-
-    def __init__(self, model, reward_funcs=None, args: VariantGRPOConfig | None = None, *positional, **kwargs):
-        super().__init__(model, reward_funcs, args, *positional, **kwargs)
-        self._memory: dict[str, torch.Tensor] = {}
-
-    def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
-        # A copy for each that asks: the hidden gradient is written over the states
-        published = super()._compute_coefficients(replace(tokens, hidden=tokens.hidden.clone()))
-        if published.fallback is not None:
-            return published
-        if self.args.variant == "fixed_temperature" and self.state.global_step > 0 and not self._memory:
-            raise RuntimeError(
-                "variant='fixed_temperature' cannot be resumed: it keeps the temperatures of the run's first rollout batch, "
-                "which no checkpoint holds. Start the run again."
-            )
-        return Coefficients(VARIANTS[self.args.variant](self._rollouts(tokens, published)))
-
-    def _rollouts(self, tokens: RolloutTokens, published: Coefficients) -> Rollouts:
-        generator = torch.Generator()
-        process, step = self.accelerator.process_index, self.state.global_step
-        generator.manual_seed((self.args.seed * 1_000_003 + step) * 65_537 + process)
-        return Rollouts(
-            tokens=tokens,
-            raw_features=lambda name: self._features(replace(tokens, hidden=tokens.hidden.clone()), name),
-            published=published,
-            options=self.args,
-            n_groups=self.args.generation_batch_size // self.args.num_generations,
-            reduce=self.accelerator.reduce,
-            generator=generator,
-            memory=self._memory,
-        )
+VARIANTS: dict[str, Variant] = {
+    "within_side": Variant(within_side),
+    "hard_gate": Variant(hard_gate),
+    "fixed_temperature": Variant(fixed_temperature),
+    "no_range_map": Variant(no_range_map, ignores=BOUNDS),
+    "no_norm": Variant(no_norm, ignores=("coef_normalize",)),
+    "random": Variant(random_coefficients, ignores=METHOD),
+    "top_tokens": Variant(top_tokens, ignores=BOUNDS, selects=True),
+    "bottom_tokens": Variant(bottom_tokens, ignores=BOUNDS, selects=True),
+    "random_tokens": Variant(random_tokens, ignores=(*BOUNDS, *METHOD), selects=True),
+    "unit_length": Variant(unit_length),
+    "length_only": Variant(length_only, ignores=("coef_features",)),
+    "uncertainty_gate": Variant(uncertainty_gate),
+    "side_constant": Variant(side_constant),
+    "per_side_norm": Variant(per_side_norm, ignores=("coef_normalize",)),
+    "per_group": Variant(per_group),
+    "unit_per_group": Variant(unit_per_group),
+    "mirror": Variant(mirror),
+    "token_advantage": Variant(token_advantage, ignores=METHOD),
+    "stake_and_choice": Variant(stake_and_choice, ignores=METHOD),
+}

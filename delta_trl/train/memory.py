@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import ModelConfig
 
 from ..config import RolloutConfig
-from ..features import LOGIT_CHUNK_ELEMENTS, OFFLOAD_SHARE
+from ..features import LOGIT_CHUNK_ELEMENTS
+from ..hidden_states import OFFLOAD_SHARE
 
 
 if TYPE_CHECKING:

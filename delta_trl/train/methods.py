@@ -16,8 +16,6 @@ from typing import Any
 DEFAULT = "delta"
 # The group under which a package registers further methods: NAME = "module:a TrainingMethod"
 ENTRY_POINTS = "delta_trl.trainers"
-DELTA_CONFIG = "delta_trl.config:DeltaGRPOConfig"
-TRL_TRAINER = "trl:GRPOTrainer"
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,14 @@ class TrainingMethod:
 
     Attributes:
         help: What it is, in a few words.
-        config: Module and name of the config class. TRL's own trainer is given a `DeltaGRPOConfig` too, whose defaults
-            and checks a comparison then shares; its `coef_` options must stay at their defaults.
+        config: Module and name of the config class.
         trainer: Module and name of the trainer class.
         preset: Options that make the method what its name says: defaults that nothing may contradict.
     """
 
     help: str
-    config: str = DELTA_CONFIG
-    trainer: str = TRL_TRAINER
+    config: str = "delta_trl.config:GRPOBaseConfig"
+    trainer: str = "delta_trl.base:GRPOBaseTrainer"
     preset: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,9 +45,13 @@ class TrainingMethod:
 
 
 METHODS = {
-    "delta": TrainingMethod("DelTA", trainer="delta_trl.trainer:DeltaGRPOTrainer"),
+    "delta": TrainingMethod(
+        "DelTA", config="delta_trl.config:DeltaGRPOConfig", trainer="delta_trl.trainer:DeltaGRPOTrainer"
+    ),
     "dapo": TrainingMethod(
-        "DelTA's settings without its coefficients", preset={"loss_type": "dapo", "epsilon_high": 0.28}
+        "DelTA's settings without its coefficients",
+        trainer="delta_trl.baselines:DAPOTrainer",
+        preset={"loss_type": "dapo", "epsilon_high": 0.28},
     ),
     # None is TRL's default: the value of epsilon
     "grpo": TrainingMethod(
@@ -58,9 +59,12 @@ METHODS = {
     ),
     "forking_tokens": TrainingMethod(
         "DAPO on the fifth of the tokens with the highest entropy",
+        trainer="delta_trl.baselines:ForkingTokensTrainer",
         preset={"loss_type": "dapo", "epsilon_high": 0.28, "top_entropy_quantile": 0.2},
     ),
-    "sapo": TrainingMethod("a soft gate instead of clipping", preset={"loss_type": "sapo"}),
+    "sapo": TrainingMethod(
+        "a soft gate instead of clipping", trainer="delta_trl.baselines:SAPOTrainer", preset={"loss_type": "sapo"}
+    ),
 }
 
 
@@ -105,9 +109,8 @@ def trainer_argument(arguments: list[str] | None) -> str:
 
 
 def check_method(name: str, args: Any) -> None:
-    """Raise `ValueError` if options of `args` contradict the method, or would be ignored by it."""
-    method = method_named(name)
-    for option, value in method.preset.items():
+    """Raise `ValueError` if options of `args` contradict the method."""
+    for option, value in method_named(name).preset.items():
         got = getattr(args, option)
         if option == "epsilon_high" and value is None and got == args.epsilon:
             continue  # TRL's None, spelled out
@@ -117,10 +120,6 @@ def check_method(name: str, args: Any) -> None:
                 f"trainer {name!r} needs {option}={meaning}; got {option}={got!r}. Leave {option} out, in the YAML file and "
                 f"on the command line, or set it to {value!r}; or choose another trainer ({', '.join(methods())})."
             )
-    if (method.config, method.trainer) == (DELTA_CONFIG, TRL_TRAINER) and args.coef_changed:
-        raise ValueError(
-            f"{', '.join(args.coef_changed)} would be ignored by trainer {name!r}. Remove them, or use 'delta'."
-        )
 
 
 def _load(path: str) -> type:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ...features import RolloutTokens
+from ...hidden_states import RolloutTokens
 from ...metrics import explained_by_uncertainty
 from .tokens import CLASSES, ERROR, RIGHT
 

@@ -5,15 +5,16 @@ A further one is an entry in `METHODS`, or, if it needs to know what an update d
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...coefficients import Coefficients, delta_coefficients
-from ...features import RolloutTokens, gathered_lm_head
+from ...features import gathered_lm_head
+from ...hidden_states import RolloutTokens
 from ..fipo import fipo_weights
-from ..variants import VARIANTS, Rollouts
+from ..rollouts import Rollouts
+from ..variants import VARIANTS
 
 
 if TYPE_CHECKING:
@@ -42,20 +43,17 @@ def variant(name: str, features: str = "output_row") -> Method:
     def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
         options = copy.copy(trainer.args)
         options.coef_features = features
-        published = _published(features, tokens, trainer)
-        if published.fallback is not None:
-            return published.values
         rollouts = Rollouts(
             tokens=tokens,
-            raw_features=lambda name: _raw_features(name, tokens, trainer),
-            published=published,
+            raw_features=lambda name: trainer._features(tokens, name),
             options=options,
             n_groups=trainer.args.generation_batch_size // trainer.args.num_generations,
             reduce=trainer.accelerator.reduce,
+            gather=trainer.accelerator.gather,
             generator=torch.Generator().manual_seed(trainer.batch_seed),
             memory={},
         )
-        return VARIANTS[name](rollouts)
+        return VARIANTS[name](rollouts).values
 
     return method
 
@@ -74,15 +72,8 @@ def fipo(log_ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) 
     return weights.masked_fill(dropped[:, None], 0.0)
 
 
-def _raw_features(
-    features: str, tokens: RolloutTokens, trainer: "CreditTrainer"
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    hidden = tokens.hidden.clone()  # some features are written over it
-    return trainer._features(replace(tokens, hidden=hidden), features)
-
-
 def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", **options) -> Coefficients:
-    rows, scale = _raw_features(features, tokens, trainer)
+    rows, scale = trainer._features(tokens, features)
     args = trainer.args
     published = {
         "coef_min": args.coef_min,

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from ...coefficients import Coefficients
-from ...features import RolloutTokens
+from ...config import DeltaGRPOConfig
+from ...hidden_states import RolloutTokens
 from ...rewards import math_reward
 from ...trainer import DeltaGRPOTrainer
 from ..tasks import arithmetic_problems
-from ..variants import VARIANTS, VariantGRPOConfig
 from .measures import measure
 from .methods import AfterUpdate, Method
 from .tokens import CLASSES, require_characters, require_ledger, token_classes
@@ -72,7 +72,7 @@ class CreditTrainer(DeltaGRPOTrainer):
         return self._batch
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
-        self._tokens, self._log_probs = tokens, self._recorded[0]
+        self._tokens = tokens
         self._classes = token_classes(tokens, self._tokenizer)
         require_ledger(self._classes, tokens, self.model.config._name_or_path)
         self._values = {name: method(tokens, self) for name, method in self.methods.items()}
@@ -82,12 +82,8 @@ class CreditTrainer(DeltaGRPOTrainer):
         """Score what needs the update, hand over the record, and undo the update."""
         mask = self._batch["completion_mask"].bool()
         if self.after_update:
-            self._recording, self._recorded = True, None
-            try:
-                self._run_policy(self._batch)
-                log_ratio = self._recorded[0] - self._log_probs
-            finally:
-                self._recording, self._recorded = False, None
+            log_ratio = torch.zeros(mask.shape)
+            log_ratio[mask] = self.record_policy(self._batch).log_probs[mask] - self._tokens.log_probs
             for name, method in self.after_update.items():
                 self._values[name] = method(log_ratio, mask, self._batch["advantages"])[mask]
         self.on_batch(self._record())
@@ -177,8 +173,7 @@ def score_methods(
         trainer = CreditTrainer(
             model=policy,
             reward_funcs=math_reward,
-            args=VariantGRPOConfig(
-                variant=next(iter(VARIANTS)),  # any: it is not asked for, but variants read further options here
+            args=DeltaGRPOConfig(
                 output_dir=str(file.parent / "trainer"),
                 use_cpu=not torch.cuda.is_available(),
                 bf16=False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...features import RolloutTokens
+from ...hidden_states import RolloutTokens
 from ..tasks import LEDGER_CLOSINGS, LEDGER_STEPS
 
 

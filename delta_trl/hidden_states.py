@@ -1,0 +1,129 @@
+"""Recording of hidden states: the LM head's inputs, kept from a forward pass of the policy, one row for each token.
+
+Symbols: N tokens, H hidden size, (B, T) completions and their padded length.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import nn
+
+
+# With coef_offload="auto", recorded states go to host memory if they would take more than this share of the device
+# memory that is free when the first of them arrive. The rest of the pass, the loss and its backward still need room.
+OFFLOAD_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class RolloutTokens:
+    """
+    What coefficients may depend on: the N tokens of this process's share of a rollout batch that count in the loss.
+
+    Attributes:
+        hidden (`torch.Tensor`):
+            Shape (N, H), in the policy's dtype: the LM head's inputs. May lie in host memory.
+        log_probs (`torch.Tensor`):
+            Shape (N,): TRL's log-probabilities of the sampled tokens, in nats.
+        ids (`torch.Tensor`):
+            Shape (N,), int64: the sampled tokens.
+        advantages (`torch.Tensor`):
+            Shape (N,): the advantage of each token's response.
+        responses (`torch.Tensor`):
+            Shape (N,), int64: the number of each token's response in the whole rollout batch, before TRL shuffles it. The
+            G responses of prompt group g are numbers g·G to g·G + G − 1.
+    """
+
+    hidden: torch.Tensor
+    log_probs: torch.Tensor
+    ids: torch.Tensor
+    advantages: torch.Tensor
+    responses: torch.Tensor
+
+
+class HiddenStates:
+    """
+    The LM head's inputs at the positions that predict the valid tokens of a batch of completions.
+
+    Args:
+        token_mask (`torch.Tensor`):
+            Shape (B, T), bool: which completion tokens to keep.
+        offload (`str`, *optional*, defaults to `"never"`):
+            Whether to keep them in host memory: `"always"`, `"never"`, or `"auto"` (if they would take more than
+            `OFFLOAD_SHARE` of the free device memory).
+
+    Attributes:
+        packed (`torch.Tensor` or `None`):
+            Shape (N, H) with N = `token_mask.sum()`: kept rows only, in the order of `token_mask`, in the dtype they came
+            in. `None` until the first pass.
+    """
+
+    def __init__(self, token_mask: torch.Tensor, offload: str = "never"):
+        self.token_mask = token_mask
+        self.offload = offload
+        self.packed: torch.Tensor | None = None
+        self._rows = self._tokens = 0  # filled so far: TRL runs the batch in chunks of rows
+
+    def append(self, last_hidden_state: torch.Tensor) -> None:
+        """Keep the next rows of the batch from a backbone output of shape (rows, prompt + T, H)."""
+        length = self.token_mask.shape[1]
+        # Position t predicts token t + 1, so the last T tokens are predicted one position earlier
+        predicting = last_hidden_state[:, -length - 1 : -1]
+        mask = self.token_mask[self._rows : self._rows + len(predicting)].to(predicting.device)
+        rows = predicting[mask]
+        if self.packed is None:
+            self.packed = self._allocate(rows)
+        self.packed[self._tokens : self._tokens + len(rows)].copy_(rows, non_blocking=True)
+        self._rows += len(mask)
+        self._tokens += len(rows)
+
+    def _allocate(self, rows: torch.Tensor) -> torch.Tensor:
+        """One buffer for the whole batch: joining chunks at the end would hold every state twice."""
+        shape = (int(self.token_mask.sum()), rows.shape[1])
+        device = rows.device
+        free = free_memory(device) if self.offload == "auto" else None
+        is_large = free is not None and shape[0] * shape[1] * rows.element_size() > OFFLOAD_SHARE * free
+        if self.offload == "always" or is_large:
+            device = torch.device("cpu")
+        # Copies between pinned memory and the device do not block, and casts happen on the device
+        return torch.empty(shape, dtype=rows.dtype, device=device, pin_memory=device.type == "cpu" and rows.is_cuda)
+
+    def check_complete(self, backbone: nn.Module) -> None:
+        """Raise `RuntimeError` unless every row of the batch has passed through the backbone exactly once."""
+        if self._rows != len(self.token_mask):
+            raise RuntimeError(
+                f"Recorded the hidden states of {self._rows} of {len(self.token_mask)} sequences from "
+                f"{type(backbone).__name__}. DelTA needs a causal language model that computes logits from "
+                "`model.base_model(...).last_hidden_state`, uncompiled. Set coef_min = coef_max to train without DelTA."
+            )
+
+
+@contextmanager
+def record_hidden_states(model: nn.Module, token_mask: torch.Tensor, offload: str = "never") -> Iterator[HiddenStates]:
+    """Record the LM head's inputs of the one pass over the batch that `model` makes inside this context.
+
+    `model` is the unwrapped policy, with or without PEFT adapters; `token_mask` has shape (B, T), bool. TRL's fused LM head
+    reads the head's weight directly, so a hook on the head never fires; the backbone's output is the same tensor.
+    """
+    backbone = causal_lm(model).base_model
+    hidden_states = HiddenStates(token_mask, offload)
+    handle = backbone.register_forward_hook(
+        lambda module, args, output: hidden_states.append(output.last_hidden_state.detach())
+    )
+    try:
+        yield hidden_states
+    finally:
+        handle.remove()
+    hidden_states.check_complete(backbone)
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The causal language model below PEFT adapters, if there are any."""
+    return model.get_base_model() if is_peft_model(model) else model
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; `None` for a device without memory of its own."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
