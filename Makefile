@@ -1,13 +1,17 @@
 # Both targets set themselves up on a fresh machine. The virtual environment is reused until a dependency changes.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN = $(VENV)/bin
 # Tests run in as many processes as there are cores, each with one thread: on tiny tensors threads wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 # Extra arguments for pip, for instance an index that holds CPU-only builds of torch.
 PIP_ARGS ?=
 
-.PHONY: quickstart test test-fast lint clean
+# The trainer, its maths and its options: what a version of TRL, transformers or torch can break
+CORE := tests/test_coefficients.py tests/test_features.py tests/test_trainer.py tests/test_modes.py tests/test_options.py \
+	tests/test_package.py
+
+.PHONY: quickstart test test-fast test-oldest test-newest lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"delta_trl needs Python 3.11 or later, and {sys.executable} is {v}. Name another one: make PYTHON=python3.12 ...")'
@@ -24,9 +28,23 @@ test: lint
 test-fast: lint
 	$(PYTEST) -m 'not slow'
 
+# The lowest and the newest versions that pyproject.toml allows, each in an environment of its own
+test-oldest: VENV := .venv-oldest
+test-oldest: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints-oldest.txt --editable '.[test]'
+	$(PYTEST) -m 'not slow' $(CORE)
+
+test-newest: VENV := .venv-newest
+test-newest: pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade --editable '.[test]'
+	$(PYTEST) -m 'not slow' $(CORE)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry delta_trl
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf .venv .venv-oldest .venv-newest outputs

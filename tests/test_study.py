@@ -95,7 +95,7 @@ def record(method: str, seed: int, rewards: list[float], rates: dict[int, float]
     [
         ({"sedes": [1]}, "unknown keys: sedes"),
         ({"task": {"name": "ledger", "steps": 3}}, "task has unknown keys: steps"),
-        ({"task": {"name": "sudoku"}}, "one of quickstart, ledger; got 'sudoku'"),
+        ({"task": {"name": "sudoku"}}, "one of quickstart, ledger, precedence; got 'sudoku'"),
         ({"task": {"name": "ledger", "held_out": 6561}}, "held_out must be between 1 and"),
         ({"methods": {}}, "methods must map names to options"),
         ({"methods": {"plain": {"option": {}}}}, r"methods\.plain has unknown keys: option"),

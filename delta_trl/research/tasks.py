@@ -1,13 +1,16 @@
-"""A made task small enough to learn on a laptop: sums of four digits, written out step by step.
+"""Made tasks small enough to learn on a laptop: sums and products of digits, written out step by step.
 
-The quickstart, the tests and the studies use it. Problems come in DeepMath-103K's schema, so they take the same path as
-real data. There are two ways to write the same sums, `TASKS`: the quickstart's has one wording; the ledger's words every
-step anew, so that many tokens are uncertain and few of them decide, as in real reasoning.
+The quickstart, the tests and the studies use them. Problems come in DeepMath-103K's schema, so they take the same path as
+real data. In `quickstart` and `ledger` the mistakes to unlearn are slips: greedy decoding of the warm model is right. The
+ledger words every step anew, so that many tokens are uncertain and few of them decide, as in real reasoning. In
+`precedence` the model prefers a wrong method: it works from left to right, so greedy decoding is wrong where the product
+comes second.
 """
 
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 
@@ -26,7 +29,18 @@ LEDGER_STEPS = (
     "Hence {sum}. ",
     "Continue with {sum}. ",
 )
-LEDGER_CLOSINGS = ("The answer is", "Therefore, the final answer is", "In total we have", "Thus")
+# The wording of `precedence`, which suits sums and products alike
+PRECEDENCE_STEPS = (
+    "So we get {step}. ",
+    "Next, {step} here. ",
+    "Then, step by step: {step}. ",
+    "We know that {step}, fine. ",
+    "Hence {step}. ",
+    "Continue with {step}. ",
+)
+# How often the warm-up's solutions of `precedence` work from left to right, whatever the operators
+LEFT_TO_RIGHT = 0.75
+CLOSINGS = ("The answer is", "Therefore, the final answer is", "In total we have", "Thus")
 CHARACTERS = "0123456789+-*/=.,:;?!()[]{}<>$^_'\"\\| \nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BOX = "\\boxed{"
 
@@ -78,7 +92,7 @@ def written_ledger(question: str, rng: random.Random, error_rate: float = 0.0) -
         rng.choice(LEDGER_STEPS).format(total=total, operand=operand, sum=f"{total}+{operand}={result}")
         for total, operand, result in sums
     ]
-    return f"{''.join(steps)}{rng.choice(LEDGER_CLOSINGS)} ${BOX}{sums[-1][2]}}}$"
+    return f"{''.join(steps)}{rng.choice(CLOSINGS)} ${BOX}{sums[-1][2]}}}$"
 
 
 def _written_sums(question: str, rng: random.Random, error_rate: float) -> list[tuple[int, int, int]]:
@@ -92,12 +106,89 @@ def _written_sums(question: str, rng: random.Random, error_rate: float) -> list[
     return sums
 
 
-TASKS: dict[str, Callable[[str, random.Random, float], str]] = {
-    "quickstart": written_solution,
-    "ledger": written_ledger,
+def precedence_problems(n_problems: int, seed: int = 0) -> list[dict]:
+    """
+    Draw distinct problems such as 3+5*2=?, in the schema of `arithmetic_problems`.
+
+    In two thirds of them the product comes second, so that working from left to right is wrong; `difficulty` is 2 there
+    and 1 elsewhere.
+
+    Args:
+        n_problems (`int`): How many, at most 1093.
+        seed (`int`): The same seed gives the same problems in the same order.
+
+    Raises:
+        `ValueError`: if more problems are asked for than there are.
+    """
+    rng = random.Random(seed)
+    digits = list(itertools.product(range(1, 10), repeat=3))
+    everything = [(*numbers, "+", "*") for numbers in digits]
+    everything += [(*numbers, "*", "+") for numbers in rng.sample(digits, len(digits) // 2)]
+    if n_problems > len(everything):
+        raise ValueError(f"There are {len(everything)} distinct problems; {n_problems} were asked for.")
+    return [
+        {
+            "question": f"{a}{first}{b}{second}{c}=?",
+            "final_answer": str(a + b * c if first == "+" else a * b + c),
+            "difficulty": 2.0 if first == "+" else 1.0,
+            "topic": "Mathematics -> Arithmetic -> Order of operations",
+        }
+        for a, b, c, first, second in rng.sample(everything, n_problems)
+    ]
+
+
+def written_precedence(
+    question: str, rng: random.Random, error_rate: float = 0.0, left_to_right: float | None = None
+) -> str:
+    """
+    Write the two steps of one of `precedence_problems`, each result wrong with probability `error_rate`.
+
+    With probability `left_to_right` (`None`: `LEFT_TO_RIGHT` if there are errors at all, else 0) the first operation is
+    done first even if it is the sum. Which operation comes first is the fork; all before it is wording.
+    """
+    a, first, b, second, c = question.removesuffix("=?")
+    if left_to_right is None:
+        left_to_right = LEFT_TO_RIGHT if error_rate > 0 else 0.0
+
+    def step(x: str, operator: str, y: str) -> tuple[str, str]:
+        true = int(x) + int(y) if operator == "+" else int(x) * int(y)
+        result = str(true + (rng.choice(SLIPS) if rng.random() < error_rate else 0))
+        return result, rng.choice(PRECEDENCE_STEPS).format(step=f"{x}{operator}{y}={result}")
+
+    if first == "*" or rng.random() < left_to_right:
+        result, one = step(a, first, b)
+        result, two = step(result, second, c)
+    else:
+        result, one = step(b, second, c)
+        result, two = step(a, first, result)
+    return f"{one}{two}{rng.choice(CLOSINGS)} ${BOX}{result}}}$"
+
+
+@dataclass(frozen=True)
+class MadeTask:
+    """
+    Problems, and how the warm-up's flawed solutions of them are written.
+
+    Attributes:
+        problems (`Callable`): From a number of problems and a seed to problems in DeepMath-103K's schema.
+        n_problems (`int`): How many there are.
+        solution (`Callable`): From a question, a random generator and an error rate to a written solution.
+        error_rate (`float`): Probability that a written step of the warm-up is wrong.
+        warm_up_steps (`int`): Optimiser steps after which somewhat less than half of the sampled answers are right.
+    """
+
+    problems: Callable[[int, int], list[dict]]
+    n_problems: int
+    solution: Callable[[str, random.Random, float], str]
+    error_rate: float
+    warm_up_steps: int
+
+
+TASKS = {
+    "quickstart": MadeTask(arithmetic_problems, 6561, written_solution, error_rate=0.25, warm_up_steps=400),
+    "ledger": MadeTask(arithmetic_problems, 6561, written_ledger, error_rate=0.25, warm_up_steps=600),
+    "precedence": MadeTask(precedence_problems, 1093, written_precedence, error_rate=0.1, warm_up_steps=700),
 }
-# Optimiser steps after which somewhat less than half of the sampled answers are right
-WARM_UP_STEPS = {"quickstart": 400, "ledger": 600}
 
 
 def character_tokenizer() -> "PreTrainedTokenizerBase":
@@ -145,21 +236,21 @@ def warm_up(
     *,
     task: str = "quickstart",
     steps: int | None = None,
-    error_rate: float = 0.25,
+    error_rate: float | None = None,
     seed: int = 0,
 ) -> None:
     """
     Fine-tune a random [`tiny_qwen3`] on written solutions, and save it with its tokenizer to `output_dir`.
 
     The solutions contain mistakes, so the model learns the format but not to be right: something is left for
-    reinforcement learning. On two CPU cores about a minute for the quickstart's task, and three for the ledger's.
+    reinforcement learning. On two CPU cores about a minute for the quickstart's task, and three for the others.
 
     Args:
         output_dir (`str`): Folder of the saved model.
-        questions (`list[str]`): Of `arithmetic_problems`; solutions are drawn anew for every sample.
+        questions (`list[str]`): Of the task's problems; solutions are drawn anew for every sample.
         task (`str`): Which of `TASKS` writes the solutions.
-        steps (`int`, *optional*): Optimiser steps of 64 samples; `WARM_UP_STEPS` of the task by default.
-        error_rate (`float`): Probability that a written step is wrong.
+        steps (`int`, *optional*): Optimiser steps of 64 samples; the task's own by default.
+        error_rate (`float`, *optional*): Probability that a written step is wrong; the task's own by default.
         seed (`int`): Of weights, samples and their order.
 
     Raises:
@@ -167,14 +258,18 @@ def warm_up(
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}.")
-    steps = WARM_UP_STEPS[task] if steps is None else steps
+    made = TASKS[task]
+    steps = made.warm_up_steps if steps is None else steps
+    error_rate = made.error_rate if error_rate is None else error_rate
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     rng = random.Random(seed)
     batch = 64
     drawn = [rng.choice(questions) for _ in range(steps * batch)]
-    samples = [{"prompt": f"{question}\n", "completion": TASKS[task](question, rng, error_rate)} for question in drawn]
+    samples = [
+        {"prompt": f"{question}\n", "completion": made.solution(question, rng, error_rate)} for question in drawn
+    ]
     tokenizer = character_tokenizer()
     trainer = SFTTrainer(
         model=tiny_qwen3(tokenizer, seed),

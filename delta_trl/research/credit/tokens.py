@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...hidden_states import RolloutTokens
-from ..tasks import LEDGER_CLOSINGS, LEDGER_STEPS
+from ..tasks import CLOSINGS, LEDGER_STEPS
 
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _choices(wordings: list[str]) -> dict[str, list[int]]:
 # A step is always chosen among steps and a closing among closings: which of the two comes next is settled by the problem
 CHOICES = {
     **_choices([step.partition("{")[0] for step in LEDGER_STEPS]),
-    **_choices([f"{closing} $" for closing in LEDGER_CLOSINGS]),
+    **_choices([f"{closing} $" for closing in CLOSINGS]),
 }
 
 

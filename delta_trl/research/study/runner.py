@@ -26,7 +26,7 @@ import yaml
 from tqdm import tqdm
 
 from ...train.arguments import parse as parse_arguments
-from ..tasks import arithmetic_problems, warm_up
+from ..tasks import TASKS, warm_up
 from .records import append_record, read_records, write_records
 from .settings import WARM, Run, Study, TaskSettings
 
@@ -77,7 +77,7 @@ def prepare(task: TaskSettings, folder: Path) -> str:
         )
     warm, data = folder / "warm", folder / "data"
     if not noted.exists():  # the last file to be written
-        problems = arithmetic_problems(task.problems)
+        problems = TASKS[task.name].problems(task.problems, 0)
         data.mkdir(parents=True, exist_ok=True)
         for name, rows in (("test", problems[: task.held_out]), ("train", problems[task.held_out :])):
             (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

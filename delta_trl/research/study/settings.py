@@ -23,21 +23,26 @@ class TaskSettings:
 
     Attributes:
         name: One of `delta_trl.research.tasks.TASKS`.
-        warm_up_steps: Of the supervised warm-up; None takes the task's own.
-        error_rate: Probability that a written step of the warm-up's solutions is wrong.
+        warm_up_steps: Of the supervised warm-up; the task's own by default.
+        error_rate: Probability that a written step of the warm-up's solutions is wrong; the task's own by default.
         held_out: Problems kept out of warm-up and training, for the pass rate.
-        problems: All problems, the held-out ones among them.
+        problems: All problems, the held-out ones among them; by default as many as the task has.
     """
 
     name: str
     warm_up_steps: int | None = None
-    error_rate: float = 0.25
+    error_rate: float | None = None
     held_out: int = 1000
-    problems: int = 6561
+    problems: int | None = None
 
     def __post_init__(self):
         if self.name not in TASKS:
             raise ValueError(f"task.name must be one of {', '.join(TASKS)}; got {self.name!r}.")
+        made = TASKS[self.name]
+        own = {"warm_up_steps": made.warm_up_steps, "error_rate": made.error_rate, "problems": made.n_problems}
+        for name, value in own.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)  # the dataclass is frozen
         if not 0 < self.held_out < self.problems:
             raise ValueError(
                 f"task.held_out must be between 1 and task.problems - 1 = {self.problems - 1}, or nothing is left to "
