@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..jsonl import short
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -121,7 +123,9 @@ def find_benchmarks(
     names_found = [benchmark.name for benchmark in found]
     repeated = sorted({name for name in names_found if names_found.count(name) > 1})
     if repeated:
-        raise ValueError(f"Benchmarks are named twice: {repeated}. Name each once, and give local files unlike names.")
+        raise ValueError(
+            f"Benchmarks are named twice: {repeated}. Name each once, and give local files different names."
+        )
     return found
 
 
@@ -171,7 +175,7 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
     ids = [problem.id for problem in problems]
     if len(set(ids)) != len(ids):
         repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unlike.")
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
     return problems
 
 
@@ -204,11 +208,15 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return pyarrow.parquet.read_table(path).to_pylist()
     # Not pyarrow: it infers one type a column, and answers are numbers in one row and text in another.
     rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # or not UTF-8
+                raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{path}, line {number}: a JSON object with a question and an answer is required, got {short(row)}."
+                )
+            rows.append(row)
     return rows
