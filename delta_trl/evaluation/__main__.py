@@ -64,9 +64,8 @@ def parse(arguments: list[str] | None = None) -> dict[str, Any]:
     from transformers.hf_argparser import HfArgumentParser
 
     kinds = (EvaluationArguments, Decoding, Engine)
-    parser = HfArgumentParser(
-        kinds, prog="python -m delta_trl.evaluation", description=__doc__, formatter_class=_HelpFormatter
-    )
+    usage = "python -m delta_trl.evaluation --model MODEL [MODEL ...] [options]"
+    parser = HfArgumentParser(kinds, usage=usage, description=__doc__, formatter_class=_HelpFormatter)
     # argparse leaves alone what the namespace has, which tells an option that was given from a default.
     unset = argparse.Namespace(**{option.name: _NotGiven for kind in kinds for option in fields(kind)})
     return {name: value for name, value in vars(parser.parse_args(arguments, unset)).items() if value is not _NotGiven}
@@ -82,6 +81,10 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     """Ends the program with `error: ...` where the user has something to mend, unless `debug` asks for the traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.exit("Stopped. What was finished is kept: the same command continues.")
     except (ValueError, OSError, ImportError, ChildProcessError) as error:
         if debug:
             raise

@@ -136,14 +136,16 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
         ValueError: A column is missing, the number of problems is not the expected one, two problems share an id, or
             a question or answer is empty.
     """
+    where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
     if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
         rows = _read_rows(Path(benchmark.source))
     else:
         from datasets import load_dataset
 
-        rows = list(load_dataset(benchmark.source, split=benchmark.split))
-
-    where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
+        try:
+            rows = list(load_dataset(benchmark.source, split=benchmark.split))
+        except OSError as error:  # no connection, or no such dataset
+            raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
     if not rows:
         raise ValueError(f"{where} has no rows.")
     columns = sorted(rows[0])
