@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does a way of credit find the tokens that decide? Every method is scored on the same rollout batches, without training.
+"""Does a method give more weight to the tokens that decide? Scored on rollout batches that all methods share, no training.
 
     python scripts/credit_benchmark.py
     python scripts/credit_benchmark.py --methods output_row hidden_gradient random --batches 20
@@ -23,7 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, help="folder of a warmed-up ledger model (default: made in the folder's model/)")
     add("--batches", type=int, default=10, help="rollout batches (default: %(default)s)")
-    add("--methods", nargs="+", metavar="NAME", help="ways of credit (default: all)")
+    add("--methods", nargs="+", metavar="NAME", help="methods (default: all)")
     add("--prompts", type=int, default=32, help="prompts of a rollout batch (default: %(default)s)")
     add("--group", type=int, default=8, help="responses of a prompt (default: %(default)s)")
     add("--seed", type=int, default=0, help="of problems, rollouts and a model made here (default: %(default)s)")
@@ -36,13 +36,13 @@ def main() -> None:
     args = parse()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-    from delta_trl.research.credit.methods import choose
-    from delta_trl.research.credit.report import write_report
+    from delta_trl.research.credit.methods import choose_methods
     from delta_trl.research.credit.run import score_methods
+    from delta_trl.research.credit.scores import write_scores
     from delta_trl.research.tasks import arithmetic_problems, warm_up
 
     try:
-        methods = choose(args.methods)
+        methods = choose_methods(args.methods)
         model = args.model
         if model is None:
             model = args.folder / "model"
@@ -61,7 +61,7 @@ def main() -> None:
             group=args.group,
             seed=args.seed,
         )
-        print(write_report(records, args.folder, args.json))
+        print(write_scores(records, args.folder, args.json))
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(f"\nAlso in {args.folder / 'credit.md'}; picture: {args.folder / 'credit.png'}")

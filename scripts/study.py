@@ -60,7 +60,7 @@ def report(study, folder: Path) -> str:
     """Write tables, plots and the packed records; the tables as text."""
     from delta_trl.research.study.analysis import analyse, write_tables
     from delta_trl.research.study.plots import plot_differences, plot_rewards
-    from delta_trl.research.study.records import pack_records, read_records
+    from delta_trl.research.study.store import pack_records, read_records
 
     records = read_records(folder)
     if not records:
@@ -78,7 +78,7 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
     from delta_trl.research.study import runner
 
     runs = study.runs(args.methods, args.seeds)
-    runner.check_options(study)
+    runner.check_runs(study)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with runner.locked(folder) as lock:

@@ -13,9 +13,9 @@ from conftest import tiny_model
 
 from delta_trl.hidden_states import RolloutTokens
 from delta_trl.research.credit.measures import auc, mean, measure
-from delta_trl.research.credit.methods import METHODS, choose, method_names
-from delta_trl.research.credit.report import summarise, tables, write_report
+from delta_trl.research.credit.methods import CREDIT_METHODS, choose_methods, method_names
 from delta_trl.research.credit.run import score_methods
+from delta_trl.research.credit.scores import method_figures, tables, write_scores
 from delta_trl.research.credit.tokens import CLASSES, ERROR, PHRASING, REST, RIGHT, character_classes, token_classes
 from delta_trl.research.tasks import LEDGER_STEPS, arithmetic_problems, character_tokenizer, warm_up
 
@@ -172,19 +172,19 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(ledger_mo
         log_ratios.append(log_ratio[mask])
         return log_ratio.exp()
 
-    methods = {name: looking(method) for name, method in METHODS.items()}
+    methods = {name: looking(method) for name, method in CREDIT_METHODS.items()}
     records = score_methods(ledger_model, tmp_path, methods, {"ratio": after_update}, batches=2, **SMALL)
     assert [record["batch"] for record in records] == [0, 1]
-    assert list(records[0]["methods"]) == [*METHODS, "ratio"]
-    for batch in (seen[: len(METHODS)], seen[len(METHODS) :]):
-        assert len(batch) == len(METHODS)
+    assert list(records[0]["methods"]) == [*CREDIT_METHODS, "ratio"]
+    for batch in (seen[: len(CREDIT_METHODS)], seen[len(CREDIT_METHODS) :]):
+        assert len(batch) == len(CREDIT_METHODS)
         for other in batch[1:]:
             assert all(torch.equal(other[key], batch[0][key]) for key in other)
     # The update moved the policy, and was undone: the second batch comes from the first policy
     assert any(ratio.abs().max() > 1e-3 for ratio in log_ratios)
     (tmp_path / "again").mkdir()
     seen.clear()
-    only = {"output_row": looking(METHODS["output_row"])}
+    only = {"output_row": looking(CREDIT_METHODS["output_row"])}
     repeated = score_methods(ledger_model, tmp_path / "again", only, {}, batches=2, **SMALL)
     for one, other in zip(records, repeated, strict=True):
         assert one["tokens"] == other["tokens"]
@@ -193,7 +193,7 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(ledger_mo
 
 @pytest.mark.slow
 def test_an_interrupted_benchmark_continues_with_the_same_batches(ledger_model, tmp_path):
-    methods = choose(["output_row", "random"])
+    methods = choose_methods(["output_row", "random"])
     whole = score_methods(ledger_model, tmp_path / "whole", *methods, batches=3, **SMALL)
     score_methods(ledger_model, tmp_path / "parts", *methods, batches=1, **SMALL)
     file = tmp_path / "parts" / "batches.jsonl"
@@ -202,10 +202,10 @@ def test_an_interrupted_benchmark_continues_with_the_same_batches(ledger_model, 
     assert score_methods(ledger_model, tmp_path / "parts", *methods, batches=3, **SMALL) == whole
     assert len(file.read_text().splitlines()) == 4
     assert score_methods(ledger_model, tmp_path / "parts", *methods, batches=2, **SMALL) == whole[:2]
-    with pytest.raises(ValueError, match=r"seed was 0, now 1.*Choose another --folder"):
+    with pytest.raises(ValueError, match=r"seed: 0 in the file, now 1.*Choose another --folder"):
         score_methods(ledger_model, tmp_path / "parts", *methods, batches=3, seed=1, **SMALL)
 
-    text = write_report(whole, tmp_path, tmp_path / "credit.json")
+    text = write_scores(whole, tmp_path, tmp_path / "credit.json")
     assert "95% interval over rollout batches" in text
     assert "± " in (tmp_path / "credit.md").read_text()
     assert (tmp_path / "credit.png").stat().st_size > 10_000
@@ -215,7 +215,7 @@ def test_an_interrupted_benchmark_continues_with_the_same_batches(ledger_model, 
     assert figures["explained"]["batches"] == len(telling) > 1
     # A single batch: values, and no interval
     assert "± " not in tables(telling[:1])
-    assert summarise(telling[:1])["output_row"]["explained"].half_width is None
+    assert method_figures(telling[:1])["output_row"]["explained"].half_width is None
 
 
 def test_a_model_that_writes_no_ledger_is_refused(tmp_path):
@@ -240,8 +240,8 @@ def test_a_model_that_writes_no_ledger_is_refused(tmp_path):
 
 def test_unknown_methods_and_impossible_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"There is no method fippo; there are .*output_row"):
-        choose(["output_row", "fippo"])
-    assert list(choose(None)[0]) + list(choose(None)[1]) == method_names()
+        choose_methods(["output_row", "fippo"])
+    assert list(choose_methods(None)[0]) + list(choose_methods(None)[1]) == method_names()
     with pytest.raises(ValueError, match="6561 problems in all"):
         score_methods("model", tmp_path, {}, {}, batches=1000)
     with pytest.raises(ValueError, match="two responses"):

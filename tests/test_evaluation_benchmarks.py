@@ -78,6 +78,8 @@ def test_a_dataset_is_loaded_with_datasets(tmp_path, monkeypatch):
     entry = replace(BENCHMARKS["hmmt26_feb"], source=str(tmp_path / "repository"))
     problems = load_problems(entry)
     assert len(problems) == 33
+    with pytest.raises(ValueError, match=r"hmmt26_feb.*To use a local copy: hmmt26_feb=file\.jsonl"):
+        load_problems(replace(entry, source=str(tmp_path / "nothing")))
     assert (problems[0].id, problems[0].answer) == ("1", "1")
     with pytest.raises(ValueError, match="has 33 problems where 30 are expected"):
         load_problems(replace(entry, size=30))

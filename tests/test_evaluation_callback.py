@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl.evaluation.callback import BEST_FILE, EvaluationCallback
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
-from delta_trl.evaluation.records import read_run
+from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.rewards import math_reward
 
 
@@ -68,7 +68,7 @@ def test_every_second_checkpoint_is_evaluated_and_training_is_not_disturbed(tmp_
     logged = [line for line in watched.state.log_history if "eval_sums_avg@2" in line]
     assert [line["step"] for line in logged] == [2]
     assert 0 < logged[0]["eval_sums_avg@2_error"] < 0.5
-    records = read_run(tmp_path / "watched" / "evaluation" / "checkpoint-2.jsonl").benchmarks["sums"]
+    records = read_evaluation(tmp_path / "watched" / "evaluation" / "checkpoint-2.jsonl").benchmarks["sums"]
     assert records.missing == 0
     assert records.correct.mean() == pytest.approx(logged[0]["eval_sums_avg@2"])
     best = json.loads((tmp_path / "watched" / BEST_FILE).read_text())
@@ -112,7 +112,7 @@ def test_two_processes_of_a_training_share_the_work(tmp_path):
     seen = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("rank*.json"))]
     assert [rank["drawn"] for rank in seen] == [4, 4]
     assert seen[0]["scores"] == seen[1]["scores"]
-    records = read_run(tmp_path / "run" / "evaluation" / "checkpoint-1.jsonl").benchmarks["sums"]
+    records = read_evaluation(tmp_path / "run" / "evaluation" / "checkpoint-1.jsonl").benchmarks["sums"]
     assert (len(records.samples), records.missing) == (7, 0)
     assert seen[0]["scores"] == {"1": records.correct.mean()}
 

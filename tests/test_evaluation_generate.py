@@ -1,6 +1,7 @@
 """Sampling with transformers: the distribution, independence of the batch, ends of completions, model sources."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -9,15 +10,9 @@ from evaluation_model import make_model, question, trained_folder
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from delta_trl.evaluation.generate import (
-    Decoding,
-    Request,
-    SeededSampler,
-    TransformersBackend,
-    encode_prompt,
-    sample_seed,
-)
+from delta_trl.evaluation.generate import Request, SeededSampler, TransformersBackend, encode_prompt, sample_seed
 from delta_trl.evaluation.models import find_model
+from delta_trl.evaluation.options import Decoding
 from delta_trl.research.tasks import BOX
 
 
@@ -168,8 +163,12 @@ def test_the_paper_prompt():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"samples": 0}, {"max_tokens": 0}, {"top_p": 0}, {"temperature": -1}, {"top_k": -1}]
-)
+    "wrong",
+    [
+        {"samples": 0}, {"max_tokens": 0}, {"top_p": 0}, {"temperature": -1}, {"top_k": -1}, {"temperature": math.nan},
+        {"temperature": math.inf}, {"top_p": math.nan},
+    ],
+)  # fmt: skip
 def test_impossible_decoding_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Decoding(**wrong)

@@ -1,8 +1,9 @@
-"""Whole evaluations: the scripts as a user runs them, killed, resumed, in several processes, with both back-ends."""
+"""Whole evaluations: the command as a user runs it, killed, resumed, in several processes, with both back-ends."""
 
-import ast
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,22 +11,26 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluation_model import make_model, question, train, trained_folder
+from evaluation_model import make_model, question, trained_folder
 from peft import LoraConfig, get_peft_model
 from test_evaluation_benchmarks import MATH, SHARED, needs_aime24
 from transformers import AutoModelForCausalLM
 
+from delta_trl.evaluation.__main__ import main as evaluate
+from delta_trl.evaluation.__main__ import parse as parse_evaluation
 from delta_trl.evaluation.benchmarks import Benchmark, Problem, find_benchmarks
-from delta_trl.evaluation.generate import Completion, Decoding, Request
+from delta_trl.evaluation.generate import Completion, Request
 from delta_trl.evaluation.models import find_model
-from delta_trl.evaluation.records import read_run
-from delta_trl.evaluation.run import Engine, Task, evaluate_models, grade_samples, run_share
+from delta_trl.evaluation.options import Decoding, Engine
+from delta_trl.evaluation.run import Task, evaluate_models, grade_samples, run_share
+from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend, split_devices
 from delta_trl.research.tasks import BOX, character_tokenizer
+from delta_trl.rewards.grading import NO_BOX
 
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "scripts" / "evaluate.py"
+COMMAND = ["-m", "delta_trl.evaluation"]
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -44,9 +49,9 @@ def held_out(tmp_path_factory) -> Path:
     return path
 
 
-def run_script(*arguments, launcher=(), script=SCRIPT, **environment) -> subprocess.CompletedProcess:
+def run_command(*arguments, launcher=(), **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *launcher, str(script), *map(str, arguments)],
+        [sys.executable, *launcher, *COMMAND, *map(str, arguments)],
         env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip
 
@@ -62,7 +67,7 @@ def here(held_out, output, samples=4, batch_size=16, model=None, **decoding) -> 
 
 def samples_of(path: Path) -> dict:
     """What a sample is, without how long it took."""
-    (benchmark,) = read_run(path).benchmarks.values()
+    (benchmark,) = read_evaluation(path).benchmarks.values()
     return {key: {**sample, "seconds": None} for key, sample in benchmark.samples.items()}
 
 
@@ -71,18 +76,14 @@ def test_a_record_holds_everything_about_its_sample(held_out, tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 1 + 30 * 4
     sample = samples_of(path)["7", 2]
-    assert {"benchmark", "seed", "prompt", "completion", "tokens", "truncated", "answer", "verdict", "reason"} < set(
-        sample
-    )
+    assert {"benchmark", "seed", "completion", "tokens", "truncated", "answer", "reason"} < set(sample)
     assert sample["prompt"] == question(2, 6)
-    assert sample["settings"]["model"] == str(trained_folder())
-    assert sample["settings"]["top_p"] == 1.0
-    assert {"torch", "transformers", "math-verify", "delta_trl"} < set(sample["versions"])
+    evaluation = read_evaluation(path)
+    assert (evaluation.settings["model"], evaluation.settings["top_p"]) == (str(trained_folder()), 1.0)
+    assert {"torch", "transformers", "math-verify", "delta_trl"} < set(evaluation.settings["versions"])
     for found in samples_of(path).values():
-        right = f"{BOX}{found['solution']}}}" in found["completion"]
-        assert (found["verdict"], found["score"]) == (("correct", 1.0) if right else ("wrong", 0.0))
-    correct = read_run(path).benchmarks["held_out"].correct
-    assert 0.3 < correct.mean() < 0.95  # it was trained, and it is sampled
+        assert found["score"] == float(f"{BOX}{found['solution']}}}" in found["completion"])
+    assert 0.3 < evaluation.benchmarks["held_out"].correct.mean() < 0.95  # it was trained, and it is sampled
 
 
 def test_batch_size_and_resuming_do_not_change_the_samples(held_out, tmp_path):
@@ -105,35 +106,29 @@ def test_other_settings_or_weights_are_refused(held_out, tmp_path):
         here(held_out, tmp_path, samples=8)
 
 
-def test_timeouts_and_missing_boxes_are_fields_of_their_own(monkeypatch):
-    """One completion with a wrong answer, one without a box, one whose thought never ends; and one of each gold."""
-    texts = [rf"It is {BOX}5}}.", "It is 4.", rf"{BOX}4}} <think> and", rf"{BOX}4}}"]
-    finished = [
-        (Request("b", "p", i, 0, "prompt", (1,), "4"), Completion(text, 3, False, None))
-        for i, text in enumerate(texts)
-    ]
-    records = grade_samples(finished, {"versions": {}})
-    assert [record["verdict"] for record in records] == ["wrong", "wrong", "wrong", "correct"]
-    assert [record["no_box"] for record in records] == [False, True, False, False]
-    # A prompt that opens a thought: the same text is then inside it.
-    request = Request("b", "p", 0, 0, "Question\n<think>\n", (1,), "4")
-    (record,) = grade_samples([(request, Completion(rf"{BOX}4}}", 3, True, None))], {"versions": {}})
-    assert (record["verdict"], record["completion"]) == ("wrong", rf"{BOX}4}}")
-
-
-def test_a_checker_that_runs_out_of_time_is_recorded_as_such(monkeypatch):
-    from delta_trl.rewards.grading import TIMED_OUT, Verdict
-
-    monkeypatch.setattr("delta_trl.evaluation.run.grade", lambda texts, golds: [Verdict(0.0, "x", TIMED_OUT)])
-    request = Request("b", "p", 0, 0, "prompt", (1,), "4")
-    (record,) = grade_samples([(request, Completion("text", 3, False, None))], {"versions": {}})
-    assert (record["timed_out"], record["no_box"], record["verdict"]) == (True, False, "wrong")
+def test_completions_are_graded_as_in_training():
+    """A wrong answer, none, one whose thought never ends, the right one, and the right one inside the prompt's thought."""
+    texts = [rf"It is {BOX}5}}.", "It is 4.", rf"{BOX}4}} <think> and", rf"{BOX}4}}", rf"{BOX}4}}"]
+    prompts = ["Question\n"] * 4 + ["Question\n<think>\n"]
+    records = grade_samples(
+        [
+            (Request("b", "p", i, 0, prompt, (1,), "4"), Completion(text, 3, False, None))
+            for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+        ]
+    )
+    assert [record["score"] for record in records] == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert [record["reason"] == NO_BOX for record in records] == [False, True, False, False, False]
+    assert [record["completion"] for record in records] == texts
 
 
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ({"backend": "sglang"}, "'auto', 'vllm' or 'transformers'"),
+        ({"backend": "sglang"}, "backend must be one of .*'sglang'"),
+        ({"dtype": "fp8"}, "dtype must be one of .*'fp8'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"gpu_memory_utilization": math.nan}, r"gpu_memory_utilization must be in \(0, 1\], got nan"),
+        ({"max_model_len": 0}, "max_model_len must be at least 1"),
         ({"backend": "transformers", "data_parallel_size": 2}, "torchrun --nproc_per_node"),
         ({"backend": "vllm", "tensor_parallel_size": 0}, "at least 1"),
     ],
@@ -149,24 +144,48 @@ def test_each_engine_gets_gpus_of_its_own():
         split_devices(["0", "1"], tensor=2, data=2)
 
 
-def test_help_is_instant():
-    for script in (SCRIPT, SCRIPT.with_name("compare.py")):
-        imported = [
-            node for node in ast.parse(script.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        names = {alias.name for node in imported for alias in node.names} | {
-            getattr(n, "module", "") for n in imported
-        }
-        assert not any(name and name.startswith(("torch", "transformers", "delta_trl")) for name in names)
-        began = time.perf_counter()
-        assert run_script("--help", script=script).returncode == 0
-        assert time.perf_counter() - began < 2
+@pytest.mark.parametrize("module", ["delta_trl.evaluation.__main__", "delta_trl.evaluation.compare"])
+def test_help_needs_neither_torch_nor_datasets(module):
+    code = (
+        f"import sys; from {module} import parse\n"
+        "try: parse(['--help'])\n"
+        "finally: assert not {'torch', 'datasets', 'trl', 'scipy', 'sympy'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {module.removesuffix('.__main__')}" in done.stdout
 
 
-def test_errors_are_one_line_that_says_what_to_do(tmp_path):
-    done = run_script("--model", "x", "--benchmark", "aime23", "--backend", "transformers", "--output", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: Unknown benchmark 'aime23'")
+def test_options_that_were_given_are_told_from_defaults():
+    given = parse_evaluation(["--model", "a", "b", "--temperature", "1.0", "--max-tokens", "30", "--debug"])
+    assert given == {"model": ["a", "b"], "temperature": 1.0, "max_tokens": 30, "debug": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--benchmark", "aime23"], "error: Unknown benchmark 'aime23'"),
+        (["--temperature", "nan"], "error: temperature must be a number >= 0, got nan."),
+        (["--temperature", "inf"], "error: temperature must be a number >= 0, got inf."),
+        (["--top_p", "nan"], "error: top_p must be in (0, 1], got nan."),
+        (["--samples", "0"], "error: samples must be at least 1, got 0."),
+        (["--batch_size", "-1"], "error: batch_size must be at least 1, got -1."),
+        (["--benchmark", "list.jsonl"], "error: list.jsonl, line 1: a JSON object with a question and an answer is"),
+        (["--benchmark", "binary.jsonl"], "error: binary.jsonl, line 1 is not JSON"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("list.jsonl").write_text("[1]\n")
+    Path("binary.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(["--model", "x", "--backend", "transformers", *arguments])
+    assert stopped.value.code.startswith(message)
+    assert "\n" not in stopped.value.code
+    with pytest.raises(ValueError, match=re.escape(message.removeprefix("error: "))):
+        evaluate(["--model", "x", "--backend", "transformers", "--debug", *arguments])
 
 
 @pytest.mark.slow
@@ -175,7 +194,7 @@ def test_killed_in_the_middle_and_resumed(held_out, tmp_path):
     arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 16, *PLAIN, "--batch_size", 2]
     arguments += ["--backend", "transformers", "--output", tmp_path / "killed"]
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        [sys.executable, *COMMAND, *map(str, arguments)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     files = []
@@ -197,14 +216,14 @@ def test_killed_in_the_middle_and_resumed(held_out, tmp_path):
     whole = samples_of(here(held_out, tmp_path / "whole", samples=16))
     assert samples_of(resumed) == whole
     assert len(whole) == 30 * 16
-    assert len([line for line in path.read_text().splitlines() if '"sample":' in line]) == 30 * 16 + 1  # the torn one
+    assert len([line for line in path.read_text().splitlines() if '"sample":' in line]) == 30 * 16
 
 
 @pytest.mark.slow
 def test_two_processes_draw_the_same_samples_as_one(held_out, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 4, *PLAIN]
-    done = run_script(*arguments, "--backend", "transformers", "--output", tmp_path / "two", launcher=launcher)
+    done = run_command(*arguments, "--backend", "transformers", "--output", tmp_path / "two", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert "process 1 of 2" in done.stderr  # both really ran: an evaluation that fell back to one would not say so
     assert done.stdout.count("avg@n in points") == 1  # and only one prints
@@ -234,14 +253,14 @@ def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkey
         ((Benchmark("b", "B", "file"), (Problem("p", question(1, 2), "3"), Problem("q", "1" * 20, "3"))),), decoding
     )
     run_share(backend, task, find_model(str(tmp_path / "adapter")), tmp_path / "out.jsonl", "auto")
-    found = read_run(tmp_path / "out.jsonl").benchmarks["b"]
+    found = read_evaluation(tmp_path / "out.jsonl").benchmarks["b"]
     assert found.without_sample == ["q"]  # its prompt fills the 20 positions
     assert found.column("tokens")[0] <= 20 - len(question(1, 2))
 
 
 @pytest.mark.slow
 def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
-    """Two engines of two devices each, through the script, with a stand-in for vLLM's `LLM` (tests/standins/vllm)."""
+    """Two engines of two devices each, through the command, with a stand-in for vLLM's `LLM` (tests/standins/vllm)."""
     arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 3, *PLAIN, "--backend", "vllm"]
     arguments += ["--tensor_parallel_size", 2, "--data_parallel_size", 2, "--output", tmp_path / "out"]
     environment = {
@@ -249,45 +268,27 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
         "CUDA_VISIBLE_DEVICES": "4,5,6,7",
         "VLLM_STANDIN_LOG": str(tmp_path / "log"),
     }
-    done = run_script(*arguments, **environment)
+    done = run_command(*arguments, **environment)
     assert done.returncode == 0, done.stderr
     engines = sorted((tmp_path / "log").read_text().splitlines())
     assert [line.split()[1:3] for line in engines] == [["2", "4,5"], ["2", "6,7"]]
     (path,) = (tmp_path / "out").glob("*.jsonl")
     found, ours = samples_of(path), samples_of(here(held_out, tmp_path / "ours", samples=3))
     assert len(found) == 90
-    (benchmark,) = read_run(path).benchmarks.values()
+    assert read_evaluation(path).settings["backend"] == "vllm"
+    (benchmark,) = read_evaluation(path).benchmarks.values()
     assert set(benchmark.column("seconds")) == {0.5}  # from the engine's own clock
     for key, sample in found.items():
         # The same record but for what was sampled, and each answer beside its own prompt.
         assert set(sample) == set(ours[key])
         for same in ("benchmark", "problem", "sample", "seed", "prompt", "solution"):
             assert sample[same] == ours[key][same]
-        assert sample["settings"]["backend"] == "vllm"
     assert 0.3 < benchmark.correct.mean() < 0.95  # would be about 0.06 if completions were given to other problems
     one_engine = ["--tensor_parallel_size", 1, "--data_parallel_size", 1]
-    other = run_script(*arguments, *one_engine, "--temperature", 0.5, **environment)
+    other = run_command(*arguments, *one_engine, "--temperature", 0.5, **environment)
     assert other.returncode == 1
     assert "temperature: 1.0 in the file, now 0.5" in other.stderr
     assert "Traceback" not in other.stderr
-
-
-@pytest.mark.slow
-def test_thirty_problems_of_sixteen_samples_take_less_than_a_minute(held_out, tmp_path):
-    """A model of 0.4 M parameters, the quickstart's size, with completions of some 50 tokens."""
-    tokenizer = character_tokenizer()
-    model = make_model(tokenizer, hidden=128)
-    assert 0.3e6 < model.num_parameters() < 0.5e6
-    words = "Counting on from the first number gives"
-    train(model, tokenizer, tmp_path / "model", words, steps=80)
-    began = time.perf_counter()
-    path = here(
-        held_out, tmp_path / "out", samples=16, batch_size=64, model=tmp_path / "model", max_tokens=80, top_p=0.7
-    )
-    assert time.perf_counter() - began < 60
-    (found,) = read_run(path).benchmarks.values()
-    assert len(found.samples) == 480
-    assert sum(found.column("tokens")) > 480 * 30
 
 
 @pytest.mark.slow
@@ -307,7 +308,7 @@ def test_real_problems_with_the_papers_prompt(benchmark, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (path,) = evaluate_models([str(tmp_path / "model")], task, Engine("transformers"), tmp_path / "out")
-    (found,) = read_run(path).benchmarks.values()
+    (found,) = read_evaluation(path).benchmarks.values()
     assert found.missing == 0
     assert found.correct.sum() == 0
     assert "no box" in found.column("reason")

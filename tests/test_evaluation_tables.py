@@ -1,20 +1,26 @@
-"""Summaries, tables and comparisons of record files made by hand."""
+"""Summaries, tables and comparisons of sample files made by hand."""
 
+import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from delta_trl.evaluation.records import RecordFile, plan, read_run
-from delta_trl.evaluation.report import write_comparison, write_report
-from delta_trl.evaluation.summary import OVERALL, checker_says_equal, compare_runs, summarise
+from delta_trl.evaluation.compare import main as compare
+from delta_trl.evaluation.results import write_comparison, write_results
+from delta_trl.evaluation.samples import SampleFile, plan, read_evaluation
+from delta_trl.evaluation.summary import (
+    OVERALL,
+    answer_groups,
+    checker_says_equal,
+    compare_runs,
+    no_answer_warning,
+    summarise,
+)
 from delta_trl.evaluation.tables import WHY_PAIRED, paper_table
 
 
-ROOT = Path(__file__).parent.parent
 SETTINGS = {
     "model": "m", "base_model": None, "revision": None, "backend": "vllm", "dtype": "auto", "samples": 4,
     "temperature": 1.0, "top_p": 0.7, "top_k": 0, "max_tokens": 30000, "seed": 0, "prompt_format": "paper",
@@ -28,7 +34,7 @@ SMALL = {
 
 
 def write(path: Path, benchmarks: dict = SMALL, skip: set = frozenset(), **settings) -> Path:
-    file = RecordFile(path)
+    file = SampleFile(path)
     for name, problems in benchmarks.items():
         file.begin([plan(name, name.upper(), f"print of {name}", list(problems), 4, {**SETTINGS, **settings})])
         for problem, (answers, gold) in problems.items():
@@ -37,7 +43,7 @@ def write(path: Path, benchmarks: dict = SMALL, skip: set = frozenset(), **setti
                 {
                     "benchmark": name, "problem": problem, "sample": i, "answer": answer,
                     "score": float(answer in right), "tokens": 10 * (i + 1), "truncated": i == 3,
-                    "no_box": answer is None, "timed_out": False,
+                    "reason": "no box" if answer is None else "correct" if answer in right else "wrong",
                 }
                 for i, answer in enumerate(answers)
                 if (name, problem) not in skip
@@ -46,7 +52,7 @@ def write(path: Path, benchmarks: dict = SMALL, skip: set = frozenset(), **setti
 
 
 def test_a_summary_by_hand(tmp_path):
-    a, b, together = summarise(read_run(write(tmp_path / "run.jsonl")))
+    a, b, together = summarise(read_evaluation(write(tmp_path / "run.jsonl")))
     assert (a.title, b.title, together.title) == ("AIME_A", "HMMT_B", OVERALL)
     assert a.average.value == 4 / 8
     assert b.average.value == 3 / 12
@@ -70,11 +76,11 @@ def test_equal_answers_are_grouped_by_the_rewards_checker():
 
 def test_problems_without_a_sample_count_as_wrong_and_are_listed(tmp_path):
     path = write(tmp_path / "run.jsonl", skip={("aime_a", "q")})
-    a, _, together = summarise(read_run(path))
+    a, _, together = summarise(read_evaluation(path))
     assert a.average.value == 2 / 8
     assert (a.missing, a.without_sample) == (4, ["q"])
     assert together.without_sample == ["AIME_A q"]
-    text = write_report([path], tmp_path)
+    text = write_results([path], tmp_path)
     assert "4 of 8 samples are missing and count as wrong" in text
     assert "no sample at all, counted as wrong, of the problems q" in text
 
@@ -82,8 +88,8 @@ def test_problems_without_a_sample_count_as_wrong_and_are_listed(tmp_path):
 def test_one_table_in_all_formats(tmp_path):
     better = {"aime_a": {"p": (["3"] * 4, "3"), "q": (["5"] * 4, "5")}, "hmmt_b": SMALL["hmmt_b"]}
     files = [write(tmp_path / "dapo.jsonl"), write(tmp_path / "delta_8b.jsonl", better, model="d")]
-    text = write_report(files, tmp_path)
-    assert re.search(r"dapo +50\.00 ± 0\.00 +25\.00 ± 25\.00 +35\.00 ± 15\.00", text)
+    text = write_results(files, tmp_path)
+    assert re.search(r"\| dapo +\| +50\.00 ± 0\.00 \| \*\*25\.00 ± 25\.00\*\* \| +35\.00 ± 15\.00 \|", text)
     assert "5 problems the same" in text
     assert "4 samples a problem, temperature 1.0, top-p 0.7" in text
     markdown = (tmp_path / "results.md").read_text()
@@ -101,7 +107,7 @@ def test_a_comparison_by_hand_and_on_disk(tmp_path):
     """Against a run that is all wrong: differences 1/2, 1/2 and 3/4, 0, 0."""
     wrong = {name: {p: (["0"] * 4, gold) for p, (_, gold) in of.items()} for name, of in SMALL.items()}
     files = [write(tmp_path / "zero.jsonl", wrong), write(tmp_path / "one.jsonl"), write(tmp_path / "two.jsonl")]
-    runs = [read_run(file) for file in files]
+    runs = [read_evaluation(file) for file in files]
     compared = compare_runs(runs[0], runs[1:])
     assert [(row.run, row.title) for row in compared] == [
         ("one", "AIME_A"), ("one", "HMMT_B"), ("two", "AIME_A"), ("two", "HMMT_B"), ("one", OVERALL), ("two", OVERALL),
@@ -116,18 +122,20 @@ def test_a_comparison_by_hand_and_on_disk(tmp_path):
 
     text = write_comparison(files, tmp_path)
     assert WHY_PAIRED in text
-    assert re.search(r"one +Avg\. +5 +\+35\.00 +\[[-+.\d]+, [-+.\d]+\] +0\.2500 +0\.5000 +0\.0\d+", text)
+    assert re.search(
+        r"one +\| +Avg\. \| +5 \| +\+35\.00 \| +\[[-+.\d]+, [-+.\d]+\] \| +0\.2500 \| +0\.5000 \| +0\.0\d+", text
+    )
     assert (tmp_path / "differences.png").read_bytes().startswith(b"\x89PNG")
     assert "Mann-Whitney" in (tmp_path / "comparison.md").read_text()
     assert json.loads((tmp_path / "comparison.json").read_text())["comparison"][4]["p_holm"] == pytest.approx(0.5)
 
 
-def test_runs_that_were_not_sampled_alike_are_refused_unless_allowed(tmp_path):
+def test_runs_with_different_settings_are_refused_unless_allowed(tmp_path):
     files = [write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", temperature=0.6, model="other")]
-    with pytest.raises(ValueError, match=r"not sampled alike: temperature: 1\.0 and 0\.6\. A difference"):
+    with pytest.raises(ValueError, match=r"different settings: temperature: 1\.0 and 0\.6\. A difference"):
         write_comparison(files, tmp_path, plot=False)
     text = write_comparison(files, tmp_path, allow_different_settings=True, plot=False)
-    assert "Not sampled alike: temperature is 1.0 for a and 0.6 for b." in text
+    assert "Different settings: temperature is 1.0 for a and 0.6 for b." in text
 
 
 def test_runs_on_other_problems_are_refused(tmp_path):
@@ -136,7 +144,7 @@ def test_runs_on_other_problems_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Evaluate both on the same ones"):
         write_comparison([a, fewer], tmp_path)
     with pytest.raises(ValueError, match="same benchmarks in every run"):
-        write_report([a, fewer], tmp_path)
+        write_results([a, fewer], tmp_path)
     changed = tmp_path / "c.jsonl"
     changed.write_text(a.read_text().replace("print of aime_a", "another print"))
     with pytest.raises(ValueError, match="'aime_a' does not have the same problems"):
@@ -145,21 +153,64 @@ def test_runs_on_other_problems_are_refused(tmp_path):
 
 def test_runs_with_one_name_are_refused(tmp_path):
     (tmp_path / "x").mkdir()
-    with pytest.raises(ValueError, match="two are named alike"):
-        write_report([write(tmp_path / "a.jsonl"), write(tmp_path / "x" / "a.jsonl")], tmp_path)
+    with pytest.raises(ValueError, match="two have the same name"):
+        write_results([write(tmp_path / "a.jsonl"), write(tmp_path / "x" / "a.jsonl")], tmp_path)
 
 
 def test_unknown_styles_are_refused(tmp_path):
     with pytest.raises(ValueError, match="style is one of"):
-        paper_table({"a": summarise(read_run(write(tmp_path / "a.jsonl")))}, "html")
+        paper_table({"a": summarise(read_evaluation(write(tmp_path / "a.jsonl")))}, "html")
 
 
-def test_the_comparison_script(tmp_path):
-    files = [write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl")]
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "compare.py", *files, "--output", tmp_path, "--no_plot"],
-        capture_output=True, text=True, check=False, timeout=120, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "+0.00" in done.stdout
+def test_the_comparison_command(tmp_path, capsys):
+    files = [str(write(tmp_path / "a.jsonl")), str(write(tmp_path / "b.jsonl"))]
+    compare([*files, "--output", str(tmp_path), "--no_plot"])
+    assert "+0.00" in capsys.readouterr().out
     assert not (tmp_path / "differences.png").exists()
+    compare([files[0], "--output", str(tmp_path)])
+    assert "+0.00" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"error: --seed must be at least 0, got -1\."):
+        compare([*files, "--seed", "-1"])
+    Path(files[1]).write_text('{"benchmark": "x"}\n')
+    with pytest.raises(SystemExit, match=r"error: .*b\.jsonl: problem, sample, .* is missing"):
+        compare(files)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_majority_does_not_depend_on_the_order_of_samples(tmp_path, order):
+    """Wrong answers whose equality is not transitive, and a correct one spelled in two ways."""
+    answers = [("aa", 0.0), ("b", 0.0), ("ccc", 0.0), ("4", 1.0)]
+    file = SampleFile(tmp_path / "run.jsonl")
+    file.begin([plan("x", "X", "", ["p"], 5, {**SETTINGS, "samples": 5})])
+    given = [*(answers[i] for i in order), ("4.0", 1.0)]
+    file.append(
+        {"benchmark": "x", "problem": "p", "sample": i, "answer": answer, "score": score, "tokens": 1,
+         "truncated": False, "reason": ""}
+        for i, (answer, score) in enumerate(given)
+    )  # fmt: skip
+    evaluation = read_evaluation(file.path)
+    chain = {("aa", "b"), ("ccc", "aa")}  # "ccc" and "b" are not equal to the checker
+    ((groups,),) = answer_groups(list(evaluation.benchmarks.values()), lambda pairs: [pair in chain for pair in pairs])
+    assert len({group for group, (_, score) in zip(groups, given, strict=True) if score == 0}) == 1
+    assert len(set(groups)) == 2
+    (summary,) = summarise(evaluation, same=lambda pairs: [pair in chain for pair in pairs])
+    assert summary.majority.value == 0  # three wrong against two correct
+    (summary,) = summarise(evaluation, same=lambda pairs: [pair == ("aa", "b") for pair in pairs])
+    assert summary.majority.value == 1 / 2  # a tie of two
+
+
+def test_a_warning_names_what_probably_keeps_answers_from_their_boxes(tmp_path):
+    settings = {"max_tokens": 30, "prompt_format": "paper"}
+    cut, lost, fine = ({"answer": a, "truncated": t} for a, t in ((None, True), (None, False), ("4", False)))
+    assert no_answer_warning([fine] + [lost] * 9, settings) is None
+    assert no_answer_warning([], settings) is None
+    assert re.match(
+        r"19 of 20 .* prompt format 'paper' .* --prompt_format", no_answer_warning([fine] + [lost] * 19, settings)
+    )
+    assert re.match(
+        r"20 of 20 .* token limit of 30: raise --max_tokens", no_answer_warning([cut] * 11 + [lost] * 9, settings)
+    )
+    none = {"aime_a": {"p": ([None] * 4, "3")}}
+    assert "Warning, run: 4 of 4 completions have no boxed answer" in write_results(
+        [write(tmp_path / "run.jsonl", none)], tmp_path
+    )

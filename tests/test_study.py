@@ -27,9 +27,9 @@ from delta_trl.research.study.analysis import (
     write_tables,
 )
 from delta_trl.research.study.plots import plot_differences, plot_rewards
-from delta_trl.research.study.records import append_record, pack_records, read_records, rounded
-from delta_trl.research.study.runner import check_options, open_runs
+from delta_trl.research.study.runner import check_runs, open_runs
 from delta_trl.research.study.settings import WARM, load_study
+from delta_trl.research.study.store import append_record, pack_records, read_records, rounded
 from delta_trl.research.tasks import arithmetic_problems
 
 
@@ -131,7 +131,7 @@ def test_a_missing_key_is_named(tmp_path):
 def test_options_are_checked_by_the_training_script_before_anything_runs(tmp_path, options, message):
     study = load_study(write(tmp_path / "study.yaml", methods={"plain": {}, "other": {"options": options}}))
     with pytest.raises(ValueError, match=message):
-        check_options(study)
+        check_runs(study)
 
 
 def test_runs_go_seed_by_seed_and_start_with_the_evaluation_of_the_warm_model(tmp_path):
@@ -152,7 +152,7 @@ def test_every_checked_in_study_can_be_run(path):
     study = load_study(path)
     assert path.read_text().startswith("# Question: ")
     assert len(study.runs()) > len(study.methods)
-    check_options(study)
+    check_runs(study)
 
 
 def test_a_result_belongs_to_its_options_data_and_model(tmp_path):

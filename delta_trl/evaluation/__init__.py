@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks, sampling, per-sample records, statistics, tables. See `scripts/evaluate.py`."""
+"""Evaluation: benchmarks, sampling, per-sample records, statistics, tables. See `python -m delta_trl.evaluation --help`."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..jsonl import short
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -121,7 +123,9 @@ def find_benchmarks(
     names_found = [benchmark.name for benchmark in found]
     repeated = sorted({name for name in names_found if names_found.count(name) > 1})
     if repeated:
-        raise ValueError(f"Benchmarks are named twice: {repeated}. Name each once, and give local files unlike names.")
+        raise ValueError(
+            f"Benchmarks are named twice: {repeated}. Name each once, and give local files different names."
+        )
     return found
 
 
@@ -132,14 +136,16 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
         ValueError: A column is missing, the number of problems is not the expected one, two problems share an id, or
             a question or answer is empty.
     """
+    where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
     if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
         rows = _read_rows(Path(benchmark.source))
     else:
         from datasets import load_dataset
 
-        rows = list(load_dataset(benchmark.source, split=benchmark.split))
-
-    where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
+        try:
+            rows = list(load_dataset(benchmark.source, split=benchmark.split))
+        except OSError as error:  # no connection, or no such dataset
+            raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
     if not rows:
         raise ValueError(f"{where} has no rows.")
     columns = sorted(rows[0])
@@ -171,7 +177,7 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
     ids = [problem.id for problem in problems]
     if len(set(ids)) != len(ids):
         repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unlike.")
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
     return problems
 
 
@@ -204,11 +210,15 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return pyarrow.parquet.read_table(path).to_pylist()
     # Not pyarrow: it infers one type a column, and answers are numbers in one row and text in another.
     rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # or not UTF-8
+                raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{path}, line {number}: a JSON object with a question and an answer is required, got {short(row)}."
+                )
+            rows.append(row)
     return rows

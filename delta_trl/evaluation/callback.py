@@ -8,10 +8,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .benchmarks import Benchmark, find_benchmarks
-from .generate import Decoding, TransformersBackend
+from .generate import TransformersBackend
 from .models import ModelSource
-from .records import read_run
+from .options import Decoding
 from .run import Task, run_share
+from .samples import read_evaluation
 from .statistics import average
 
 
@@ -25,7 +26,7 @@ class EvaluationCallback(TrainerCallback):
 
     Completions are drawn from the model in memory with transformers, every process its share. That suits models and
     completions that training itself could generate this way. For long completions of large models leave it out, and
-    let another machine run `scripts/evaluate.py --model OUTPUT_DIR` with vLLM, which takes the newest checkpoint.
+    let another machine run `python -m delta_trl.evaluation --model OUTPUT_DIR` with vLLM, which takes the newest checkpoint.
 
     Per-sample records are in `<output_dir>/evaluation/checkpoint-<step>.jsonl`; the best checkpoint so far and the
     figures of all are in `<output_dir>/best_checkpoint.json`, which a resumed training continues. The trainer is told
@@ -53,7 +54,7 @@ class EvaluationCallback(TrainerCallback):
         benchmarks = [benchmark] if isinstance(benchmark, Benchmark) else find_benchmarks([benchmark])
         if len(benchmarks) > 1:
             raise ValueError(
-                f"A checkpoint is picked by one benchmark, and {benchmark!r} stands for {len(benchmarks)}."
+                f"A checkpoint is picked by one benchmark, and {benchmark!r} stands for {len(benchmarks)}. Name one of them."
             )
         if every < 1:
             raise ValueError(f"every is at least 1, got {every}.")
@@ -108,7 +109,7 @@ class EvaluationCallback(TrainerCallback):
                 even=True,
             )
             accelerator.wait_for_everyone()
-            (benchmark,) = read_run(path).benchmarks.values()
+            (benchmark,) = read_evaluation(path).benchmarks.values()
             score = average([benchmark.correct])
             # In evaluation mode TRL's `log` does not add, and forget, the training metrics it is still collecting.
             error = {} if score.standard_error is None else {f"{self.key}_error": score.standard_error}

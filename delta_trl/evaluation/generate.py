@@ -4,7 +4,7 @@ Every sample has a seed of its own, made from its benchmark, problem and index. 
 drawn beside it, so an interrupted run that is resumed, another batch size or another number of processes asks for the
 same samples. What is guaranteed: the same seed gives the same random numbers. What is not: the same text on other
 hardware, other library versions or another back-end, since the probabilities that the numbers are compared with are
-then rounded differently. That happens, rarely, between batches of unlike shape too.
+then rounded differently. That happens, rarely, between batches of different shape too.
 """
 
 import hashlib
@@ -30,50 +30,10 @@ from transformers import (
 
 from ..data import PromptFormat
 from .models import ModelSource
+from .options import Decoding
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How problems are put to a model and completions sampled. The defaults are the paper's (§4.1).
-
-    Args:
-        samples: n, completions a problem.
-        temperature: Of the softmax, >= 0; 0 takes the most likely token.
-        top_p: Only the most likely tokens whose probabilities reach this share are sampled from, in (0, 1].
-        top_k: Only the k most likely tokens are sampled from; 0 for all.
-        max_tokens: Longest completion, in tokens. A completion that reaches it is marked truncated.
-        seed: Changes every sample's seed.
-        prompt_format: "paper", "chat", or a template that contains {question}, see `delta_trl.data.PromptFormat`. Its
-            stop strings and end tokens end a completion, as in training.
-        system_prompt: With "chat", the first message.
-    """
-
-    samples: int = 16
-    temperature: float = 1.0
-    top_p: float = 0.7
-    top_k: int = 0
-    max_tokens: int = 30_000
-    seed: int = 0
-    prompt_format: str = "paper"
-    system_prompt: str | None = None
-
-    def __post_init__(self):
-        _ = self.format  # raises ValueError for a prompt format that does not exist
-        if self.samples < 1 or self.max_tokens < 1:
-            raise ValueError(f"samples and max_tokens are at least 1, got {self.samples} and {self.max_tokens}.")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
-                f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}: temperature and top_k must "
-                "not be negative, and top_p lies in (0, 1]."
-            )
-
-    @property
-    def format(self) -> PromptFormat:
-        """The prompt format that training uses too."""
-        return PromptFormat(self.prompt_format, self.system_prompt)
 
 
 @dataclass(frozen=True)
@@ -96,7 +56,7 @@ class Completion:
     Args:
         text: Without special tokens, and without the stop string if one ended it.
         tokens: Number of tokens sampled, the end-of-sequence token or stop string included.
-        truncated: Whether it ended for want of room instead of with an end-of-sequence token.
+        truncated: True if it hit the token limit.
         seconds: From its first to its last token, or None where the back-end does not know.
     """
 
@@ -184,7 +144,7 @@ class SeededSampler(LogitsProcessor):
 
 
 class TransformersBackend:
-    """Generates with transformers, in batches of prompts of like length.
+    """Generates with transformers, in batches of prompts of similar length.
 
     Args:
         model: In any state; it is put into evaluation mode while it generates.

@@ -1,4 +1,4 @@
-"""From a model and benchmarks to a finished record file: what is asked, who does which share, grading, resuming."""
+"""From a model and benchmarks to a finished sample file: what is asked, who does which share, grading, resuming."""
 
 import gc
 import logging
@@ -8,78 +8,43 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from .. import __version__
-from ..rewards.grading import NO_BOX, TIMED_OUT, grade
+from ..rewards import grade
 from .benchmarks import Benchmark, Problem, fingerprint, load_problems
-from .generate import Backend, Completion, Decoding, Request, TransformersBackend, encode_prompt, sample_seed
+from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
 from .models import ModelSource, find_model
-from .records import RecordFile, plan
+from .options import Decoding, Engine
+from .samples import SampleFile, plan
+from .summary import no_answer_warning
 
 
 logger = logging.getLogger(__name__)
 
 # Packages whose version can change a completion or a verdict.
-VERSIONS_OF = ("torch", "transformers", "peft", "math-verify", "latex2sympy2_extended", "sympy")
+VERSIONS_OF = ("delta_trl", "torch", "transformers", "peft", "math-verify", "latex2sympy2_extended", "sympy")
+# So many samples tell whether nearly all lack a boxed answer.
+FIRST_SAMPLES = 64
 # A process that is done waits for the others, whose completions may be much longer.
 LONGEST_WAIT = timedelta(days=2)
 
 
 @dataclass(frozen=True)
-class Engine:
-    """How completions are computed, as opposed to how they are sampled.
+class Task:
+    """Everything that defines one sample file but the weights: can be sent to another process.
 
     Args:
-        backend: "vllm", "transformers", or "auto": vLLM if it is installed and there is a GPU.
-        dtype: torch's name of one, or "auto": what the weights were saved in, but never float32 with vLLM.
-        batch_size: transformers: completions at a time in each process.
-        tensor_parallel_size: vLLM: GPUs of one engine.
-        data_parallel_size: vLLM: engines beside each other. With transformers, start the processes with
-            `accelerate launch` or `torchrun` instead.
-        gpu_memory_utilization: vLLM: share of each GPU's memory.
-        max_model_len: vLLM: longest prompt with completion, None for what the model allows.
+        benchmarks: What is asked.
+        decoding: How it is asked and sampled.
+        inherited: Options that were taken over from the model's training run, for the record.
     """
-
-    backend: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = 64
-    tensor_parallel_size: int = 1
-    data_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-
-    def __post_init__(self):
-        if self.backend not in ("auto", "vllm", "transformers"):
-            raise ValueError(f"backend is 'auto', 'vllm' or 'transformers', got {self.backend!r}.")
-        if self.tensor_parallel_size < 1 or self.data_parallel_size < 1:
-            raise ValueError("tensor_parallel_size and data_parallel_size are at least 1.")
-        if self.resolved == "transformers" and self.tensor_parallel_size * self.data_parallel_size > 1:
-            raise ValueError(
-                "tensor_parallel_size and data_parallel_size are vLLM's. For transformers in N processes, start the "
-                "script with `torchrun --nproc_per_node N` or `accelerate launch --num_processes N`."
-            )
-
-    @property
-    def resolved(self) -> str:
-        """The back-end that "auto" stands for here."""
-        if self.backend != "auto":
-            return self.backend
-        import torch
-
-        return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything that defines one record file but the weights: can be sent to another process."""
 
     benchmarks: tuple[tuple[Benchmark, tuple[Problem, ...]], ...]
     decoding: Decoding
+    inherited: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, benchmarks: Sequence[Benchmark], decoding: Decoding) -> "Task":
@@ -87,42 +52,59 @@ class Task:
         return cls(tuple((benchmark, tuple(load_problems(benchmark))) for benchmark in benchmarks), decoding)
 
 
-def evaluate_models(
-    models: Sequence[str], task: Task, engine: Engine, output: str | os.PathLike, revision: str | None = None
-) -> list[Path]:
-    """Evaluates several models in turn, each into `output/<its label>.jsonl`, continuing what is already there.
+def find_models(models: Sequence[str], revision: str | None = None) -> list[ModelSource]:
+    """Finds several models that are to be evaluated into one folder.
 
     Args:
         models: Hub ids or folders, see `find_model`.
-        task: What to evaluate.
-        engine: How. With transformers and a launcher, every process calls this, and each draws its share.
-        output: Folder of the record files.
         revision: On the Hub, of the only model.
 
-    Returns:
-        The record files, finished.
+    Raises:
+        ValueError: As `find_model`, or two of the models have the same label.
     """
     if revision is not None and len(models) > 1:
         raise ValueError(f"revision {revision!r} was given for {len(models)} models. Evaluate them one by one.")
     sources = [find_model(model, revision) for model in models]
     labels = [source.label for source in sources]
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"Two of the models have one name: {labels}. Evaluate them into unlike --output folders.")
-    paths = [Path(output) / f"{label}.jsonl" for label in labels]
-    for source, path in zip(sources, paths, strict=True):
-        if engine.resolved == "vllm":
-            from .vllm_backend import run_data_parallel
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"Two models share the label {label}; use different --output folders.")
+    return sources
 
-            # Always in processes of its own: an engine does not give back all of the GPU's memory until it ends.
-            run_data_parallel(
-                _vllm_process,
-                engine.tensor_parallel_size,
-                engine.data_parallel_size,
-                (source, task, engine, path),
-            )
-        else:
-            _transformers_process(source, task, engine, path)
-    return paths
+
+def evaluate_models(
+    models: Sequence[str], task: Task, engine: Engine, output: str | os.PathLike, revision: str | None = None
+) -> list[Path]:
+    """Evaluates several models in turn, see `find_models` and `evaluate_model`.
+
+    Returns:
+        The sample files, finished.
+    """
+    return [evaluate_model(source, task, engine, output) for source in find_models(models, revision)]
+
+
+def evaluate_model(source: ModelSource, task: Task, engine: Engine, output: str | os.PathLike) -> Path:
+    """Evaluates a model into `output/<its label>.jsonl`, continuing what is already there.
+
+    Args:
+        source: From `find_model`.
+        task: What to evaluate.
+        engine: How. With transformers and a launcher, every process calls this, and each draws its share.
+        output: Folder of the sample files.
+
+    Returns:
+        The sample file, finished.
+    """
+    path = Path(output) / f"{source.label}.jsonl"
+    if engine.resolved == "vllm":
+        from .vllm_backend import run_data_parallel
+
+        # Always in processes of its own: an engine does not give back all of the GPU's memory until it ends.
+        arguments = (source, task, engine, path)
+        run_data_parallel(_vllm_process, engine.tensor_parallel_size, engine.data_parallel_size, arguments)
+    else:
+        _transformers_process(source, task, engine, path)
+    return path
 
 
 def is_main_process() -> bool:
@@ -148,7 +130,7 @@ def run_share(
         backend: Draws the samples.
         task: What to evaluate.
         source: The model, for the records.
-        path: The record file.
+        path: The sample file.
         dtype: Of the weights, for the records.
         rank, world: This process among those that share the work.
         even: Whether all processes must draw equally many, as a model that is sharded over them needs. Nothing is
@@ -157,7 +139,7 @@ def run_share(
     Raises:
         ValueError: The file was begun with other settings.
     """
-    file = RecordFile(path)
+    file = SampleFile(path)
     settings = {
         "model": source.path,
         "base_model": source.base,
@@ -175,6 +157,7 @@ def run_share(
             [problem.id for problem in problems],
             task.decoding.samples,
             settings,
+            task.inherited,
         )
         for benchmark, problems in task.benchmarks
     )
@@ -191,11 +174,19 @@ def run_share(
         unit="sample",
         disable=rank != 0,
     )
+    first: list[dict[str, Any]] | None = []
     with bar:
         for finished in backend.generate(pending, task.decoding):
-            if finished:
-                file.append(grade_samples(finished, settings))
-                bar.update(len(finished))
+            if not finished:
+                continue
+            graded = grade_samples(finished)
+            file.append(graded)
+            bar.update(len(graded))
+            if first is not None and len(first := [*first, *graded]) >= FIRST_SAMPLES:
+                warning = no_answer_warning(first, settings)
+                if warning and rank == 0:
+                    logger.warning(warning)
+                first = None
 
 
 def make_requests(task: Task, tokenizer: Any) -> list[Request]:
@@ -210,7 +201,7 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
     return requests
 
 
-def grade_samples(finished: Sequence[tuple[Request, Completion]], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[str, Any]]:
     """The records of finished samples, graded by the checker that training's reward uses."""
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
     texts = [
@@ -218,8 +209,6 @@ def grade_samples(finished: Sequence[tuple[Request, Completion]], settings: dict
         for request, completion in finished
     ]
     verdicts = grade(texts, [request.solution for request, _ in finished])
-    settings = dict(settings)
-    versions = settings.pop("versions")
     return [
         {
             "benchmark": request.benchmark,
@@ -230,16 +219,11 @@ def grade_samples(finished: Sequence[tuple[Request, Completion]], settings: dict
             "completion": completion.text,
             "tokens": completion.tokens,
             "truncated": completion.truncated,
+            "seconds": completion.seconds,
             "solution": request.solution,
             "answer": verdict.answer,
             "score": verdict.score,
-            "verdict": {1.0: "correct", None: "unscorable"}.get(verdict.score, "wrong"),
             "reason": verdict.reason,
-            "no_box": verdict.reason == NO_BOX,
-            "timed_out": verdict.reason == TIMED_OUT,
-            "seconds": completion.seconds,
-            "settings": settings,
-            "versions": versions,
         }
         for (request, completion), verdict in zip(finished, verdicts, strict=True)
     ]
@@ -277,7 +261,7 @@ def _vllm_process(rank: int, world: int, source: ModelSource, task: Task, engine
 
 
 def _versions(backend: str) -> dict[str, str]:
-    found = {"delta_trl": __version__}
+    found = {}
     for package in (*VERSIONS_OF, *(["vllm"] if backend == "vllm" else [])):
         try:
             found[package] = version(package)

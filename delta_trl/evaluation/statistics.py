@@ -10,6 +10,7 @@ average over benchmarks weighs every problem the same (the paper's 213).
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,24 +89,19 @@ def pass_at_k(strata: Sequence[np.ndarray], k: int) -> Estimate:
 def majority_share(groups: Sequence[int | None], correct: Sequence[bool]) -> float:
     """majority@n of one problem: the probability that the most frequent answer is correct.
 
-    Samples without an answer do not vote. A tie is broken at random, of which this is the expected value: with t
-    answers equally frequent and one of them correct, 1/t. So the result does not depend on the order of the samples.
+    Samples without an answer do not vote. Ties are broken at random, of which this is the expected value: the share of
+    correct samples among those in the largest groups. With t answers equally frequent and one of them correct it is
+    1/t, and the order of the samples does not matter.
 
     Args:
         groups: (n,) the group of equal answers that each sample belongs to, None for no answer.
-        correct: (n,) whether each sample is correct. A group is as correct as its first member.
+        correct: (n,) whether each sample is correct.
     """
-    votes: dict[int, int] = {}
-    verdicts: dict[int, bool] = {}
-    for group, is_correct in zip(groups, correct, strict=True):
-        if group is not None:
-            votes[group] = votes.get(group, 0) + 1
-            verdicts.setdefault(group, bool(is_correct))
+    votes = Counter(group for group in groups if group is not None)
     if not votes:
         return 0.0
     most = max(votes.values())
-    winners = [group for group, count in votes.items() if count == most]
-    return sum(verdicts[group] for group in winners) / len(winners)
+    return float(np.mean([c for group, c in zip(groups, correct, strict=True) if votes[group] == most]))
 
 
 def majority_at_n(groups: Sequence[Sequence[Sequence[int | None]]], strata: Sequence[np.ndarray]) -> Estimate:

@@ -1,17 +1,21 @@
-"""From record files to figures: one summary a benchmark, and comparisons of runs on the same problems."""
+"""From sample files to figures: one summary a benchmark, and comparisons of runs on the same problems."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .records import BenchmarkRecords, Run
+from ..rewards.grading import NO_BOX, TIMED_OUT, grade
+from .samples import BenchmarkSamples, Evaluation
 from .statistics import Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k
 
 
-# What two runs may differ in and still be compared without a word: what is being compared, and how it was computed.
+# Settings that compared runs may differ in.
 FREE_SETTINGS = ("model", "base_model", "revision")
+# From this share of samples without a boxed answer on, something is wrong with how the model is asked.
+NEARLY_ALL = 0.9
 # What a whole suite is called beside its benchmarks.
 OVERALL = "Avg."
 
@@ -20,7 +24,7 @@ SameAnswer = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 
 
 @dataclass(frozen=True)
-class Summary:
+class BenchmarkSummary:
     """The figures of one benchmark, or of several together, each problem weighing the same.
 
     Shares are in [0, 1]. `average`, `pass_at` and `majority` count samples and problems that are missing as wrong;
@@ -63,7 +67,7 @@ class ComparedRun:
     """One run against the baseline on one benchmark, or on all together.
 
     Args:
-        run, baseline: Names of the record files.
+        run, baseline: Names of the sample files.
         title: Of the benchmark, or `OVERALL`.
         comparison: The statistics.
         p_holm: `comparison.p_sign_flip` after Holm's correction: for `OVERALL` over all runs compared with the
@@ -77,11 +81,13 @@ class ComparedRun:
     p_holm: float
 
 
-def summarise(run: Run, ks: Sequence[int] | None = None, same: SameAnswer | None = None) -> list[Summary]:
+def summarise(
+    run: Evaluation, ks: Sequence[int] | None = None, same: SameAnswer | None = None
+) -> list[BenchmarkSummary]:
     """One summary a benchmark, and `OVERALL` after them where there are several.
 
     Args:
-        run: From `read_run`.
+        run: From `read_evaluation`.
         ks: For pass@k; None for the powers of two up to n.
         same: Decides which answers are equal for majority@n. None: the reward's checker.
     """
@@ -94,7 +100,7 @@ def summarise(run: Run, ks: Sequence[int] | None = None, same: SameAnswer | None
 
 
 def compare_runs(
-    baseline: Run, runs: Sequence[Run], allow_different_settings: bool = False, seed: int = 0
+    baseline: Evaluation, runs: Sequence[Evaluation], allow_different_settings: bool = False, seed: int = 0
 ) -> list[ComparedRun]:
     """Compares runs with a baseline, benchmark by benchmark and, where there are several, all together.
 
@@ -104,7 +110,7 @@ def compare_runs(
     """
     whole, single = [], []
     for run in runs:
-        _refuse_unlike(baseline, run, allow_different_settings)
+        _refuse_different(baseline, run, allow_different_settings)
         pairs = [(a, run.benchmarks[name]) for name, a in baseline.benchmarks.items()]
         for a, b in pairs:
             single.append((run, a.title, compare([a.correct], [b.correct], seed)))
@@ -119,7 +125,7 @@ def compare_runs(
     return compared
 
 
-def different_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
+def different_settings(a: Evaluation, b: Evaluation) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ, apart from the model."""
     keys = sorted({*a.settings, *b.settings} - {*FREE_SETTINGS})
     return {
@@ -127,38 +133,60 @@ def different_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def answer_groups(benchmarks: Sequence[BenchmarkRecords], same: SameAnswer) -> list[list[list[int | None]]]:
+def answer_groups(benchmarks: Sequence[BenchmarkSamples], same: SameAnswer) -> list[list[list[int | None]]]:
     """For each benchmark, problem and sample the number of its group of equal answers, None for no answer.
 
-    An answer joins the group of the first earlier answer of its problem that it equals.
+    Correct answers are group 0, since all equal the reference. Of two wrong answers the longer one is graded with the
+    shorter one as the reference. That relation need not be transitive, so it is closed: wrong answers that a chain of
+    equal pairs connects are one group. So groups do not depend on the order of the samples.
     """
-    problems = [answers for benchmark in benchmarks for answers in benchmark.answers()]
-    distinct = [list(dict.fromkeys(answer for answer in answers if answer is not None)) for answers in problems]
-    pairs = [(late, early) for found in distinct for j, late in enumerate(found) for early in found[:j]]
-    equal = {pair for pair, is_equal in zip(pairs, same(pairs), strict=True) if is_equal}
-    numbered = []
-    for answers, found in zip(problems, distinct, strict=True):
-        group: dict[str | None, int | None] = {None: None}
-        for j, late in enumerate(found):
-            group[late] = next((group[early] for early in found[:j] if (late, early) in equal), j)
-        numbered.append([group[answer] for answer in answers])
-    rest = iter(numbered)
-    return [[next(rest) for _ in benchmark.problems] for benchmark in benchmarks]
+    problems = [benchmark.samples_of(problem) for benchmark in benchmarks for problem in benchmark.problems]
+    groups, pairs = [], []
+    for samples in problems:
+        given = {sample["answer"] for sample in samples if sample} - {None}
+        right = {sample["answer"] for sample in samples if sample and sample["score"] == 1.0}
+        wrong = sorted(given - right, key=lambda answer: (len(answer), answer))
+        groups.append(dict.fromkeys(right, 0) | {answer: i for i, answer in enumerate(wrong, start=1)})
+        pairs.append([(long, short) for short, long in itertools.combinations(wrong, 2)])
+    verdicts = iter(same([pair for of_problem in pairs for pair in of_problem]))
+    for group, of_problem in zip(groups, pairs, strict=True):
+        for long, short in of_problem:
+            if next(verdicts):
+                kept, merged = group[short], group[long]
+                group.update({answer: kept for answer, number in group.items() if number == merged})
+    numbered = iter(
+        [group.get(sample["answer"]) if sample else None for sample in samples]
+        for samples, group in zip(problems, groups, strict=True)
+    )
+    return [[next(numbered) for _ in benchmark.problems] for benchmark in benchmarks]
 
 
 def checker_says_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     """Whether the reward's checker accepts the first answer of a pair where the second is the reference."""
-    from ..rewards import grade
-
     if not pairs:
         return []
     verdicts = grade([rf"\boxed{{{answer}}}" for answer, _ in pairs], [reference for _, reference in pairs])
     return [verdict.score == 1.0 for verdict in verdicts]
 
 
+def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:
+    """What is probably wrong where nearly no sample has a boxed answer; None where many have one."""
+    without = [sample for sample in samples if sample["answer"] is None]
+    if len(without) <= NEARLY_ALL * len(samples):
+        return None
+    cut = sum(sample["truncated"] for sample in without)
+    cause = (
+        f"Most of them were cut off at the token limit of {settings['max_tokens']}: raise --max_tokens."
+        if cut > len(without) / 2
+        else f"The prompt format {settings['prompt_format']!r} is probably not the one the model was trained with: set "
+        "--prompt_format (chat for models with a chat template)."
+    )
+    return f"{len(without)} of {len(samples)} completions have no boxed answer and count as wrong. {cause}"
+
+
 def _summary(
-    benchmarks: Sequence[BenchmarkRecords], groups: Sequence[list[list[int | None]]], ks: Sequence[int] | None
-) -> Summary:
+    benchmarks: Sequence[BenchmarkSamples], groups: Sequence[list[list[int | None]]], ks: Sequence[int] | None
+) -> BenchmarkSummary:
     strata = [benchmark.correct for benchmark in benchmarks]
     n = min(benchmark.n for benchmark in benchmarks)
     if ks is None:
@@ -169,7 +197,7 @@ def _summary(
         return float(np.mean(values)) if values else None
 
     alone = len(benchmarks) == 1
-    return Summary(
+    return BenchmarkSummary(
         name=benchmarks[0].name if alone else OVERALL,
         title=benchmarks[0].title if alone else OVERALL,
         problems=sum(len(benchmark.problems) for benchmark in benchmarks),
@@ -180,8 +208,8 @@ def _summary(
         mean_tokens=share("tokens"),
         truncated=share("truncated"),
         no_answer=share("answer", lambda answer: answer is None),
-        no_box=share("no_box"),
-        timed_out=share("timed_out"),
+        no_box=share("reason", lambda reason: reason == NO_BOX),
+        timed_out=share("reason", lambda reason: reason == TIMED_OUT),
         unscorable=sum(score is None for benchmark in benchmarks for score in benchmark.column("score")),
         missing=sum(benchmark.missing for benchmark in benchmarks),
         without_sample=[
@@ -192,7 +220,7 @@ def _summary(
     )
 
 
-def _refuse_unlike(baseline: Run, run: Run, allow_different_settings: bool) -> None:
+def _refuse_different(baseline: Evaluation, run: Evaluation, allow_different_settings: bool) -> None:
     names = (baseline.path, run.path)
     if set(baseline.benchmarks) != set(run.benchmarks):
         raise ValueError(
@@ -209,7 +237,7 @@ def _refuse_unlike(baseline: Run, run: Run, allow_different_settings: bool) -> N
     differing = different_settings(baseline, run)
     if differing and not allow_different_settings:
         raise ValueError(
-            f"{names[0]} and {names[1]} were not sampled alike: "
+            f"{names[0]} and {names[1]} were sampled with different settings: "
             + "; ".join(f"{key}: {ours!r} and {theirs!r}" for key, (ours, theirs) in differing.items())
             + ". A difference between them need not come from the models. Evaluate both with the same settings, or "
             "allow it with --allow_different_settings."

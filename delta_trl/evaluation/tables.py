@@ -1,14 +1,14 @@
-"""Figures as tables for the terminal, Markdown and LaTeX, and as a plot of differences. All figures in points."""
+"""Figures as tables in Markdown, for the terminal too, and in LaTeX, and as a plot of differences. All figures in points."""
 
 import os
 from collections.abc import Sequence
 
-from .records import Run
+from .samples import Evaluation
 from .statistics import CONFIDENCE, Estimate
-from .summary import OVERALL, ComparedRun, Summary
+from .summary import OVERALL, BenchmarkSummary, ComparedRun, no_answer_warning
 
 
-STYLES = ("text", "markdown", "latex")
+STYLES = ("markdown", "latex")
 
 WHY_PAIRED = (
     "Trust the interval and the sign-flip test first: they compare the runs problem by problem, and ask whether the "
@@ -18,7 +18,7 @@ WHY_PAIRED = (
 )
 
 
-def render(header: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str = "markdown") -> str:
     """A table of text cells; the first column is aligned left, the others right.
 
     Raises:
@@ -27,29 +27,25 @@ def render(header: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> 
     if style not in STYLES:
         raise ValueError(f"style is one of {STYLES}, got {style!r}.")
     if style == "latex":
-        lines = [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule"]
-        lines += [" & ".join(map(_latex, header)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_latex, row)) + r" \\" for row in rows]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str], gap: str) -> str:
-        first = cells[0].ljust(widths[0])
-        return gap.join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
-
-    if style == "text":
-        rule = "  ".join("-" * width for width in widths)
-        return "\n".join([line(header, "  "), rule, *(line(row, "  ") for row in rows)])
-    rule = "|" + "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join([f"| {line(header, ' | ')} |", rule, *(f"| {line(row, ' | ')} |" for row in rows)])
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in (header, *rows)]
+        lines[1:1] = [r"\midrule"]
+        columns = "l" + "r" * (len(header) - 1)
+        return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for first, *others in (header, rule, *rows):
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def paper_table(summaries: dict[str, Sequence[Summary]], style: str = "text") -> str:
+def paper_table(summaries: dict[str, Sequence[BenchmarkSummary]], style: str = "markdown") -> str:
     """The paper's layout: one row a run, one column a benchmark, and the average weighted by problems.
 
     Args:
         summaries: By the run's name, from `summarise`. All with the same benchmarks.
-        style: One of `STYLES`. The best of a column is bold in Markdown and LaTeX.
+        style: One of `STYLES`. The best of a column is bold.
 
     Raises:
         ValueError: The runs do not have the same benchmarks.
@@ -65,14 +61,14 @@ def paper_table(summaries: dict[str, Sequence[Summary]], style: str = "text") ->
         cells = []
         for title in titles:
             cell = points(found[title])
-            if style != "text" and len(averages) > 1 and found[title].value == best[title]:
+            if len(averages) > 1 and found[title].value == best[title]:
                 cell = f"**{cell}**"
             cells.append(cell)
         rows.append([name, *cells])
-    return render(["", *titles], rows, style)
+    return format_table(["", *titles], rows, style)
 
 
-def detail_table(summaries: dict[str, Sequence[Summary]], style: str = "text") -> str:
+def detail_table(summaries: dict[str, Sequence[BenchmarkSummary]], style: str = "markdown") -> str:
     """One row a run and benchmark, with everything that avg@n hides."""
     header = ["run", "benchmark", "problems", "n", "avg@n"]
     ks = sorted({k for of_run in summaries.values() for summary in of_run for k in summary.pass_at if k > 1})
@@ -94,10 +90,10 @@ def detail_table(summaries: dict[str, Sequence[Summary]], style: str = "text") -
             ]
             for summary in of_run
         )
-    return render(header, rows, style)
+    return format_table(header, rows, style)
 
 
-def comparison_table(compared: Sequence[ComparedRun], style: str = "text") -> str:
+def comparison_table(compared: Sequence[ComparedRun], style: str = "markdown") -> str:
     """One row a run and benchmark: its difference from the baseline, with interval and p-values."""
     header = ["run", "benchmark", "problems", "difference", f"{CONFIDENCE:.0%} interval"]
     header += ["p sign-flip", "p Holm", "p Mann-Whitney"]
@@ -114,7 +110,7 @@ def comparison_table(compared: Sequence[ComparedRun], style: str = "text") -> st
         ]
         for row in compared
     ]
-    return render(header, rows, style)
+    return format_table(header, rows, style)
 
 
 def comparison_notes(compared: Sequence[ComparedRun]) -> list[str]:
@@ -133,7 +129,7 @@ def comparison_notes(compared: Sequence[ComparedRun]) -> list[str]:
     ]
 
 
-def settings_notes(runs: Sequence[Run], summaries: dict[str, Sequence[Summary]]) -> list[str]:
+def settings_notes(runs: Sequence[Evaluation], summaries: dict[str, Sequence[BenchmarkSummary]]) -> list[str]:
     """What belongs under a table of figures: how they were sampled, and what is missing in them."""
     notes = []
     for run in runs:
@@ -143,7 +139,11 @@ def settings_notes(runs: Sequence[Run], summaries: dict[str, Sequence[Summary]])
             f"top-p {s['top_p']}, top-k {s['top_k']}, at most {s['max_tokens']} tokens, prompt format "
             f"{s['prompt_format']!r}, seed {s['seed']}, {s['backend']} {s['versions'].get(s['backend'], '')}, "
             f"dtype {s['dtype']}."
+            + (f" As in the model's training run: {', '.join(run.inherited)}." if run.inherited else "")
         )
+        all_samples = [sample for benchmark in run.benchmarks.values() for sample in benchmark.samples.values()]
+        if warning := no_answer_warning(all_samples, s):
+            notes.append(f"Warning, {run.path.stem}: {warning}")
         for summary in summaries[run.path.stem]:
             if summary.title == OVERALL:
                 continue
@@ -169,7 +169,7 @@ def settings_notes(runs: Sequence[Run], summaries: dict[str, Sequence[Summary]])
     return notes
 
 
-def plot_differences(compared: Sequence[ComparedRun], path: str | os.PathLike) -> None:
+def plot_comparison(compared: Sequence[ComparedRun], path: str | os.PathLike) -> None:
     """Draws each run's differences from the baseline with their intervals, one line a benchmark.
 
     Raises:

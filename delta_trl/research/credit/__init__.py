@@ -1,1 +1,1 @@
-"""Does a way of credit find the tokens that decide? Scored without training, on a made task where they are known."""
+"""Does a method give more weight to the tokens that decide? Scored without training, on a made task where they are known."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from ...evaluation.statistics import CONFIDENCE
 from ...hidden_states import RolloutTokens
 from ...metrics import explained_by_uncertainty
 from .tokens import CLASSES, ERROR, RIGHT
@@ -15,8 +16,7 @@ from .tokens import CLASSES, ERROR, RIGHT
 
 # A token decides only if it could have come out otherwise: 1 − p above this
 UNCERTAIN = 0.02
-CONFIDENCE = 0.95
-SIDES = ("positive", "negative")
+ADVANTAGE_SIDES = ("positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarr
     digits = (classes == ERROR) | (classes == RIGHT)
     for name, side, label in (("blame", blamed, ERROR), ("credit", credited, RIGHT)):
         result[f"{name}_auc_digits"] = auc(values[side & digits], classes[side & digits] == label)
-    for side, on_side in zip(SIDES, (advantages > 0, advantages < 0), strict=True):
+    for side, on_side in zip(ADVANTAGE_SIDES, (advantages > 0, advantages < 0), strict=True):
         for number, name in enumerate(CLASSES):
             chosen = values[on_side & (classes == number)]
             result[f"mean_{side}_{name}"] = float(chosen.mean()) if len(chosen) else math.nan

@@ -1,6 +1,6 @@
-"""The ways of credit that the benchmark compares: each gives every token of a rollout batch a coefficient.
+"""The methods that the benchmark compares: each gives every token of a rollout batch a coefficient.
 
-A further one is an entry in `METHODS`, or, if it needs to know what an update did to the policy, in `AFTER_UPDATE`.
+A further one is an entry in `CREDIT_METHODS`, or, if it needs to know what an update did to the policy, in `AFTER_UPDATE`.
 """
 
 import copy
@@ -20,7 +20,7 @@ from ..variants import VARIANTS
 if TYPE_CHECKING:
     from .run import CreditTrainer
 
-Method = Callable[[RolloutTokens, "CreditTrainer"], torch.Tensor]
+CreditMethod = Callable[[RolloutTokens, "CreditTrainer"], torch.Tensor]
 # From log-ratio (B, T), token mask (B, T) and advantages (B,) to weights (B, T)
 AfterUpdate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -28,7 +28,7 @@ AfterUpdate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 ENTROPY_ROWS = 4096
 
 
-def delta(features: str, **options) -> Method:
+def delta(features: str, **options) -> CreditMethod:
     """Published DelTA on one of `FEATURES`; `options` replace those of the trainer, by `delta_coefficients`' names."""
 
     def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
@@ -37,7 +37,7 @@ def delta(features: str, **options) -> Method:
     return method
 
 
-def variant(name: str, features: str = "output_row") -> Method:
+def variant(name: str, features: str = "output_row") -> CreditMethod:
     """One of `VARIANTS` on one of `FEATURES`, as in the first rollout batch of a run."""
 
     def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
@@ -86,7 +86,7 @@ def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", *
 # Variants of what a feature is, for which the published stronger proxy is of interest as well
 ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror")
 
-METHODS: dict[str, Method] = {
+CREDIT_METHODS: dict[str, CreditMethod] = {
     "output_row": delta("output_row"),
     "hidden_gradient": delta("hidden_gradient"),
     "temperature_gradient": delta("temperature_gradient"),
@@ -100,11 +100,11 @@ AFTER_UPDATE: dict[str, AfterUpdate] = {"fipo": fipo}
 
 
 def method_names() -> list[str]:
-    return [*METHODS, *AFTER_UPDATE]
+    return [*CREDIT_METHODS, *AFTER_UPDATE]
 
 
-def choose(names: Sequence[str] | None) -> tuple[dict[str, Method], dict[str, AfterUpdate]]:
-    """Those of `METHODS` and of `AFTER_UPDATE` with these names, or all.
+def choose_methods(names: Sequence[str] | None) -> tuple[dict[str, CreditMethod], dict[str, AfterUpdate]]:
+    """Those of `CREDIT_METHODS` and of `AFTER_UPDATE` with these names, or all.
 
     Raises:
         `ValueError`: for an unknown name.
@@ -113,4 +113,4 @@ def choose(names: Sequence[str] | None) -> tuple[dict[str, Method], dict[str, Af
     unknown = [name for name in names if name not in method_names()]
     if unknown:
         raise ValueError(f"There is no method {', '.join(unknown)}; there are {', '.join(method_names())}.")
-    return tuple({name: table[name] for name in names if name in table} for table in (METHODS, AFTER_UPDATE))
+    return tuple({name: table[name] for name in names if name in table} for table in (CREDIT_METHODS, AFTER_UPDATE))

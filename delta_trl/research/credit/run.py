@@ -5,7 +5,6 @@ need that look at how the policy moved, and the next batch comes from the same p
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +19,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ...coefficients import Coefficients
 from ...config import DeltaGRPOConfig
 from ...hidden_states import RolloutTokens
+from ...jsonl import append_lines, refuse_differences, update_lines
 from ...rewards import math_reward
 from ...trainer import DeltaGRPOTrainer
 from ..tasks import arithmetic_problems
 from .measures import measure
-from .methods import AfterUpdate, Method
+from .methods import AfterUpdate, CreditMethod
 from .tokens import CLASSES, require_characters, require_ledger, token_classes
 
 
@@ -49,7 +49,7 @@ class CreditTrainer(DeltaGRPOTrainer):
     def __init__(
         self,
         *positional,
-        methods: dict[str, Method],
+        methods: dict[str, CreditMethod],
         after_update: dict[str, AfterUpdate],
         on_batch: Callable[[dict[str, Any]], None],
         first_batch: int = 0,
@@ -114,7 +114,7 @@ class _AfterUpdate(TrainerCallback):
 def score_methods(
     model: str | os.PathLike,
     folder: str | os.PathLike,
-    methods: dict[str, Method],
+    methods: dict[str, CreditMethod],
     after_update: dict[str, AfterUpdate],
     *,
     batches: int = 10,
@@ -151,22 +151,24 @@ def score_methods(
         "methods": sorted([*methods, *after_update]),
     }
     file = Path(folder) / "batches.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    records = _read(file, settings)
+
+    def header(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not lines:
+            return [settings]
+        refuse_differences(file, lines[0], settings, "settings", "Choose another --folder, or delete the file.")
+        return []
+
+    records = update_lines(file, header)[1:]
     missing = batches - len(records)
     if missing <= 0:
         return records[:batches]
 
     # All of them, so that a batch has the same problems however many batches there are
     problems = arithmetic_problems(PROBLEMS, seed)[len(records) * prompts : batches * prompts]
-    with (
-        file.open("a") as lines,
-        tqdm(total=batches, initial=len(records), desc="Rollout batches", disable=not progress) as bar,
-    ):
+    with tqdm(total=batches, initial=len(records), desc="Rollout batches", disable=not progress) as bar:
 
         def keep(record: dict[str, Any]) -> None:
-            lines.write(json.dumps(record) + "\n")
-            lines.flush()
+            append_lines(file, [record])
             records.append(record)
             bar.update()
 
@@ -214,23 +216,3 @@ def _digest(model: PreTrainedModel) -> str:
     for tensor in model.state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _read(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of an earlier run with the same settings; the file then ends with a whole line."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    if lines and not lines[-1].endswith("\n"):  # killed while writing
-        lines.pop()
-    if not lines:
-        file.write_text(json.dumps(settings) + "\n")
-        return []
-    earlier, *records = map(json.loads, lines)
-    different = [
-        f"{key} was {earlier.get(key)}, now {settings[key]}" for key in settings if earlier.get(key) != settings[key]
-    ]
-    if different:
-        raise ValueError(
-            f"{file} has batches with other settings: {'; '.join(different)}. Choose another --folder, or delete the file."
-        )
-    file.write_text("".join(lines))
-    return records

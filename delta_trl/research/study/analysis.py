@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.statistics import bootstrap_interval, holm, sign_flip_test
-from ...evaluation.tables import render
+from ...evaluation.tables import format_table
 from .settings import WARM, Study
 
 
@@ -30,7 +30,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedEstimate:
     """A mean over seeds and its 95% bootstrap interval; no interval from a single seed."""
 
     mean: float
@@ -44,7 +44,7 @@ class Difference:
     """A method minus its baseline, on the seeds that both have.
 
     Attributes:
-        mean, low, high, seeds: As in `Estimate`.
+        mean, low, high, seeds: As in `SeedEstimate`.
         wins: Seeds on which the method is above its baseline.
         p: Exact two-sided sign-flip test.
         p_holm: The same, corrected for the comparisons in this metric of all methods planned with as many seeds.
@@ -69,7 +69,7 @@ class Row:
     method: str
     planned: int
     done: int
-    estimates: dict[str, Estimate]
+    estimates: dict[str, SeedEstimate]
     differences: dict[str, list[Difference]]
 
 
@@ -108,12 +108,12 @@ def metrics(record: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float]) -> SeedEstimate:
     """Mean over seeds. The interval is `evaluation.statistics.bootstrap_interval`'s: percentiles, expanded because five
     or ten values resampled spread less than new ones would."""
     values = np.array(values, dtype=float)
     low, high = bootstrap_interval([values]) if len(values) > 1 else (None, None)
-    return Estimate(float(values.mean()), low, high, len(values))
+    return SeedEstimate(float(values.mean()), low, high, len(values))
 
 
 def effect_size(differences: Sequence[float]) -> float | None:
@@ -189,7 +189,7 @@ def _scale(name: str) -> tuple[float, int]:
     return {ENTROPY: (1, 4), LENGTH: (1, 1)}.get(name, (100, 1))
 
 
-def _interval(found: Estimate | Difference, name: str, sign: str = "") -> str:
+def _interval(found: SeedEstimate | Difference, name: str, sign: str = "") -> str:
     factor, decimals = _scale(name)
     form = f"{{:{sign}.{decimals}f}}"
     text = form.format(factor * found.mean)
@@ -205,7 +205,7 @@ def overview_table(rows: list[Row], style: str) -> str:
     for row in rows:
         cells = [_interval(row.estimates[n], n) if n in row.estimates else "-" for n in names]
         body.append([row.method, f"{row.done} of {row.planned}", *cells])
-    return render(["method", "seeds", *map(title_of, names)], body, style)
+    return format_table(["method", "seeds", *map(title_of, names)], body, style)
 
 
 def difference_table(rows: list[Row], name: str, style: str) -> str:
@@ -217,10 +217,10 @@ def difference_table(rows: list[Row], name: str, style: str) -> str:
             wins = f"{found.wins}/{found.seeds}"
             values = [_interval(found, name, "+"), wins, f"{found.p:.4f}", f"{found.p_holm:.4f}"]
             body.append([f"{row.method} − {found.baseline}", *values, effect])
-    return render(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body, style)
+    return format_table(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body, style)
 
 
-def notes(study: Study, rows: list[Row], records: list[dict[str, Any]]) -> list[str]:
+def study_notes(study: Study, rows: list[Row], records: list[dict[str, Any]]) -> list[str]:
     """What a reader of the tables has to know."""
     task, options = study.task, study.settings
     texts = [
@@ -250,7 +250,7 @@ def write_tables(study: Study, records: list[dict[str, Any]], folder: Path) -> s
     """Write study.md and study.json, and return the tables as text."""
     rows = analyse(study, records)
     compared = _names({r.method: {0: r.differences} for r in rows})
-    lines = notes(study, rows, records)
+    lines = study_notes(study, rows, records)
 
     def tables(style: str) -> list[str]:
         return [overview_table(rows, style), *(difference_table(rows, name, style) for name in compared)]
@@ -260,4 +260,4 @@ def write_tables(study: Study, records: list[dict[str, Any]], folder: Path) -> s
     (folder / "study.md").write_text(text + "\n", encoding="utf-8")
     content = {"study": study.name, "notes": lines, "methods": [asdict(row) for row in rows]}
     (folder / "study.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return "\n\n".join([*tables("text"), *lines])
+    return "\n\n".join([*tables("markdown"), *lines])

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from ...train.arguments import parse as parse_arguments
 from ..tasks import TASKS, warm_up
-from .records import append_record, read_records, write_records
-from .settings import WARM, Run, Study, TaskSettings
+from .settings import WARM, Study, StudyRun, TaskSettings
+from .store import append_record, read_records, write_records
 
 
 POLL_SECONDS = 0.2
@@ -57,7 +57,7 @@ class Stopped(BaseException):
 class Failure:
     """A run that ended without a result."""
 
-    run: Run
+    run: StudyRun
     reason: str
     log: str
 
@@ -96,7 +96,7 @@ def prepare(task: TaskSettings, folder: Path) -> str:
     return digest.hexdigest()
 
 
-def placed(run: Run, folder: Path) -> dict[str, Any]:
+def placed(run: StudyRun, folder: Path) -> dict[str, Any]:
     """The run's complete options for `python -m delta_trl.train`."""
     return {
         **run.options,
@@ -108,7 +108,7 @@ def placed(run: Run, folder: Path) -> dict[str, Any]:
     }
 
 
-def write_config(run: Run, folder: Path) -> Path:
+def write_config(run: StudyRun, folder: Path) -> Path:
     """The run's YAML file: `python -m delta_trl.train --config` of it repeats the run by hand."""
     path = folder / "runs" / run.name / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def write_config(run: Run, folder: Path) -> Path:
     return path
 
 
-def open_runs(runs: list[Run], folder: Path, fingerprint: str, discard: bool = False) -> list[Run]:
+def open_runs(runs: list[StudyRun], folder: Path, fingerprint: str, discard: bool = False) -> list[StudyRun]:
     """The runs without a result.
 
     Args:
@@ -141,8 +141,8 @@ def open_runs(runs: list[Run], folder: Path, fingerprint: str, discard: bool = F
     return [run for run in runs if (run.method, run.seed) not in done]
 
 
-def execute(runs: list[Run], folder: Path, fingerprint: str, *, jobs: int, done: int, lock: int) -> list[Failure]:
-    """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
+def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, done: int, lock: int) -> list[Failure]:
+    """StudyRun what is open, `jobs` at a time, one thread each. Returns the runs that failed.
 
     Args:
         done: Runs finished by earlier starts, for the progress bar.
@@ -152,7 +152,7 @@ def execute(runs: list[Run], folder: Path, fingerprint: str, *, jobs: int, done:
         Stopped: after SIGINT or SIGTERM, when the running ones have been ended.
     """
     waiting, failures, shown = list(runs), [], None
-    active: dict[subprocess.Popen, tuple[Run, float]] = {}
+    active: dict[subprocess.Popen, tuple[StudyRun, float]] = {}
     origin = {"git": git_state(Path(__file__).parent), "versions": versions()}
     bar = tqdm(total=done + len(runs), initial=done, desc="runs", unit="run", smoothing=0, dynamic_ncols=True)
     with bar, _signals_raise():
@@ -200,7 +200,7 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(run: Run, folder: Path, lock: int) -> subprocess.Popen:
+def _start(run: StudyRun, folder: Path, lock: int) -> subprocess.Popen:
     config = write_config(run, folder)
     shutil.rmtree(config.parent / "output", ignore_errors=True)  # what a broken run left
     with (config.parent / "log.txt").open("wb") as log:
@@ -215,7 +215,7 @@ def _start(run: Run, folder: Path, lock: int) -> subprocess.Popen:
         )
 
 
-def _outcome(run: Run, status: int, folder: Path) -> list[dict[str, Any]] | Failure:
+def _outcome(run: StudyRun, status: int, folder: Path) -> list[dict[str, Any]] | Failure:
     """The log history of a run that reached its last step, or what went wrong."""
     place = folder / "runs" / run.name
     state = place / "output" / "trainer_state.json"
@@ -308,7 +308,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_options(study: Study) -> None:
+def check_runs(study: Study) -> None:
     """Have the training script's own parser read a run of every method, before anything starts.
 
     Raises:

@@ -51,13 +51,13 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
-class Method:
+class StudyMethod:
     """One row of the study's tables: options of the training command on top of the study's settings.
 
     Attributes:
         options: What the method changes.
         seeds: How many of the study's seeds it runs on, the first ones; None: all of them.
-        baseline: Method or methods that it is compared with, if that is not the study's baseline.
+        baseline: StudyMethod or methods that it is compared with, if that is not the study's baseline.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One training run; `name` is its folder."""
 
     method: str
@@ -91,7 +91,7 @@ class Study:
         name: The file's name without suffix.
         task: The task and the model.
         settings: Options of the training command that all runs share.
-        baseline: Method that the others are compared with, seed by seed.
+        baseline: StudyMethod that the others are compared with, seed by seed.
         seeds: All seeds.
         methods: By name, in the order of the tables.
     """
@@ -101,7 +101,7 @@ class Study:
     settings: dict[str, Any]
     baseline: str
     seeds: tuple[int, ...]
-    methods: dict[str, Method]
+    methods: dict[str, StudyMethod]
 
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -141,7 +141,7 @@ class Study:
     def seeds_of(self, method: str) -> tuple[int, ...]:
         return self.seeds[: self.methods[method].seeds]
 
-    def runs(self, methods: list[str] | None = None, seeds: int | None = None) -> list[Run]:
+    def runs(self, methods: list[str] | None = None, seeds: int | None = None) -> list[StudyRun]:
         """All runs, or those of some methods or of the first few seeds; seed by seed, so that a study that is stopped early
         has about as many seeds of each method. The first run evaluates the common start, if there is an evaluation."""
         if unknown := set(methods or ()) - set(self.methods):
@@ -153,9 +153,11 @@ class Study:
         runs = []
         if self.settings.get("eval_strategy", "no") != "no":
             start = {"max_steps": 1, "eval_on_start": True, "seed": self.seeds[0]}
-            runs.append(Run(WARM, self.seeds[0], {**self.settings, **self.methods[self.baseline].options, **start}))
+            runs.append(
+                StudyRun(WARM, self.seeds[0], {**self.settings, **self.methods[self.baseline].options, **start})
+            )
         runs.extend(
-            Run(name, seed, {**self.settings, **method.options, "seed": seed})
+            StudyRun(name, seed, {**self.settings, **method.options, "seed": seed})
             for seed in self.seeds[:seeds]
             for name, method in self.methods.items()
             if seed in self.seeds_of(name) and (methods is None or name in methods)
@@ -178,14 +180,14 @@ def load_study(path: Path) -> Study:
     if not isinstance(content["settings"], dict) or not isinstance(content["seeds"], list):
         raise ValueError(f"{path}: settings must be a mapping and seeds a list.")
     for name, method in methods.items():
-        _check_keys(method, Method, f"{path}: methods.{name}")
+        _check_keys(method, StudyMethod, f"{path}: methods.{name}")
     return Study(
         name=path.stem,
         task=TaskSettings(**task),
         settings=content["settings"],
         baseline=content["baseline"],
         seeds=tuple(content["seeds"]),
-        methods={str(name): Method(**method) for name, method in methods.items()},
+        methods={str(name): StudyMethod(**method) for name, method in methods.items()},
     )
 
 

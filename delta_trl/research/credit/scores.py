@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.tables import render
-from .measures import CONFIDENCE, SIDES, UNCERTAIN, Mean, mean
+from ...evaluation.tables import format_table
+from .measures import ADVANTAGE_SIDES, CONFIDENCE, UNCERTAIN, Mean, mean
 from .tokens import CLASSES
 
 
@@ -39,10 +39,10 @@ HIGHLIGHTED = {
 # Methods whose mean AUCs are closer than this share a point in the picture
 SAME = 0.01
 
-Summary = dict[str, dict[str, Mean]]
+MethodFigures = dict[str, dict[str, Mean]]
 
 
-def summarise(records: Sequence[dict[str, Any]]) -> Summary:
+def method_figures(records: Sequence[dict[str, Any]]) -> MethodFigures:
     """Mean and interval of every figure of every method. A batch in which a figure is undefined does not count in it."""
     summary = {}
     for name in records[0]["methods"]:
@@ -52,11 +52,11 @@ def summarise(records: Sequence[dict[str, Any]]) -> Summary:
     return summary
 
 
-def tables(records: Sequence[dict[str, Any]], style: str = "text") -> str:
+def tables(records: Sequence[dict[str, Any]], style: str = "markdown") -> str:
     """Two tables, of the scores and of the mean coefficients by class and side, and how to read them."""
-    summary = summarise(records)
+    summary = method_figures(records)
     scores = [[name, *(_cell(figures.get(key)) for key in FIGURES)] for name, figures in summary.items()]
-    keys = [f"mean_{side}_{name}" for side in SIDES for name in CLASSES]
+    keys = [f"mean_{side}_{name}" for side in ADVANTAGE_SIDES for name in CLASSES]
     means = [
         [name, *("" if key not in figures else f"{figures[key].value:.3f}" for key in keys)]
         for name, figures in summary.items()
@@ -64,9 +64,9 @@ def tables(records: Sequence[dict[str, Any]], style: str = "text") -> str:
     header = [f"A {sign} 0: {name}" for sign in (">", "<") for name in CLASSES]
     return "\n\n".join(
         [
-            render(["method", *FIGURES.values()], scores, style),
-            render(["mean λ", *header], means, style),
-            "\n".join(f"- {note}" for note in notes(records)),
+            format_table(["method", *FIGURES.values()], scores, style),
+            format_table(["mean λ", *header], means, style),
+            "\n".join(f"- {note}" for note in score_notes(records)),
         ]
     )
 
@@ -77,7 +77,7 @@ def _cell(figure: Mean | None) -> str:
     return f"{figure.value:.3f}" + ("" if figure.half_width is None else f" ± {figure.half_width:.3f}")
 
 
-def notes(records: Sequence[dict[str, Any]]) -> list[str]:
+def score_notes(records: Sequence[dict[str, Any]]) -> list[str]:
     """How the tables are to be read, and what they were made of."""
 
     def average(key: str) -> float:
@@ -101,11 +101,11 @@ def notes(records: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def write_report(records: Sequence[dict[str, Any]], folder: str | os.PathLike, json_file: Path | None = None) -> str:
-    """Write credit.md, credit.png and, if asked for, a JSON file. Returns the tables as plain text."""
+def write_scores(records: Sequence[dict[str, Any]], folder: str | os.PathLike, json_file: Path | None = None) -> str:
+    """Write credit.md, credit.png and, if asked for, a JSON file. Returns the tables as Markdown."""
     folder = Path(folder)
     (folder / "credit.md").write_text(tables(records, "markdown") + "\n")
-    summary = summarise(records)
+    summary = method_figures(records)
     if json_file is not None:
         methods = {name: {key: asdict(value) for key, value in figures.items()} for name, figures in summary.items()}
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
-    points = _points(summarise(records))
+    points = _points(method_figures(records))
     for point in points:
         main = point.colour is not None
         if main and len(records) > 1:
@@ -175,7 +175,7 @@ class _Point:
     colour: str | None  # of a highlighted method
 
 
-def _points(summary: Summary) -> list[_Point]:
+def _points(summary: MethodFigures) -> list[_Point]:
     """Highlighted methods first; others join the first point that looks the same."""
     points = []
     for name in sorted(summary, key=lambda name: name not in HIGHLIGHTED):

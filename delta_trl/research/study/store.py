@@ -2,9 +2,10 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from ...jsonl import append_lines, read_lines, replace_lines
 
 
 RESULTS = "results.jsonl"
@@ -13,37 +14,23 @@ DIGITS = 6
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a study's folder, from results.jsonl, or else from results.jsonl.gz.
-
-    A last line without an end was being written when the machine stopped: it is left out.
-    """
-    path = folder / RESULTS
-    if path.exists():
-        content = path.read_bytes()
-    elif (packed := folder / f"{RESULTS}.gz").exists():
-        content = gzip.decompress(packed.read_bytes())
-    else:
-        return []
-    return [json.loads(line) for line in content.split(b"\n")[:-1]]
+    """The records of a study's folder, from results.jsonl, or else from results.jsonl.gz."""
+    for path in (folder / RESULTS, folder / f"{RESULTS}.gz"):
+        if path.exists():
+            return read_lines(path)
+    return []
 
 
 def append_record(folder: Path, record: dict[str, Any]) -> None:
-    """Add a record, on disk when this returns. Only one process may write at a time."""
+    """Add a record, on disk when this returns."""
     if not (folder / RESULTS).exists():
         write_records(folder, read_records(folder))  # packed ones, or none: they would be overlooked beside a new file
-    with (folder / RESULTS).open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)  # the torn line of an earlier crash
-        file.write(json.dumps(rounded(record)).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(folder / RESULTS, [rounded(record)])
 
 
 def write_records(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Replace all records at once."""
-    partial = folder / f"{RESULTS}.partial"
-    partial.write_text("".join(json.dumps(record) + "\n" for record in records))
-    partial.replace(folder / RESULTS)
+    """Replace all records at once. Only one process may write at a time."""
+    replace_lines(folder / RESULTS, records)
 
 
 def pack_records(folder: Path) -> Path:

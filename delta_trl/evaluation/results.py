@@ -1,4 +1,4 @@
-"""Record files to tables on disk: what the scripts print is what they write, in three more formats."""
+"""Sample files to tables on disk: what the commands print is what they write, in three formats."""
 
 import json
 import os
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from .records import Run, read_run
-from .summary import Summary, compare_runs, different_settings, summarise
+from .samples import Evaluation, read_evaluation
+from .summary import BenchmarkSummary, compare_runs, different_settings, summarise
 from .tables import (
     STYLES,
     comparison_notes,
     comparison_table,
     detail_table,
     paper_table,
-    plot_differences,
+    plot_comparison,
     settings_notes,
 )
 
 
-def write_report(files: Sequence[str | os.PathLike], output: str | os.PathLike) -> str:
-    """Tabulates runs into `results.md`, `results.tex` and `results.json`, and returns the tables as plain text.
+def write_results(files: Sequence[str | os.PathLike], output: str | os.PathLike) -> str:
+    """Tabulates runs into `results.md`, `results.tex` and `results.json`, and returns the tables as Markdown.
 
     Raises:
-        ValueError: A file is no record file, or the runs do not have the same benchmarks.
+        ValueError: A file is no sample file, or the runs do not have the same benchmarks.
     """
     runs = _read(files)
     summaries = {run.path.stem: summarise(run) for run in runs}
@@ -41,10 +41,10 @@ def write_comparison(
     """Compares runs with the first of them: `comparison.md`, `.tex`, `.json` and `differences.png`.
 
     Returns:
-        The tables as plain text.
+        The tables as Markdown.
 
     Raises:
-        ValueError: As `write_report`, or the runs cannot be compared, see `compare_runs`.
+        ValueError: As `write_results`, or the runs cannot be compared, see `compare_runs`.
     """
     runs = _read(files)
     compared = compare_runs(runs[0], runs[1:], allow_different_settings, seed)
@@ -54,23 +54,23 @@ def write_comparison(
     content = {**_as_json(runs, summaries), "comparison": [asdict(row) for row in compared], "notes": notes}
     text = _write(Path(output), "comparison", tables, notes, content)
     if plot:
-        plot_differences(compared, Path(output) / "differences.png")
+        plot_comparison(compared, Path(output) / "differences.png")
     return text
 
 
-def _read(files: Sequence[str | os.PathLike]) -> list[Run]:
-    runs = [read_run(file) for file in files]
+def _read(files: Sequence[str | os.PathLike]) -> list[Evaluation]:
+    runs = [read_evaluation(file) for file in files]
     names = [run.path.stem for run in runs]
     if len(set(names)) != len(names):
-        raise ValueError(f"Tables name runs by their files, and two are named alike: {names}. Rename one.")
+        raise ValueError(f"Tables name runs by their files, and two have the same name: {names}. Rename one.")
     return runs
 
 
-def _result_tables(summaries: dict[str, list[Summary]]) -> dict[str, list[str]]:
+def _result_tables(summaries: dict[str, list[BenchmarkSummary]]) -> dict[str, list[str]]:
     return {style: [paper_table(summaries, style), detail_table(summaries, style)] for style in STYLES}
 
 
-def _as_json(runs: Sequence[Run], summaries: dict[str, list[Summary]]) -> dict:
+def _as_json(runs: Sequence[Evaluation], summaries: dict[str, list[BenchmarkSummary]]) -> dict:
     return {
         "runs": {
             run.path.stem: {
@@ -82,9 +82,9 @@ def _as_json(runs: Sequence[Run], summaries: dict[str, list[Summary]]) -> dict:
     }
 
 
-def _differing_notes(runs: Sequence[Run]) -> list[str]:
+def _differing_notes(runs: Sequence[Evaluation]) -> list[str]:
     return [
-        f"Not sampled alike: {key} is {ours!r} for {runs[0].path.stem} and {theirs!r} for {run.path.stem}."
+        f"Different settings: {key} is {ours!r} for {runs[0].path.stem} and {theirs!r} for {run.path.stem}."
         for run in runs[1:]
         for key, (ours, theirs) in different_settings(runs[0], run).items()
     ]
@@ -92,9 +92,9 @@ def _differing_notes(runs: Sequence[Run]) -> list[str]:
 
 def _write(output: Path, name: str, tables: dict[str, list[str]], notes: Sequence[str], content: dict) -> str:
     output.mkdir(parents=True, exist_ok=True)
-    listed = "\n".join(f"- {note}" for note in notes)
-    (output / f"{name}.md").write_text("\n\n".join([*tables["markdown"], listed]) + "\n")
+    text = "\n\n".join([*tables["markdown"], "\n".join(f"- {note}" for note in notes)])
+    (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     comments = "\n".join(f"% {note}" for note in notes)
-    (output / f"{name}.tex").write_text("\n\n".join([comments, *tables["latex"]]) + "\n")
-    (output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-    return "\n\n".join([*tables["text"], listed])
+    (output / f"{name}.tex").write_text("\n\n".join([comments, *tables["latex"]]) + "\n", encoding="utf-8")
+    (output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return text

@@ -1,0 +1,132 @@
+"""Evaluate models on mathematics benchmarks; the defaults are the DelTA paper's (arXiv 2605.21467, section 4.1).
+
+    python -m delta_trl.evaluation --model Qwen/Qwen3-8B-Base outputs/delta-8b --benchmark paper
+
+A folder that training made is asked as in training: prompt format, longest completion and dtype are those of its run,
+unless they are given here. Every sample is appended to OUTPUT/MODEL.jsonl as it finishes: run the same command again
+to continue after an interruption. Compare finished models with `python -m delta_trl.evaluation.compare`.
+
+With several GPUs: --tensor_parallel_size and --data_parallel_size (vLLM), or for transformers start it with
+`torchrun --nproc_per_node N -m delta_trl.evaluation` or `accelerate launch --num_processes N -m delta_trl.evaluation`.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from .options import Decoding, Engine
+
+
+@dataclass
+class EvaluationArguments:
+    """Options of the command beside those of `Decoding` and `Engine`."""
+
+    model: list[str] = field(
+        metadata={
+            "help": "Hub ids or folders, evaluated in turn. A folder holds a model, a LoRA adapter, or a training's "
+            "checkpoints, of which the newest complete one is taken"
+        }
+    )
+    benchmark: list[str] = field(
+        default_factory=lambda: ["paper"],
+        metadata={
+            "help": "aime24, aime25, aime26, hmmt25_feb, hmmt25_nov, hmmt26_feb, brumo25, math500; paper, which is all "
+            "seven but math500; a local .jsonl or .parquet; or name=file, a local copy"
+        },
+    )
+    output: str = field(default="outputs/evaluation", metadata={"help": "folder of the sample files and tables"})
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit on the Hub; needs a single --model"}
+    )
+    question_column: str | None = field(
+        default=None, metadata={"help": "of local files; by default question, problem or prompt"}
+    )
+    answer_column: str | None = field(
+        default=None, metadata={"help": "of local files; by default answer, final_answer or solution"}
+    )
+    debug: bool = field(default=False, metadata={"help": "show the traceback of an error"})
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _NotGiven:
+    pass
+
+
+def parse(arguments: list[str] | None = None) -> dict[str, Any]:
+    """The options that were given, by name; those that were not are missing."""
+    from transformers.hf_argparser import HfArgumentParser
+
+    kinds = (EvaluationArguments, Decoding, Engine)
+    usage = "python -m delta_trl.evaluation --model MODEL [MODEL ...] [options]"
+    parser = HfArgumentParser(kinds, usage=usage, description=__doc__, formatter_class=_HelpFormatter)
+    # argparse leaves alone what the namespace has, which tells an option that was given from a default.
+    unset = argparse.Namespace(**{option.name: _NotGiven for kind in kinds for option in fields(kind)})
+    return {name: value for name, value in vars(parser.parse_args(arguments, unset)).items() if value is not _NotGiven}
+
+
+def options_of(kind: type, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given options that are fields of a dataclass."""
+    return {option.name: given[option.name] for option in fields(kind) if option.name in given}
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Ends the program with `error: ...` where the user has something to mend, unless `debug` asks for the traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.exit("Stopped. What was finished is kept: the same command continues.")
+    except (ValueError, OSError, ImportError, ChildProcessError) as error:
+        if debug:
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def evaluate(given: dict[str, Any]) -> None:
+    """Evaluates every model, each with its own settings, and prints the tables."""
+    from .benchmarks import find_benchmarks
+    from .inherit import inherited_settings, with_inherited
+    from .results import write_results
+    from .run import Task, evaluate_model, find_models, is_main_process
+
+    args = EvaluationArguments(**options_of(EvaluationArguments, given))
+    benchmarks = find_benchmarks(args.benchmark, args.question_column, args.answer_column)
+    plans = []
+    for source in find_models(args.model, args.revision):
+        inherited, file = inherited_settings(source)
+        inherited = with_inherited(given, inherited)
+        if inherited and is_main_process():
+            listed = ", ".join(f"{name} {value!r}" for name, value in inherited.items())
+            print(f"{source.label}: as in its training run ({file}): {listed}. Give an option to change it.")
+        settings = {**given, **inherited}
+        engine = Engine(**options_of(Engine, settings))
+        plans.append((source, Decoding(**options_of(Decoding, settings)), tuple(sorted(inherited)), engine))
+    if len({str((decoding, engine.dtype)) for _, decoding, _, engine in plans}) > 1 and is_main_process():
+        print("The models are evaluated with different settings: give those options to compare the models.")
+    loaded = Task.load(benchmarks, plans[0][1])
+    files = [
+        evaluate_model(source, replace(loaded, decoding=decoding, inherited=inherited), engine, args.output)
+        for source, decoding, inherited, engine in plans
+    ]
+    if is_main_process():
+        print(write_results(files, args.output))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    given = parse(arguments)
+    with one_line_errors(given.get("debug", False)):
+        evaluate(given)
+
+
+if __name__ == "__main__":
+    main()
