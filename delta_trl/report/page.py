@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 # Size of a report, and what a run's histograms and tables take of it
 MAX_BYTES = 4_950_000
-SECTION_BYTES = 120_000
+SECTION_BYTES = 150_000
 # The colour scale and the histograms end a little beyond nearly all coefficients
 MARGIN = 1.1
 
@@ -58,7 +58,7 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
     from .curves import curves
     from .runs import read_training_runs
     from .selection import MAX_COMPLETIONS, compressed
-    from .summary import settings_table, tiles
+    from .summary import setting_text, settings_table, tiles
     from .token_statistics import token_statistics
 
     runs = read_training_runs(folders)
@@ -86,7 +86,7 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
                 "name": run.name,
                 "from_records": needed,
                 "left_out": run.left_out,
-                "command": visible(run.settings.get("command") or "", alone=True).replace("␣", " "),
+                "command": setting_text(run.settings.get("command", "")),
                 "has_settings": bool(run.settings),
                 "tiles": tiles(run),
                 "records": tables,

@@ -38,7 +38,7 @@ def settings_table(runs: list[TrainingRun]) -> list[dict[str, Any]]:
 
 
 def _facts(run: TrainingRun) -> dict[str, str]:
-    facts = {label: _text(run.settings[key]) for key, label in FACTS.items() if key in run.settings}
+    facts = {label: setting_text(run.settings[key]) for key, label in FACTS.items() if key in run.settings}
     if run.history:
         of = f" of {number(run.state['max_steps'])}" if "max_steps" in run.state else ""
         facts["Steps"] = number(run.last_step) + of
@@ -48,14 +48,15 @@ def _facts(run: TrainingRun) -> dict[str, str]:
     tokens = run.curve("num_tokens")[1]
     if tokens:
         facts["Tokens read and written"] = number(tokens[-1])
-    return facts | {visible(name): _text(value) for name, value in (run.settings.get("settings") or {}).items()}
+    return facts | {visible(name): setting_text(value) for name, value in (run.settings.get("settings") or {}).items()}
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """One line: an option of a command as text, a number with this project's minus sign, None as null."""
     if isinstance(value, str):
-        return visible(value, alone="\n" in value).replace("␣", " ")
+        return visible(value).replace("\n", "").replace("\t", "")
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(setting_text, value))
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("-", MINUS) if isinstance(value, int | float) else visible(text)
 
