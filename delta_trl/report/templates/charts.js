@@ -37,6 +37,7 @@ function showTip(title, rows, box) {
   }
   tip.replaceChildren(make("b", "", title), list);
   tip.hidden = false;
+  tip.style.left = 0; // where it was, the edge of the page may have squeezed it
   const frame = document.body.getBoundingClientRect();
   const below = box.bottom + 6 + tip.offsetHeight < innerHeight || box.top < tip.offsetHeight + 6;
   tip.style.left = Math.max(4, Math.min(box.left - frame.left, frame.width - tip.offsetWidth - 4)) + "px";

@@ -29,7 +29,8 @@ function percent(share) {
 
 // Round numbers between low and high, about `count` of them; of steps only whole ones
 function ticks(low, high, count, whole = false) {
-  const rough = (high - low || Math.abs(high) || 1) / count;
+  if (whole && low === high) return [low];
+  const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   let by = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
   if (whole) by = Math.max(1, Math.round(by));
