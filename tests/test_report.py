@@ -95,13 +95,13 @@ def test_report_of_a_real_run(trained, tmp_path):
         assert completion["reward"] == row.reward
 
 
-def test_runs_are_overlaid_and_one_without_records_says_what_to_switch_on(trained, tmp_path):
+def test_runs_are_overlaid_and_one_without_coefficients_says_so(trained, tmp_path):
     alone = Page(write_report([trained["delta"]], tmp_path / "one.html").read_text(encoding="utf-8"))
     page = Page(write_report(list(trained.values()), tmp_path / "two.html").read_text(encoding="utf-8"))
     assert page.text["h1"] == "delta · grpo"
     assert "grpo" in page.text["b"]
-    assert "set log_completions: true" in page.text["p"]
-    assert "set log_completions: true" not in alone.text["p"]
+    assert "This run computed no coefficients" in page.text["p"]
+    assert "no token heat map" not in alone.text["p"]
     data = page.data()
     assert data["curves"]["runs"] == ["delta", "grpo"]
     assert all(data["curves"]["metrics"]["reward"])

@@ -18,10 +18,11 @@ SECTION_BYTES = 150_000
 # The colour scale and the histograms end a little beyond nearly all coefficients
 MARGIN = 1.1
 
-SWITCH_ON = (
+NO_RECORDS = (
     "This run kept no token records, so there is no token heat map. To see one, set log_completions: true in the YAML file "
-    "(or DeltaGRPOConfig(log_completions=True)) and train with DeltaGRPOTrainer."
+    "(or DeltaGRPOConfig(log_completions=True))."
 )
+NO_COEFFICIENTS = "This run computed no coefficients (they come from DeltaGRPOTrainer), so there is no token heat map."
 
 
 @functools.cache
@@ -90,6 +91,7 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
                 "has_settings": bool(run.settings),
                 "tiles": tiles(run),
                 "records": tables,
+                "no_records": NO_COEFFICIENTS if run.has_coefficients is False else NO_RECORDS,
             }
             for run, needed, (tables, _) in zip(runs, from_records, shown, strict=True)
         ],
@@ -97,7 +99,6 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
         has_curves=bool(drawn["metrics"]),
         every=drawn["every"],
         data={"curves": packed_curves, "completions": [data for _, data in shown]},
-        switch_on=SWITCH_ON,
     )
     path = Path(output) if output is not None else Path(folders[0]) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)

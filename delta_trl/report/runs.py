@@ -48,6 +48,11 @@ class TrainingRun:
         return list(points), list(points.values())
 
     @property
+    def has_coefficients(self) -> bool | None:
+        """Whether the run computed coefficients: its trainer logs them, or why there are none. None without a log."""
+        return any(key.startswith("delta/") for entry in self.history for key in entry) if self.history else None
+
+    @property
     def last_step(self) -> int:
         return max((entry["step"] for entry in self.history), default=0)
 
@@ -133,7 +138,7 @@ def own_record_files(run: TrainingRun) -> list[Path]:
     """
     if not run.history:
         return run.files
-    if not any(key.startswith("delta/") for entry in run.history for key in entry):
+    if not run.has_coefficients:
         _leave_out(run, run.files, "The run whose log the folder holds computed no coefficients.")
         return []
     logged, last = {entry["step"] for entry in run.history}, run.last_step
