@@ -45,45 +45,36 @@ def test_both_languages_write_numbers_alike():
 
 
 @needs_node
-def test_numbers_of_any_size_are_short():
-    cases = {
-        "0": "0", "1e-6": "1e−6", "-2.5e-6": "−2.5e−6", "0.0012345": "0.001234", "0.5": "0.5", "-0.25": "−0.25",
-        "59.046875": "59.05", "883336": "883,336", "12345678": "1.235e7", "NaN": "–", "100": "100",
-    }  # fmt: skip
-    assert in_node(*(f"short({value})" for value in cases)) == list(cases.values())
-    assert in_node("short(0.5, true)", "percent(0.999)", "percent(0.001)", "percent(0.42)") == [
-        *("+0.5", "> 99%", "< 1%", "42%")
-    ]
-
-
-@needs_node
-def test_ticks_are_round_and_those_of_steps_whole():
-    assert in_node(
-        "ticks(1, 100, 5, true)", "ticks(1, 3, 5, true)", "ticks(-0.11, 0.12, 4)", "ticks(7, 7, 5, true)"
-    ) == [
-        [20, 40, 60, 80, 100],
-        [1, 2, 3],
-        [-0.1, 0, 0.1],
-        [7],
-    ]
-
-
-@needs_node
-def test_smoothing_is_a_trailing_mean():
-    assert in_node("smoothed([1, 2, 6, 3], 2)", "smoothed([1, 2, 6, 3], 1)") == [[1, 1.5, 4, 4.5], [1, 2, 6, 3]]
-
-
-@needs_node
-def test_differences_pair_steps():
+def test_functions_of_the_page():
     curve, base = "[[1, 2, 4, 6], [1, 2, 4, 6]]", "[[2, 3, 6], [0.5, 9, 1]]"
-    assert in_node(
-        f"difference({curve}, {base})", f"difference({curve}, null)", f"difference({curve}, [[5], [0]])"
-    ) == [
-        [[2, 6], [1.5, 5]],
-        None,
-        None,
-    ]
-    assert in_node(*(f"nearest([1, 5, 9], {wanted})" for wanted in (0, 2, 4, 8, 99))) == [0, 0, 1, 2, 2]
+    cases = {
+        # Numbers of any size are short
+        "short(0)": "0",
+        "short(1e-6)": "1e−6",
+        "short(-2.5e-6)": "−2.5e−6",
+        "short(0.0012345)": "0.001234",
+        "short(0.5, true)": "+0.5",
+        "short(59.046875)": "59.05",
+        "short(883336)": "883,336",
+        "short(12345678)": "1.235e7",
+        "short(NaN)": "–",
+        "short(100)": "100",
+        "[percent(0.999), percent(0.001), percent(0.42)]": ["> 99%", "< 1%", "42%"],
+        # Ticks are round, those of steps whole
+        "ticks(1, 100, 5, true)": [20, 40, 60, 80, 100],
+        "ticks(1, 3, 5, true)": [1, 2, 3],
+        "ticks(7, 7, 5, true)": [7],
+        "ticks(-0.11, 0.12, 4)": [-0.1, 0, 0.1],
+        # A trailing mean
+        "smoothed([1, 2, 6, 3], 2)": [1, 1.5, 4, 4.5],
+        "smoothed([1, 2, 6, 3], 1)": [1, 2, 6, 3],
+        # Differences pair steps
+        f"difference({curve}, {base})": [[2, 6], [1.5, 5]],
+        f"difference({curve}, null)": None,
+        f"difference({curve}, [[5], [0]])": None,
+        "[0, 2, 4, 8, 99].map((wanted) => nearest([1, 5, 9], wanted))": [0, 0, 1, 2, 2],
+    }
+    assert dict(zip(cases, in_node(*cases), strict=True)) == cases
 
 
 @needs_node
@@ -177,7 +168,8 @@ def test_a_tap_shows_a_token_and_a_program_keeps_its_shape(tmp_path):
             token.click();
             return document.getElementById("tip").innerText;
         });
-        seen.push(document.getElementById("where").textContent, document.documentElement.scrollWidth <= innerWidth);
+        const boxes = [document.documentElement, ...document.querySelectorAll(".scroll, .text")];
+        seen.push(document.getElementById("where").textContent, boxes.every((box) => box.scrollWidth <= box.clientWidth));
         const [program, other] = document.querySelectorAll(".side .text");
         const line = (token) => token.getClientRects()[0];
         const [def, f, returns] = program.children;
