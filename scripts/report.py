@@ -3,7 +3,8 @@
 python scripts/report.py outputs/quickstart/delta
 python scripts/report.py outputs/quickstart/delta outputs/quickstart/dapo --output comparison.html
 
-Curves come from trainer_state.json, the token heat map from the records that log_completions: true leaves behind.
+Curves come from trainer_state.json, settings from delta_trl_run.json, and the token heat map from the records that
+log_completions: true leaves behind. docs/report.md says how to read it. A button in it saves all metrics as CSV.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main() -> None:
     try:
         path = write_report(args.runs, args.output, args.min_support)
     except ValueError as error:
-        parser.error(str(error))
+        raise SystemExit(f"error: {error}") from None
     size, seconds = path.stat().st_size / 1e6, time.perf_counter() - start
     print(f"Report written to {path} ({size:.1f} MB, {seconds:.0f} s). Open it in a browser.")
 

@@ -1,7 +1,7 @@
 """Pictures of a run: a report in one HTML file, token heat maps for notebooks, and heat maps in the logging backends.
 
 Everything is drawn from what training recorded, so nothing here needs a GPU or the model. Needs the extra `report`
-(jinja2, matplotlib).
+(jinja2).
 """
 
 import importlib
@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .live import HeatMapCallback
+    from .callback import HeatMapCallback
     from .notebook import HeatMap, heat_map
     from .page import write_report
 
-# Loaded on first use: a notebook that draws one heat map needs neither matplotlib nor transformers
-_MODULE_OF = {"HeatMap": "notebook", "HeatMapCallback": "live", "heat_map": "notebook", "write_report": "page"}
+# Loaded on first use: a notebook that draws one heat map needs neither pyarrow nor transformers
+_MODULE_OF = {"HeatMap": "notebook", "HeatMapCallback": "callback", "heat_map": "notebook", "write_report": "page"}
 __all__ = ["HeatMap", "HeatMapCallback", "heat_map", "write_report"]
 
 
-_missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-if _missing:
-    raise ImportError(f"delta_trl.report needs {' and '.join(_missing)}: pip install 'delta_trl[report]'.")
+if importlib.util.find_spec("jinja2") is None:
+    raise ImportError("delta_trl.report needs jinja2: pip install 'delta_trl[report]'.")
 
 
 def __getattr__(name: str):

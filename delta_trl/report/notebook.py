@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .page import render
-from .text import visible
+from .page import fill_template
+from .text import number, visible
 
 
 if TYPE_CHECKING:
@@ -35,18 +35,18 @@ class HeatMap:
     def _repr_html_(self) -> str:
         title = None if self.title is None else visible(self.title)
         spans = [self._span(i) for i in range(len(self.tokens))]
-        return render("heat_map.html.jinja", title=title, spans=spans, spread=self.spread)
+        return fill_template("heat_map.html.jinja", title=title, spans=spans, spread=self.spread)
 
     def __repr__(self) -> str:
         return f"HeatMap({len(self.tokens)} tokens; shown by a notebook, or as HTML by ._repr_html_())"
 
     def facts(self, i: int) -> str:
         """What is known of token `i`, in one line."""
-        facts = [f"λ {self.coefficients[i]:.3f}"]
+        facts = [f"λ {number(self.coefficients[i], 3)}"]
         if self.log_probs is not None:
-            facts.append(f"probability {math.exp(min(self.log_probs[i], 0.0)):.1%}")
+            facts.append(f"probability {number(100 * math.exp(min(self.log_probs[i], 0.0)), 1)}%")
         if self.advantage is not None:
-            facts.append(f"advantage {self.advantage:+.2f}")
+            facts.append(f"advantage {number(self.advantage, 2, signed=True)}")
         return " · ".join(facts)
 
     def _span(self, i: int) -> dict[str, Any]:

@@ -1,91 +1,68 @@
-"""Read what a run left behind: metrics from `trainer_state.json`, tokens from `completions/coefficients_*.parquet`.
-
-N is the number of completions in a file, M the number of tokens in all of them.
-"""
+"""Read what a run left in its folder: metrics from `trainer_state.json`, settings from `delta_trl_run.json`."""
 
 import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from .text import decode
+from .token_records import Completions, record_files
 
 
 STATE_FILE = "trainer_state.json"
-TOKEN_COLUMNS = ("completion_ids", "tokens", "coefficients", "log_probs")
-COLUMNS = ("step", "prompt", "advantage", "reward", *TOKEN_COLUMNS)
+SETTINGS_FILE = "delta_trl_run.json"  # written by `python -m delta_trl.train`
+# Coefficients are float32 in the records and in the log
+TOLERANCE = 1e-5
 
 
 @dataclass
-class Completions:
-    """The completions of one Parquet file, flattened: those of row i are tokens `offsets[i]:offsets[i + 1]`."""
+class TrainingRun:
+    """
+    One run's folder.
 
-    steps: np.ndarray  # (N,)
-    prompts: pa.Array  # (N,) binary
-    advantages: np.ndarray  # (N,)
-    rewards: np.ndarray  # (N,)
-    offsets: np.ndarray  # (N + 1,)
-    ids: np.ndarray  # (M,)
-    tokens: pa.Array  # (M,) binary
-    coefficients: np.ndarray  # (M,)
-    log_probs: np.ndarray  # (M,)
-    is_token: np.ndarray  # (M,) bool: False where the model did not write the token
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def rows(self, start: int, stop: int) -> slice:
-        """The tokens of rows `start` to `stop`."""
-        return slice(self.offsets[start], self.offsets[stop])
-
-    def groups(self) -> list[tuple[int, int]]:
-        """First and last-plus-one row of each prompt's completions, which are adjacent."""
-        prompts = self.prompts.to_pylist()
-        starts = [
-            i for i in range(len(self)) if i == 0 or prompts[i] != prompts[i - 1] or self.steps[i] != self.steps[i - 1]
-        ]
-        return list(zip(starts, [*starts[1:], len(self)], strict=True))
-
-    def sides(self) -> np.ndarray:
-        """Sign of each completion's advantage, shape (N,). One that is not finite belongs to no side, like 0."""
-        return np.sign(np.nan_to_num(self.advantages, nan=0.0))
-
-    def prompt(self, row: int) -> str:
-        return decode(self.prompts[row].as_py())
-
-    def token(self, position: int) -> str:
-        return decode(self.tokens[position].as_py())
-
-
-@dataclass
-class Run:
-    """One run's folder, its name in the report, its logged metrics, and its token records in the order of steps."""
+    Attributes:
+        name: The shortest end of the folder's path that tells it from the report's other runs.
+        state: Content of the newest `trainer_state.json`, without its log. Empty if there is none.
+        history: The logged metrics.
+        settings: Content of `delta_trl_run.json`. Empty if there is none.
+        files: Token records in the order of steps.
+        left_out: What the folder holds of another run, a sentence each. A report shows them.
+    """
 
     folder: Path
     name: str
-    history: list[dict] = field(repr=False)
+    state: dict[str, Any] = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
+    settings: dict[str, Any] = field(repr=False)
     files: list[Path] = field(repr=False)
+    state_file: Path | None = None
+    left_out: list[str] = field(default_factory=list)
 
     def curve(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of a logged metric, without what is missing or not finite."""
-        points = [
-            (entry["step"], float(entry[key]))
+        points = {
+            entry["step"]: float(entry[key])
             for entry in self.history
             if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
-        ]
-        return [step for step, _ in points], [value for _, value in points]
+        }
+        return list(points), list(points.values())
+
+    @property
+    def has_coefficients(self) -> bool | None:
+        """Whether the run computed coefficients: its trainer logs them, or why there are none. None without a log."""
+        return any(key.startswith("delta/") for entry in self.history for key in entry) if self.history else None
+
+    @property
+    def last_step(self) -> int:
+        return max((entry["step"] for entry in self.history), default=0)
 
 
-def read_runs(folders: list[str | Path]) -> list[Run]:
+def read_training_runs(folders: list[str | Path]) -> list[TrainingRun]:
     """
-    Find the records of runs, and give each run the shortest name that tells it from the others.
+    Find what runs left behind.
 
     Raises:
-        `ValueError`: if a folder is missing, holds no records, or is given twice.
+        `ValueError`: if a folder is missing, holds no run, or is given twice, or a file in it is damaged.
     """
     resolved = [Path(folder).resolve() for folder in folders]
     if not resolved or len(set(resolved)) < len(resolved):
@@ -96,74 +73,107 @@ def read_runs(folders: list[str | Path]) -> list[Run]:
     return [_read_run(folder, "/".join(folder.parts[-depth:])) for folder in resolved]
 
 
-def record_files(folder: Path) -> list[Path]:
-    """Files of token records in the order of steps: a step number beyond 99999 makes a name longer."""
-    return sorted(folder.glob("completions/coefficients_*.parquet"), key=lambda f: (len(f.name), f.name))
-
-
-def _read_run(folder: Path, name: str) -> Run:
+def _read_run(folder: Path, name: str) -> TrainingRun:
     files = record_files(folder)
-    checkpoints = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdigit()]
-    newest_first = sorted(checkpoints, key=lambda c: int(c.name.removeprefix("checkpoint-")), reverse=True)
-    states = [candidate / STATE_FILE for candidate in (folder, *newest_first) if (candidate / STATE_FILE).is_file()]
-    if not states and not files:
+    state_file, state, left_out = _newest_state(folder)
+    if state_file is None and not files:
         raise ValueError(
             f"{folder} holds neither {STATE_FILE} (nor a checkpoint with one) nor completions/coefficients_*.parquet. Name "
             "the output_dir of a run that has saved or logged something."
         )
-    history = json.loads(states[0].read_text(encoding="utf-8"))["log_history"] if states else []
-    return Run(folder=folder, name=name, history=history, files=files)
-
-
-def read_completions(path: Path) -> Completions:
-    """
-    Read one file that the trainer wrote with `log_completions=True`.
-
-    Raises:
-        `ValueError`: if it is damaged, lacks a column, or has a row with lists of different lengths.
-    """
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} cannot be read as Parquet: {error} If the run is going, the file may be half written: try again. "
-            "Otherwise it is damaged: delete it, and the report does without that step."
-        ) from error
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the columns {missing}; it has {table.column_names}. Token records are written by "
-            "DeltaGRPOTrainer with log_completions=True; another file in completions/ must not be named coefficients_*."
-        )
-    lists = {name: _column(table, name) for name in TOKEN_COLUMNS}
-    lengths = {name: np.diff(column.offsets.to_numpy()) for name, column in lists.items()}
-    for name in TOKEN_COLUMNS[1:]:
-        differing = np.flatnonzero(lengths[name] != lengths["completion_ids"])
-        if differing.size:
-            row = differing[0]
-            raise ValueError(
-                f"{path}, row {row}: {lengths[name][row]} {name} for {lengths['completion_ids'][row]} completion_ids. "
-                "Every token needs one of each; the file is damaged, so delete it or record the run again."
-            )
-    # The casts give columns a type in which every list is empty; Arrow cannot know it then
-    ids = lists["completion_ids"].flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
-    if "is_token" in table.column_names:
-        is_token = _column(table, "is_token").flatten().cast(pa.bool_()).to_numpy(zero_copy_only=False)
-    else:
-        is_token = np.ones(len(ids), dtype=bool)
-    return Completions(
-        steps=table["step"].to_numpy(),
-        prompts=_column(table, "prompt").cast(pa.binary()),
-        advantages=table["advantage"].to_numpy().astype(np.float64),
-        rewards=table["reward"].to_numpy().astype(np.float64),
-        offsets=np.concatenate([[0], np.cumsum(lengths["completion_ids"])]),
-        ids=ids,
-        tokens=lists["tokens"].flatten().cast(pa.binary()),
-        coefficients=lists["coefficients"].flatten().cast(pa.float32()).to_numpy(zero_copy_only=False),
-        log_probs=lists["log_probs"].flatten().cast(pa.float32()).to_numpy(zero_copy_only=False),
-        is_token=is_token,
+    settings = folder / SETTINGS_FILE
+    return TrainingRun(
+        folder=folder,
+        name=name,
+        history=state.pop("log_history", []),
+        state=state,
+        settings=_read_json(settings) if settings.is_file() else {},
+        files=files,
+        state_file=state_file,
+        left_out=left_out,
     )
 
 
-def _column(table: pa.Table, name: str) -> pa.Array:
-    return pa.concat_arrays(table[name].chunks) if table[name].num_chunks else pa.array([], table[name].type)
+def _newest_state(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The state with the most steps of the run that wrote last, and what was left out."""
+    checkpoints = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdigit()]
+    newest_first = sorted(checkpoints, key=lambda c: int(c.name.removeprefix("checkpoint-")), reverse=True)
+    saved = [c / STATE_FILE for c in newest_first if (c / STATE_FILE).is_file()][:1]
+    final = folder / STATE_FILE
+    if not final.is_file():
+        return (saved[0], _read_json(saved[0]), []) if saved else (None, {}, [])
+    state = _read_json(final)
+    if saved:
+        other = _read_json(saved[0])
+        # A run that goes on keeps its log: the first entries are the same
+        if other.get("log_history", [])[:1] != state.get("log_history", [])[:1]:
+            return final, state, [f"{saved[0].parent.name} has another run's log than the folder's {STATE_FILE}."]
+        if other.get("global_step", 0) > state.get("global_step", 0):
+            return saved[0], other, []
+    return final, state, []
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also text that is not UTF-8
+        raise ValueError(
+            f"{path} cannot be read as JSON: {error}. If the run is going, try again; else the file is damaged."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object; it holds a {type(content).__name__}.")
+    return content
+
+
+def step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("coefficients_"))
+
+
+def own_record_files(run: TrainingRun) -> list[Path]:
+    """
+    The token records that belong to the run whose log the folder holds. The others are noted in `run.left_out`.
+
+    Records are written when metrics are logged. So another run's are those of steps that this run did not log, and all of
+    them if this run logged no coefficients.
+    """
+    if not run.history:
+        return run.files
+    if not run.has_coefficients:
+        _leave_out(run, run.files, "The run whose log the folder holds computed no coefficients.")
+        return []
+    logged, last = {entry["step"] for entry in run.history}, run.last_step
+    finished = last >= run.state.get("max_steps", math.inf)
+    written = run.state_file.stat().st_mtime_ns
+    own, unlogged, beyond = [], [], []
+    for path in run.files:
+        step = step_of(path)
+        if step <= last:
+            (own if step in logged else unlogged).append(path)
+        else:  # later than the newest saved log: of this run only if it is still going, or was stopped
+            (beyond if finished or path.stat().st_mtime_ns < written else own).append(path)
+    _leave_out(run, unlogged, "The log of this run has no such steps.")
+    _leave_out(run, beyond, f"This run's log ends at step {last}.")
+    return own
+
+
+def logged_by(run: TrainingRun, completions: Completions) -> bool:
+    """Whether the coefficients of these records lie within what the run logged at that step, as far as that can be told."""
+    entry = next((e for e in run.history if e["step"] == completions.steps[0] and "delta/coef/min" in e), None)
+    _, counted = completions.token_advantages()
+    if entry is None or run.state.get("logging_steps") != 1 or not counted.any():
+        return True  # an entry over several steps has their means, and the records only the last one's coefficients
+    values = completions.coefficients[counted]
+    low, high = entry["delta/coef/min"] - TOLERANCE, entry["delta/coef/max"] + TOLERANCE
+    return bool(low <= values.min() and values.max() <= high)
+
+
+def leave_out_records(run: TrainingRun) -> None:
+    """Note that all token records are another run's."""
+    _leave_out(run, run.files, "Their coefficients are not those that this run logged.")
+
+
+def _leave_out(run: TrainingRun, files: list[Path], reason: str) -> None:
+    if files:
+        steps = [step_of(path) for path in files]
+        which = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]} ({len(steps)} files)"
+        run.left_out.append(f"Token records of {which} are another run's. {reason}")

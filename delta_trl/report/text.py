@@ -1,5 +1,6 @@
-"""Completion text as something that can be looked at: nothing invisible, nothing that breaks a page or a file."""
+"""Text and numbers for a reader: nothing invisible, nothing that breaks a page or a file, one minus sign."""
 
+import math
 import unicodedata
 
 
@@ -7,6 +8,8 @@ import unicodedata
 SYMBOLS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
 # Control, formatting (bidirectional overrides, zero-width joints), surrogate, unassigned: none may reach a page as it is
 INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+MINUS = "−"
+MISSING = "–"
 
 
 def visible(text: str, *, alone: bool = False) -> str:
@@ -16,11 +19,12 @@ def visible(text: str, *, alone: bool = False) -> str:
     Args:
         text (`str`): Any string, lone surrogates and null characters included.
         alone (`bool`): The text stands by itself, as in a table: spaces become `␣`, an empty text `∅`, and a line break
-            does not break the line. In running text a space stays a space and a line break is both shown and made.
+            does not break the line. In running text a space stays a space, and line breaks and tabs are both shown and
+            made, so that a program keeps its shape.
     """
     if alone:
         return "".join("␣" if c == " " else _visible_character(c) for c in text) or "∅"
-    return "".join(_visible_character(c) + "\n" * (c == "\n") for c in text)
+    return "".join(_visible_character(c) + (c if c in "\n\t" else "") for c in text)
 
 
 def _visible_character(character: str) -> str:
@@ -36,3 +40,20 @@ def _visible_character(character: str) -> str:
 def decode(raw: bytes | None) -> str:
     """Text of a Parquet cell. Broken UTF-8 becomes `�`, where Arrow itself would refuse to read the whole file."""
     return "" if raw is None else raw.decode("utf-8", errors="replace")
+
+
+def number(value: float | None, digits: int = 0, *, signed: bool = False) -> str:
+    """
+    A number as every part of a report writes it: `numbers.js` has the same function for what a browser draws.
+
+    Args:
+        value (`float`, *optional*): `None` or one that is not finite becomes a dash.
+        digits (`int`): Decimal places.
+        signed (`bool`): Put a plus sign before positive numbers.
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    size = f"{abs(value):,.{digits}f}"
+    if not size.strip("0.,"):
+        return size
+    return (MINUS if value < 0 else "+" if signed else "") + size

@@ -6,11 +6,11 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from .browser import choose, most_telling_rows
 from .notebook import HeatMap, heat_map
-from .runs import read_completions, record_files
-from .statistics import groups_of
-from .text import visible
+from .selection import choose, most_telling_rows
+from .text import number, visible
+from .token_records import read_completions, record_files
+from .token_statistics import groups_of
 
 
 KEY = "delta/heat_map"
@@ -95,7 +95,7 @@ def telling_heat_maps(path: Path) -> list[HeatMap]:
                 completions.coefficients[tokens],
                 completions.log_probs[tokens],
                 completions.advantages[row],
-                title=f"Step {group.step}, reward {completions.rewards[row]:g}: {completions.prompt(row)}",
+                title=f"Step {group.step}, reward {number(completions.rewards[row], 2)}: {completions.prompt(row)}",
             )
         )
     return maps

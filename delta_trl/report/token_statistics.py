@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .runs import Completions, Run, read_completions
+from .runs import TrainingRun, leave_out_records, logged_by, own_record_files
+from .token_records import Completions, read_completions
 
 
 # Coefficients have mean 1 and stay near their bounds ([0.8, 1.2] as published); beyond the edge they count in the last bin
@@ -43,7 +44,7 @@ class TokenMean:
 
 
 @dataclass
-class Statistics:
+class TokenStatistics:
     """What the records of a run come to. A token counts where the model wrote it and its advantage is not 0."""
 
     steps: list[int]
@@ -66,23 +67,27 @@ class Statistics:
         return max(1 - low, high - 1, 0.05)
 
 
-def statistics(run: Run, min_support: int | None = None) -> Statistics:
+def token_statistics(run: TrainingRun, min_support: int | None = None) -> TokenStatistics | None:
     """
-    Summarise a run's token records.
+    Summarise a run's token records. `None` if it has none; what the folder holds of another run is left out.
 
     Args:
-        run (`Run`): With at least one file of records.
+        run (`TrainingRun`): Its `left_out` grows if there are such records.
         min_support (`int`, *optional*):
             How often a token must occur to be listed. Default: one in 2,000 of the run's tokens, and at least 10.
     """
     steps, rows, groups, history = [], {side: [] for side in SIDES}, [], []
     sums, first_text = np.zeros((7, 0)), {}
     n_tokens, n_completions, binary = 0, 0, True
-    for path in run.files:
+    files = own_record_files(run)
+    for path in files:
         completions = read_completions(path)
         if not len(completions):
             continue
-        advantages, counted = _token_advantages(completions)
+        if not logged_by(run, completions):
+            leave_out_records(run)
+            return None
+        advantages, counted = completions.token_advantages()
         steps.append(int(completions.steps[0]))
         for side in SIDES:
             own = completions.coefficients[counted & (advantages * side > 0)]
@@ -93,8 +98,10 @@ def statistics(run: Run, min_support: int | None = None) -> Statistics:
         n_tokens += int(counted.sum())
         n_completions += len(completions)
         binary &= bool(np.isin(completions.rewards, (0, 1)).all())
+    if not files:
+        return None
     support = max(10, n_tokens // 2000) if min_support is None else max(1, min_support)
-    return Statistics(
+    return TokenStatistics(
         steps=steps,
         histograms={side: np.array(rows[side]).reshape(len(steps), len(BIN_EDGES) - 1) for side in SIDES},
         groups=groups,
@@ -109,15 +116,8 @@ def statistics(run: Run, min_support: int | None = None) -> Statistics:
 
 def groups_of(path: Path, completions: Completions) -> list[Group]:
     """The prompts of a file, each with its completions."""
-    _, counted = _token_advantages(completions)
+    _, counted = completions.token_advantages()
     return [_group(path, completions, counted, start, stop) for start, stop in completions.groups()]
-
-
-def _token_advantages(completions: Completions) -> tuple[np.ndarray, np.ndarray]:
-    """Each token's advantage, and whether the token counts: both of shape (M,)."""
-    advantages = np.repeat(completions.advantages, np.diff(completions.offsets))
-    usable = completions.is_token & np.isfinite(completions.coefficients) & np.isfinite(advantages)
-    return advantages, usable & (advantages != 0)
 
 
 def _group(path: Path, completions: Completions, counted: np.ndarray, start: int, stop: int) -> Group:
@@ -181,6 +181,7 @@ def _metrics(completions: Completions, advantages: np.ndarray, counted: np.ndarr
         "completions/mean_length": float(np.diff(completions.offsets).mean()),
     }
     if counted.any():
+        entry["delta/coef/mean"] = float(completions.coefficients[counted].mean())
         entry["delta/coef/std"] = float(completions.coefficients[counted].std())
     for side, name in ((1, "positive"), (-1, "negative")):
         own = completions.coefficients[counted & (advantages * side > 0)]
