@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .coefficients import Coefficients, delta_coefficients
     from .config import DeltaGRPOConfig
+    from .progress import ReadableProgressCallback
     from .trainer import DeltaGRPOTrainer
 
 __version__ = "0.1.0"
@@ -20,8 +21,9 @@ _MODULE_OF = {
     "delta_coefficients": "coefficients",
     "DeltaGRPOConfig": "config",
     "DeltaGRPOTrainer": "trainer",
+    "ReadableProgressCallback": "progress",
 }
-__all__ = ["Coefficients", "DeltaGRPOConfig", "DeltaGRPOTrainer", "delta_coefficients"]
+__all__ = ["Coefficients", "DeltaGRPOConfig", "DeltaGRPOTrainer", "ReadableProgressCallback", "delta_coefficients"]
 
 
 def __getattr__(name: str):

@@ -10,12 +10,14 @@ from typing import ClassVar
 import torch
 from accelerate.utils import gather_object
 from torch import nn
+from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from .config import GRPOBaseConfig
 from .hub import HubMixin
+from .progress import ReadableProgressCallback
 
 
 # Minor versions of TRL that the test suite has passed with, oldest and newest
@@ -55,6 +57,14 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                 "takes every option of GRPOConfig."
             )
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
+
+    def add_callback(self, callback) -> None:
+        super().add_callback(callback)
+        # A readable progress line replaces the one that transformers adds by itself, whichever came first
+        callbacks = self.callback_handler.callbacks
+        if any(isinstance(one, ReadableProgressCallback) for one in callbacks):
+            for one in [one for one in callbacks if type(one) in (ProgressCallback, PrinterCallback)]:
+                self.remove_callback(one)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with

@@ -8,24 +8,23 @@ from importlib.metadata import version
 from pathlib import Path
 
 from accelerate.logging import get_logger
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
-from . import __version__
-
 
 logger = get_logger(__name__)
 
-# Refused or unanswered requests, no network or HF_HUB_OFFLINE, a missing token; the last two are what the uploader of large
-# files (Xet) raises.
-PUSH_ERRORS = (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, PermissionError, RuntimeError)
+# Refused or unanswered requests, no network or HF_HUB_OFFLINE, a missing token
+HUB_ERRORS = (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError)
+# What the uploader of large files (Xet) raises besides
+UPLOAD_ERRORS = (*HUB_ERRORS, PermissionError, RuntimeError)
 
-# TRL's card for a model whose base is no repository on the Hub, and where our sections go
+# What TRL's card says of a model whose base, or which itself, is no repository on the Hub
 NO_BASE_MODEL = "[None](https://huggingface.co/None)"
 NO_REPOSITORY = 'model="None"'
-FRAMEWORK_VERSIONS = "### Framework versions\n\n"
 
 # Options of the objective besides the method's own, as the card lists them
 OBJECTIVE = (
@@ -38,6 +37,7 @@ OBJECTIVE = (
     "num_generations",
     "num_iterations",
     "temperature",
+    "top_entropy_quantile",
     "max_completion_length",
     "learning_rate",
 )
@@ -54,12 +54,13 @@ class HubMixin:
     """
 
     _pushing = False  # inside push_to_hub, whose failure is the caller's to hear
+    _saved = False  # inside push_to_hub: the model and its card are on disk
     _dataset_name: str | None = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         try:
             super().init_hf_repo(token=token, private=private)
-        except PUSH_ERRORS as error:
+        except HUB_ERRORS as error:
             if self._pushing:
                 raise
             self.push_in_progress = None
@@ -70,13 +71,17 @@ class HubMixin:
             )
 
     def push_to_hub(self, *args, **kwargs):
-        self._pushing = True
+        self._pushing, self._saved = True, False
         try:
             return super().push_to_hub(*args, **kwargs)
-        except PUSH_ERRORS as error:
-            if self.hub_model_id is None:  # it failed before saving, which the other processes are about to do
-                self.save_model(_internal_call=True)
-                self.create_model_card(model_name=Path(self.args.output_dir).name)
+        except UPLOAD_ERRORS as error:
+            if self._saved:  # all that is left is the upload
+                raise RuntimeError(push_failure(self, error)) from error
+            if not isinstance(error, HUB_ERRORS):  # saving failed, which has nothing to do with the Hub
+                raise
+            # The repository could not be created, before the model is saved, which the other processes are about to do
+            self.save_model(_internal_call=True)
+            self.create_model_card(model_name=Path(self.args.output_dir).name)
             raise RuntimeError(push_failure(self, error)) from error
         finally:
             self._pushing = False
@@ -105,26 +110,28 @@ class HubMixin:
         if not self.is_world_process_zero():
             return
         path = Path(self.args.output_dir) / "README.md"
-        card = path.read_text(encoding="utf-8")
+        card = ModelCard.load(path)
         folder = Path(get_config_model_id(self.model.config)).name
-        card = card.replace(
-            NO_BASE_MODEL, f"a model from a local folder (`{folder}`)" if folder else "a model in memory"
-        )
-        card = card.replace(NO_REPOSITORY, f'model="{Path(self.args.output_dir).name}"')
-        before, heading, after = card.partition(FRAMEWORK_VERSIONS)
+        base = f"a model from a local folder (`{folder}`)" if folder else "a model in memory"
+        card.text = card.text.replace(NO_BASE_MODEL, base).replace(NO_REPOSITORY, f'model="{path.parent.name}"')
         dataset = f"`{Path(self._dataset_name).name}` (a local file)" if is_local else self._dataset_name
-        path.write_text(before + self._card_sections(dataset) + heading + _versions() + after, encoding="utf-8")
+        card.text += self._card_sections(dataset)
+        card.save(path)
+        self._saved = True
 
     def _card_sections(self, dataset: str | None) -> str:
-        own = [f.name for f in fields(self.args) if f.name not in GRPOConfig.__dataclass_fields__]
-        options = "".join(f"| `{name}` | {getattr(self.args, name)} |\n" for name in (*own, *OBJECTIVE))
+        grpo = GRPOConfig.__dataclass_fields__
+        own = [f.name for f in fields(self.args) if f.name not in grpo]
+        of_loss = [name for name in grpo if name.startswith(f"{self.args.loss_type}_")]
+        options = "".join(f"| `{name}` | {getattr(self.args, name)} |\n" for name in (*own, *OBJECTIVE, *of_loss))
         rewards = ", ".join(f"`{name}`" for name in self.reward_func_names)
         processes = self.accelerator.num_processes
+        versions = ", ".join(f"{name} {version(name)}" for name in ("delta_trl", "accelerate", "peft"))
         return (
-            f"### Method options\n\n| option | value |\n|---|---|\n{options}\n"
+            f"\n## How this model was made\n\n### Method options\n\n| option | value |\n|---|---|\n{options}\n"
             f"### Data and rewards\n\n- Dataset: {dataset or 'not named'}\n- Reward functions: {rewards}\n\n"
             f"### Command\n\n```bash\n{command_line(sys.argv)}\n```\n\n"
-            f"On {processes} process{'es' if processes > 1 else ''}.\n\n"
+            f"On {processes} process{'es' if processes > 1 else ''}, with {versions}.\n"
         )
 
 
@@ -144,21 +151,29 @@ def push_failure(trainer, error: BaseException) -> str:
 
 
 def command_line(arguments: list[str]) -> str:
-    """The command as typed, without the values of options that hold a token or a key, and without the script's folder."""
+    """The command as typed, without the values of options that hold a token or a key, and without absolute paths."""
     script, *rest = arguments
     shown = []
     hide_next = False
     for argument in rest:
-        name, equals, _ = argument.partition("=")
+        name, equals, value = argument.partition("=")
         is_secret = name.startswith("-") and name.endswith(("token", "key", "password", "secret"))
         if hide_next:
             shown.append("***")
         elif is_secret and equals:
             shown.append(f"{name}=***")
         else:
-            shown.append(argument)
+            shown.append(f"{name}={_relative(value)}" if equals else _relative(argument))
         hide_next = is_secret and not equals
     return shlex.join([Path(script).name, *shown])
+
+
+def _relative(text: str) -> str:
+    """A path inside the working directory relative to it, another absolute path by its last name, other text as it is."""
+    path = Path(text)
+    if not path.is_absolute():
+        return text
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
 def _summary(error: BaseException) -> str:
@@ -173,8 +188,3 @@ def _warn_if_failed(job: Future) -> None:
             f"A push to the Hub failed during training ({_summary(error)}). Training goes on, and the next save pushes "
             "again. What should have been pushed is on disk."
         )
-
-
-def _versions() -> str:
-    versions = {"delta_trl": __version__, "Accelerate": version("accelerate"), "PEFT": version("peft")}
-    return "".join(f"- {name}: {number}\n" for name, number in versions.items())

@@ -1,5 +1,8 @@
-"""What the training script shows while it trains."""
+"""`ReadableProgressCallback`: what a training shows while it runs."""
 
+import sys
+
+from tqdm.auto import tqdm
 from transformers import ProgressCallback
 
 
@@ -18,22 +21,46 @@ COLUMNS = (
 
 class ReadableProgressCallback(ProgressCallback):
     """
-    TRL's progress bar with one short line of metrics instead of the whole dictionary of fifty.
+    One short line of metrics a log in place of the whole dictionary of fifty, and a progress bar on a terminal only.
 
     Every metric still goes to the logging backends and to `trainer_state.json`. λ+ and λ- are the mean coefficients of the
     two advantage sides, `λ sd` is the standard deviation over tokens.
+
+    ```python
+    >>> trainer.add_callback(ReadableProgressCallback)
+    ```
+
+    The trainers of this package then drop the progress callback that transformers adds by itself. Any other trainer keeps
+    it, and shows both, until `trainer.remove_callback(transformers.ProgressCallback)` is called before this one is added.
     """
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._shows_bar = sys.stderr.isatty() and not args.disable_tqdm
+        if self._shows_bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._shows_bar:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if sys.stderr.isatty() and not args.disable_tqdm:
+            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not (state.is_world_process_zero and self.training_bar is not None):
+        if not state.is_world_process_zero:
             return
-        values = dict(logs)
-        prefix = "eval_" if any(key.startswith("eval_") for key in values) else ""
+        prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
         parts = []
         for label, key, form in COLUMNS:
-            value = values.get(prefix + key)
+            value = logs.get(prefix + key)
             if value is not None:
                 parts.append(f"{label} {form.format(float(value))}")
         if parts:
             label = "evaluation" if prefix else "step"
-            self.training_bar.write(f"{label} {state.global_step}/{state.max_steps}  " + "  ".join(parts))
+            tqdm.write(f"{label} {state.global_step}/{state.max_steps}  " + "  ".join(parts), file=sys.stdout)
+            sys.stdout.flush()  # a pipe would keep the line
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._shows_bar:
+            super().on_train_end(args, state, control, **kwargs)

@@ -1,5 +1,6 @@
 """Pushes to the Hub, against a stand-in on the loopback address, with the script run as a user runs it."""
 
+import importlib.metadata
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.hub import command_line
+from delta_trl.train.methods import METHODS
 
 
 MODEL_FILES = {
@@ -167,9 +169,9 @@ def test_the_card_says_how_the_model_was_made(tmp_path, monkeypatch):
         "| `delta` | 10.0 |",
         "`digit_reward`",
         "train.py --config 'a b.yaml' '--hub_token=***'",
-        "- delta_trl: ",
-        "- TRL: 1.16",
-        "- PEFT: ",
+        "with delta_trl ",
+        f"- TRL: {importlib.metadata.version('trl')}",
+        ", peft ",
     ):
         assert text in card
     # A card that is written at a save, without naming the dataset, keeps it
@@ -188,15 +190,48 @@ def test_nothing_local_becomes_a_link(tmp_path, name):
     card = (tmp_path / "run/README.md").read_text()
     assert "None]" not in card
     assert "huggingface.co/None" not in card
-    assert str(tmp_path) not in card.split("### Command")[0]
+    assert str(tmp_path) not in card
     assert "`problems.jsonl` (a local file)" in card
     assert ("a model from a local folder (`folder`)" if name else "a model in memory") in card
     assert 'model="run"' in card
 
 
-def test_a_command_is_shown_without_its_secrets():
+def test_a_command_is_shown_without_secrets_and_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     shown = command_line(["/home/me/train.py", "--hub_token", "hf_x", "--wandb_key=k", "--max_steps", "3"])
     assert shown == "train.py --hub_token '***' '--wandb_key=***' --max_steps 3"
+    shown = command_line(
+        ["train.py", "--config", f"{tmp_path}/configs/a.yaml", "--output_dir=/home/me/run", "a/b", "-3"]
+    )
+    assert shown == "train.py --config configs/a.yaml --output_dir=run a/b -3"
+
+
+@pytest.mark.parametrize("name", ["dapo", "grpo", "forking_tokens", "sapo"])
+def test_the_card_of_a_baseline_has_its_own_paper_and_options(tmp_path, name):
+    method = METHODS[name]
+    args = config(tmp_path / "run", method.config_class, **method.preset)
+    trainer = build(method.trainer_class, args)
+    trainer.create_model_card(model_name="run", dataset_name="zwhe99/DeepMath-103K")
+    card = (tmp_path / "run/README.md").read_text()
+    paper = {"dapo": "2503.14476", "grpo": "2402.03300", "forking_tokens": "2506.01939", "sapo": "2511.20347"}
+    assert f"huggingface.co/papers/{paper[name]}" in card
+    for option, value in method.preset.items():
+        assert f"| `{option}` | {value} |" in card
+    assert ("| `sapo_temperature_neg` | 1.05 |" in card) == (name == "sapo")
+    assert "coef_" not in card
+    assert str(tmp_path) not in card
+
+
+def test_an_error_while_saving_is_not_called_the_hubs(tmp_path, monkeypatch):
+    trainer = build(DeltaGRPOTrainer, config(tmp_path / "run"))
+    trainer.hub_model_id = "tester/run"
+
+    def out_of_memory(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trainer, "save_model", out_of_memory)
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        trainer.push_to_hub()
 
 
 def test_the_token_is_not_in_the_saved_arguments(tmp_path):

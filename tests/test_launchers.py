@@ -1,6 +1,6 @@
 """Two real processes (gloo, on the CPU) under every launcher, against one process on the same rollouts.
 
-Every launcher here is known to fall back to something smaller without a word when it dislikes its surroundings, so the
+Every launcher here is known to fall back to something smaller, without an error, where it lacks something, so the
 distributed type, the number of processes and the sharding are asserted before anything is compared.
 """
 

@@ -109,7 +109,8 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
         train(*parse("--config", project / "config.yaml", "--trainer", name))
     ours, theirs = built
     assert type(ours) is DeltaGRPOTrainer
-    assert type(theirs) is GRPOTrainer
+    assert isinstance(theirs, GRPOTrainer)
+    assert not isinstance(theirs, DeltaGRPOTrainer)
     assert {k: v for k, v in ours.args.to_dict().items() if k in GRPOConfig.__dataclass_fields__} == {
         k: v for k, v in theirs.args.to_dict().items() if k in GRPOConfig.__dataclass_fields__
     }

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from reference import reference_coefficients, reference_lambda
 from trl import GRPOConfig, GRPOTrainer
 
-from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer, ReadableProgressCallback
 from delta_trl import trainer as trainer_module
 from delta_trl.coefficients import Coefficients
 from delta_trl.hidden_states import HiddenStates
@@ -449,6 +449,23 @@ def test_drop_in_defaults(tmp_path, monkeypatch):
     assert changed == {"epsilon_high", "disable_dropout"}
     for name in (*changed, "loss_type", "beta"):
         assert re.search("DelTA|[Pp]ublished", DeltaGRPOConfig.__dataclass_fields__[name].metadata["help"])
+
+
+@pytest.mark.parametrize("place", ["added", "given"])
+def test_a_readable_line_replaces_the_progress_callback(tmp_path, capfd, place):
+    """No terminal here: no bar, and one line for each log."""
+    args = config(tmp_path, disable_tqdm=False, eval_strategy="steps", eval_steps=2, max_steps=2)
+    options = {"callbacks": [ReadableProgressCallback]} if place == "given" else {}
+    trainer = build(DeltaGRPOTrainer, args, eval_dataset=prompts(4), **options)
+    if place == "added":
+        trainer.add_callback(ReadableProgressCallback)
+    capfd.readouterr()
+    trainer.train()
+    printed, errors = capfd.readouterr()
+    lines = printed.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 1/2", "step 2/2", "evaluation 2/2"]
+    assert all("λ+ " in line for line in lines[:2])
+    assert "it/s" not in errors
 
 
 def test_model_card_names_method_and_paper(tmp_path):

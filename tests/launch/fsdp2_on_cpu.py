@@ -1,7 +1,7 @@
 """Let accelerate run FSDP2 on processes without an accelerator.
 
 accelerate 1.15 enters its FSDP branch only for process groups of accelerators, and trains with plain DDP otherwise,
-without a word. Nothing behind that branch needs one: sharding, gathering and saving are the real ones, on gloo.
+without an error. Nothing behind that branch needs one: sharding, gathering and saving are the real ones, on gloo.
 """
 
 import os
