@@ -67,7 +67,9 @@ class Comparer:
             self._golds[text] = self.parse(text)
         return self._golds[text]
 
-    def compare(self, gold_text: str, answer_text: str | None) -> str:
+    def compare(self, gold_text: str, answer_text: str | None, is_final: bool = True) -> str:
+        """The reason of the verdict. An answer of None asks whether the gold can be compared with anything; a step on
+        the way to an answer (not `is_final`) may leave work undone."""
         gold = self.parse_gold(gold_text)
         if gold is None or _is_undefined(gold):
             return "unscorable gold"
@@ -76,7 +78,7 @@ class Comparer:
         answer = self.parse(answer_text)
         if answer is None or _is_undefined(answer):
             return "unparseable answer"
-        if is_undone(gold, answer):
+        if is_final and is_undone(gold, answer):
             return "unevaluated"
         if _says_nothing(answer):
             return "wrong"
@@ -89,12 +91,29 @@ def readable(text: str) -> str:
         name, condition = (part.strip() for part in builder.groups())
         name = re.sub(r"\\in\\mathbb\{R\}", "", name)
         text = condition if re.fullmatch(r"[a-zA-Z]", name) and name in condition else f"{name}, {condition}"
-    text = re.sub(r"(?<![a-zA-Z\\{])E(?![a-zA-Z}])", r"\\mathcal{E}", text)
+    text = re.sub(r"(?<![a-zA-Z\\])(?<!mathcal\{)E(?![a-zA-Z])", r"\\mathcal{E}", text)
     text = re.sub(r"\\text\{ ?(?:and|or|while|with) ?\}", ",", text)
     text = re.sub(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", ",", text)
     text = re.sub(r",(?: ?,)+", ",", text)
+    text = both_signs(text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
     return text.replace(r"\equiv", "=").strip(" ,")
+
+
+def both_signs(text: str) -> str:
+    r"""Each part of a list that has one `\pm` as two parts: the parser takes it at the outermost level only."""
+    if r"\pm" not in text or "=" not in text and not re.search(r"\{[^{}]*\\pm", text):
+        return text
+    depth, start, parts = 0, 0, []
+    for position, character in enumerate(text + ","):
+        depth += (character in "([{") - (character in ")]}")
+        if character in ",;" and depth <= 0:
+            parts.append(text[start:position])
+            start = position + 1
+    split = []
+    for part in parts:
+        split += [part.replace(r"\pm", sign) for sign in "+-"] if part.count(r"\pm") == 1 else [part]
+    return ",".join(split)
 
 
 def _is_undefined(parsed) -> bool:
@@ -219,6 +238,8 @@ def is_solved(relation) -> bool:
     """A symbol, its absolute value or a function's name against what does not contain it."""
     for side, other in ((relation.lhs, relation.rhs), (relation.rhs, relation.lhs)):
         name = side.args[0] if isinstance(side, s.Abs) else side
+        if isinstance(name, s.Mul) and len(name.args) == 2 and name.args[0] == -1:
+            name = name.args[1]
         if name.is_Symbol or isinstance(name, (AppliedUndef, s.Tuple)) or str(name).isalpha():
             if not name.free_symbols & other.free_symbols:
                 return True
@@ -277,6 +298,7 @@ def _same_solutions(gold, answer) -> bool | None:
     """Inequalities of one variable, against others or against a set."""
     if isinstance(answer, s.Eq) and isinstance(answer.rhs, s.Set):
         answer = answer.rhs
+    gold, answer = (_plain(x) if isinstance(x, s.Basic) else x for x in (gold, answer))
     if len(gold.free_symbols) != 1 or (not isinstance(answer, s.Set) and gold.free_symbols != answer.free_symbols):
         return None
     try:

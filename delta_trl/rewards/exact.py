@@ -63,12 +63,12 @@ def elements(text: str) -> list[str]:
 @lru_cache(maxsize=16384)
 def without_units(text: str) -> tuple[str, str]:
     """(`text` without the unit of each element of a list, the unit). Different units stay: they are part of it."""
-    body, unit = split_unit(text)
-    if unit or not _LIST.search(text):
-        return body, unit
-    split = [split_unit(part) for part in elements(text)]
+    parts = elements(text) if _LIST.search(text) else []
+    if len(parts) < 2:
+        return split_unit(text)
+    split = [split_unit(part) for part in parts]
     units = {unit for _, unit in split}
-    if len(split) < 2 or not any(units) or len(units - {""}) > 1:
+    if not any(units) or len(units - {""}) > 1:
         return text, ""
     return ", ".join(body for body, _ in split), max(units)
 
@@ -87,7 +87,8 @@ def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
     gold_name = gold_parts[0] if len(gold_parts) > 1 and _NAME.fullmatch(gold_parts[0]) else None
     gold_is_chain = len(gold_parts) > 1 and not _is_several(gold_parts)
     if len(parts) == 1:
-        if gold_name and gold_is_chain and not _LIST.search(gold) and not _RELATION.search(answer):
+        is_value = gold_name or len(gold_parts) > 2
+        if is_value and gold_is_chain and not _LIST.search(gold) and not _RELATION.search(answer):
             return gold_parts[-1], [answer]
         return gold, [answer]
     if _is_several(parts):

@@ -22,6 +22,10 @@ _BETWEEN_BOXES = re.compile(
     r"(?:\s|[$,~]|\*\*|\\[()\[\],;:! ]|\\q?quad(?![a-zA-Z])|(?:and|or)(?![a-zA-Z])"
     r"|\\text\s*\{\s*,?\s*(?:and|or)\s*\})*"
 )
+# "\boxed{1} papers and \boxed{2} bins", "y_1 = \boxed{1}$ and $y_2 = \boxed{2}"
+_ENDS_IN_AND = re.compile(
+    r"[^.!?\n]*(?<![a-zA-Z])(?:and|or)(?:[\s$,}]|\\[()\[\] ])+(?:[a-zA-Z](?:_\{?\w\}?)?\s*=\s*)?"
+)
 _LONGEST_SEPARATOR = 64  # characters; longer text between two boxes is prose
 
 
@@ -43,8 +47,9 @@ def extract_answer(completion: str) -> tuple[str | None, str | None]:
     return (", ".join(contents), None) if contents else (None, NO_BOX)
 
 
-def boxed(text: str) -> list[str]:
-    """The contents of the last box and of those joined to it, in order, without repetitions; [] without a box."""
+def boxed(text: str, near: int = 0) -> list[str]:
+    """The contents of the last box and of those joined to it, in order, without repetitions; [] without a box. Boxes
+    with fewer than `near` characters between them are joined whatever these are."""
     boxes = _outermost_boxes(text)
     if not boxes:
         return []
@@ -52,7 +57,9 @@ def boxed(text: str) -> list[str]:
     spans = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         separator = text[box[1] : start]
-        if len(separator) > _LONGEST_SEPARATOR or not _BETWEEN_BOXES.fullmatch(separator):
+        if len(separator) > max(near, _LONGEST_SEPARATOR):
+            break
+        if not (len(separator) < near or _BETWEEN_BOXES.fullmatch(separator) or _ENDS_IN_AND.fullmatch(separator)):
             break
         spans.append(box)
         start = box[0]

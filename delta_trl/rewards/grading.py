@@ -26,6 +26,7 @@ from .exact import (
     WRONG,
     candidates,
     decide,
+    elements,
     obviously_scorable,
     without_units,
 )
@@ -106,13 +107,22 @@ def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str
     return reasons
 
 
+_NEAR = 10  # characters; boxes of a gold this close together are one answer
+_PERCENT_AFTER = re.compile(r"\}\s*\$?\s*(?:\\?%|percent)[^{}]*$")
+_STATED = re.compile(r"[Aa]nswer(?: is|:)\s*\$([^$]+)\$")
+
+
 def canonical_gold(gold: object) -> str:
     """The canonical spelling of a gold, "" if there is none: bare, in dollars, after GSM8K's `####`, or in boxes, which
     are read as those of a completion. None and NaN (an empty cell of a table) are no golds."""
     if gold is None or gold != gold:
         return ""
     text = str(gold).rpartition("####")[2]
-    text = ", ".join(boxed(text)) or text
+    if contents := boxed(text, near=_NEAR):
+        is_percentage = _PERCENT_AFTER.search(text)
+        text = ", ".join(contents) + (r"\%" if is_percentage and len(contents) == 1 else "")
+    elif stated := _STATED.findall(text):
+        text = stated[-1]
     return "" if len(text) > 4 * MAX_CHARACTERS else canonical(text)
 
 
@@ -169,6 +179,9 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
     answer = canonical(answer)
     if decide(gold, answer) == CORRECT:
         return CORRECT, []
+    listed = elements(answer)
+    if len(listed) > 1 and len(elements(gold)) == 1 and all(decide(gold, part) == CORRECT for part in listed):
+        return CORRECT, []  # the same twice, in two boxes
     split = candidates(gold, answer)
     if split is None:
         return WRONG, []
@@ -177,7 +190,8 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
     for i, part in enumerate(parts):
         reason = decide(gold, part, is_final=i == len(parts) - 1)
         if reason is None:
-            pairs.append((without_units(gold)[0], without_units(part)[0]))
+            pair = (without_units(gold)[0], without_units(part)[0])
+            pairs.append(pair if i == len(parts) - 1 else (*pair, False))
         elif reason != CORRECT:
             return reason, []
     return (None, pairs) if pairs else (CORRECT, [])

@@ -14,7 +14,7 @@ MAX_FACTORIAL = 10_000
 
 # Operators that ask for work. The pattern names the operator in its first group that matched.
 _UNDONE = re.compile(
-    r"\\(i{0,3}nt|oint|sum|prod|coprod|lim|limsup|liminf|det|gcd|max|min|sup|inf|partial|[bp]?mod|argmax|argmin|nabla"
+    r"\\(i{0,3}nt|oint|sum|prod|coprod|lim|limsup|liminf|det|gcd|lcm|max|min|sup|inf|partial|[bp]?mod|argmax|argmin|nabla"
     r"|Sigma(?=_)|dots|Re|Im|arg|deg|dim|ker|Pr)(?![a-zA-Z])"
     r"|\\(operatorname\*?\{[^{}]*)\}"
     r"|\\begin\{([vV]matrix)\}"

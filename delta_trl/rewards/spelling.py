@@ -10,6 +10,7 @@ import unicodedata
 from functools import lru_cache
 
 from .extraction import BOX_START
+from .units import unit_name
 
 
 _GREEK = {
@@ -75,7 +76,7 @@ _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp max min gcd "
     "lcm det lim sup inf arsinh arcosh artanh deg dim ker arg".split()
 )
-_NUMBER_AND_WORDS = re.compile(r"([-+]?[\d.,/]+)( ?(?:[a-zA-Z%].*))?")
+_NUMBER_AND_WORDS = re.compile(r"([-+]?[\d.,/]+)( [a-zA-Z%].*| ?\\?%)?")
 _LINKING_WORD = re.compile(r"(?<![a-zA-Z])(?:, ?)?(and|or|while|with)(?![a-zA-Z])")
 
 
@@ -90,15 +91,19 @@ def _text(match: re.Match) -> str:
         return rf"\{inner} "
     if inner in (r"\%", "%"):
         return r"\%"
-    if "\\" in inner or any(c in inner for c in "=^_<>") or (style.startswith(("math", "b", "u")) and not inner.isalpha()):
+    if len(inner) > 1 and unit_name(inner):
+        return rf"\text{{{match[2]}}}"
+    is_upright = style.startswith(("math", "b", "u"))
+    if "\\" in inner or any(c in inner for c in "=^_<>") or (is_upright and not inner.replace(" ", "").isalpha()):
         return " " + inner + " "
     if number := _NUMBER_AND_WORDS.fullmatch(inner):
-        words = (number[2] or "").strip()
+        words = (number[2] or "").strip(" \\")
         return number[1] + (rf"\text{{ {words}}}" if words and words != "%" else r"\%" if words else "")
-    if len(inner) == 1 and inner.isalpha() and style.startswith(("math", "b")):
-        before = match.string[: match.start()][-3:].rstrip(" ,;:~\\")[-1:]
-        is_unit = style == "mathrm" and inner not in "eidx" and before and (before.isdigit() or before in "})")
-        return rf"\text{{{inner}}}" if is_unit and (not after or after in "^/ $\\.,") else " " + inner + " "
+    if len(inner) == 1 and inner.isalpha():
+        before = match.string[max(0, match.start() - 4) : match.start()].rstrip(" ,;:~\\")[-1:]
+        follows_number = before.isdigit() or before in ("}", ")")
+        is_unit = not is_upright or (style == "mathrm" and inner not in "eidx" and (not after or after in "^/ $\\.,"))
+        return rf"\text{{{match[2]}}}" if follows_number and is_unit else " " + inner + " "
     # "2 hours and 30 minutes" is a list of two
     parts = _LINKING_WORD.split(inner)
     return "".join(
@@ -164,10 +169,10 @@ def canonical(answer: str) -> str:
     answer = answer.replace("{,}", ",").replace("{ , }", ",")
     answer = _FRACTION_SIZES.sub(r"\\frac", answer)
     answer = _TEXT.sub(_text, answer)
-    answer = " ".join(answer.split())
+    answer = _SPACES.sub(" ", answer).strip()
     for pattern, replacement in _SYNONYMS:
         answer = pattern.sub(replacement, answer)
-    answer = _SPACES.sub(" ", answer)
+    answer = " ".join(answer.split())
     answer = _separate_wide_spaces(answer)
     answer = _with_braces(answer)
     answer = _PERCENT_WORD.sub(r"\\%", answer)

@@ -1,7 +1,8 @@
 """The worker process: compares two LaTeX answers (`compare.py`), under limits, over pipes.
 
 Run as a plain script by `pool.Worker`, so it imports nothing but math-verify, the standard library and its neighbour
-`compare.py` (no torch, no user script). One JSON array a line: `[gold, answer]` (answer null: can the gold be parsed?) in, `[reason, last]` out,
+`compare.py` (no torch, no user script). One JSON array a line: `[gold, answer]` (answer null: can the gold be parsed?), with a third
+item for a step of a chain (see `compare`), in, `[reason, last]` out,
 where `last` says that the worker exits now. The first line out is `["ready", false]`, or the error that prevents it.
 """
 
@@ -96,7 +97,7 @@ def main(parent: int, soft_seconds: float, hard_seconds: int, memory_bytes: int)
                 return
             pending += chunk
         line, _, pending = pending.partition(b"\n")
-        gold, answer = json.loads(line)
+        request = json.loads(line)
         # The kernel kills the process if the soft limit cannot (a computation inside C code, a swallowed exception).
         used = resource.getrusage(resource.RUSAGE_SELF)
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -105,7 +106,7 @@ def main(parent: int, soft_seconds: float, hard_seconds: int, memory_bytes: int)
         try:
             try:
                 signal.setitimer(signal.ITIMER_PROF, soft_seconds)
-                reason = comparer.compare(gold, answer)
+                reason = comparer.compare(*request)
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
         except OutOfTime:
@@ -114,7 +115,7 @@ def main(parent: int, soft_seconds: float, hard_seconds: int, memory_bytes: int)
             reason, last = "timed out", True
         except Exception:
             # Nested beyond what the parser or sympy can follow, or a defect of theirs: no verdict in favour.
-            reason = "unparseable answer" if answer is not None else "unscorable gold"
+            reason = "unparseable answer" if request[1] is not None else "unscorable gold"
         last = last or resident_bytes() > MAX_RESIDENT_BYTES
         reply(reason, last)
         if last:
