@@ -27,7 +27,7 @@ DECIMAL_ABSOLUTE = 5e-7
 DECIMAL_RELATIVE = 1e-5
 
 _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
-_BUILDER = re.compile(r"\\\{([^{}|:]*)[|:](.*)\\\}")
+_BUILDER = re.compile(r"\\\{((?:[^{}|:]|\{[^{}|:]*\})*)[|:](.*)\\\}")
 # What asks for work, unless the gold has it too.
 _TASKS = (s.Mod, s.re, s.im, s.conjugate, s.arg, s.Integral, s.Derivative, s.Sum, s.Product, s.Limit, s.Determinant,
           s.Trace, s.Transpose, s.Inverse, s.MatAdd, s.MatPow, s.Intersection)  # fmt: skip
@@ -89,14 +89,18 @@ def readable(text: str) -> str:
     r"""Canonical spelling as the parser reads it. Set-builder notation becomes its condition, `E` a letter, not e."""
     if builder := _BUILDER.fullmatch(text):
         name, condition = (part.strip() for part in builder.groups())
-        name = re.sub(r"\\in\\mathbb\{R\}", "", name)
-        text = condition if re.fullmatch(r"[a-zA-Z]", name) and name in condition else f"{name}, {condition}"
+        name = name.removesuffix(r"\in\mathbb{R}")
+        if re.fullmatch(r"[a-zA-Z]", name):
+            text = condition
+        elif parameter := re.fullmatch(r"([a-zA-Z])\\in(.*)", condition):  # its name is free
+            text = re.sub(rf"(?<![a-zA-Z\\]){parameter[1]}(?![a-zA-Z])", r"\\omega ", name) + "=" + parameter[2]
     text = re.sub(r"(?<![a-zA-Z\\])(?<!mathcal\{)E(?![a-zA-Z])", r"\\mathcal{E}", text)
     text = re.sub(r"\\text\{ ?(?:and|or|while|with) ?\}", ",", text)
     text = re.sub(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", ",", text)
     text = re.sub(r",(?: ?,)+", ",", text)
     text = both_signs(text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
+    text = re.sub(r"(\d+|[a-zA-Z])!(?=\^)", r"(\1!)", text)
     return text.replace(r"\equiv", "=").strip(" ,")
 
 
@@ -156,10 +160,12 @@ def _is_task(node) -> bool:
 def _is_plain_work(node) -> bool:
     """A sum of plain numbers, or a product of several."""
     if isinstance(node, s.Add):
-        return sum(map(_is_number, node.args)) >= 2 and all(map(_is_number, node.args))
+        return (len(node.args) >= 2 and all(map(_is_number, node.args))) or 0 in node.args
     if isinstance(node, s.Mul):
         under = [a for a in node.args if isinstance(a, s.Pow) and a.exp == -1 and isinstance(a.base, s.Rational)]
-        over = [a for a in node.args if _is_number(a) and a not in (1, -1)]
+        if sum(isinstance(a, s.Add) and a.has(s.I) and not a.free_symbols for a in node.args) >= 2:
+            return True
+        over = [a for a in node.args if _is_number(a) and a != -1]
         rest = len(node.args) - len(under) - sum(map(_is_number, node.args))
         if any(a.base.q != 1 for a in under) or (under and any(a.is_Rational and a.q != 1 for a in over)):
             return rest == 0
@@ -183,6 +189,8 @@ def equal(gold, answer) -> bool:
         if not (isinstance(gold, s.MatrixBase) and isinstance(answer, s.MatrixBase)):
             return bool(verify(gold, answer, timeout_seconds=None))
         return gold.shape == answer.shape and all(map(equal, gold.flat(), answer.flat()))
+    if isinstance(answer, s.FiniteSet) and isinstance(gold, (s.Tuple, s.Interval)):
+        answer = s.Tuple(*getattr(answer, "_unsorted_args", answer.args))  # a list without brackets, in its order
     if (pair := _as_tuples(gold, answer)) is not None:
         return len(pair[0]) == len(pair[1]) and all(map(equal, *pair))
     if isinstance(gold, s.FiniteSet) and isinstance(answer, s.FiniteSet) and not (gold.has(s.Rel) or answer.has(s.Rel)):
@@ -262,6 +270,8 @@ def _equal_relations(gold, relations: list, answer) -> bool | None:
     if isinstance(gold, s.FiniteSet):
         if isinstance(answer, s.FiniteSet) and len(others) == len(answer.args) == len(relations) == len(gold.args):
             return _same_elements(list(gold.args), list(answer.args))
+        if isinstance(answer, (s.Union, s.Complement)) and len(relations) == len(gold.args):
+            return _same_solutions(s.Or(*relations), answer)
         return None
     if not isinstance(gold, s.Eq) and all(map(_has_value, relations)):
         return _same_solutions(gold, answer)

@@ -63,14 +63,29 @@ def elements(text: str) -> list[str]:
 @lru_cache(maxsize=16384)
 def without_units(text: str) -> tuple[str, str]:
     """(`text` without the unit of each element of a list, the unit). Different units stay: they are part of it."""
+    body, unit = split_unit(text)
     parts = elements(text) if _LIST.search(text) else []
-    if len(parts) < 2:
-        return split_unit(text)
+    if len(parts) < 2 or literal(body):
+        return body, unit
     split = [split_unit(part) for part in parts]
     units = {unit for _, unit in split}
     if not any(units) or len(units - {""}) > 1:
         return text, ""
     return ", ".join(body for body, _ in split), max(units)
+
+
+def equal_parts(text: str) -> list[str]:
+    """The parts between the equals signs that lie in no brackets."""
+    if "=" not in text:
+        return [text]
+    signs = {match.start() for match in _EQUALS.finditer(text)}
+    depth, start, parts = 0, 0, []
+    for position, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if position in signs and depth <= 0:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    return [*parts, text[start:].strip()]
 
 
 def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
@@ -81,9 +96,11 @@ def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
     """
     exact, _, rounded = (part.strip() for part in answer.partition(r"\approx"))
     if rounded and exact:
+        value, approximation = literal(exact), literal(rounded)
+        if value and approximation and abs(value.value - approximation.value) > abs(value.value) / 10:
+            return None
         answer = f"{exact}={rounded}" if _NAME.fullmatch(exact) else exact
-    parts = [part.strip() for part in _EQUALS.split(answer)]
-    gold_parts = [part.strip() for part in _EQUALS.split(gold)]
+    parts, gold_parts = equal_parts(answer), equal_parts(gold)
     gold_name = gold_parts[0] if len(gold_parts) > 1 and _NAME.fullmatch(gold_parts[0]) else None
     gold_is_chain = len(gold_parts) > 1 and not _is_several(gold_parts)
     if len(parts) == 1:
@@ -132,7 +149,10 @@ def structure(text: str) -> list[str] | None:
     return sorted(part.strip("() ") for part in re.split(r"\\(?:times|oplus)(?![a-zA-Z])", text))
 
 
-_CONGRUENCE = re.compile(r"(?:(?P<left>[^=<>]*?)\\equiv)?(?P<rest>-?\d+(?:(?:, ?| ?\\text\{ ?or ?\})-?\d+)*) ?\\pmod\{(?P<modulus>\d+)\}")
+_CONGRUENCE = re.compile(
+    r"(?:(?P<left>[^=<>]*?)\\equiv)?(?P<rest>-?\d+(?:(?:, ?| ?\\text\{ ?or ?\})-?\d+)*)"
+    r"(?: ?\\pmod\{|(?<=\d)\\b?mod\{? ?)(?P<modulus>\d+)\}?"
+)
 
 
 def congruence(text: str) -> tuple[str, frozenset[int], int] | None:
@@ -140,10 +160,15 @@ def congruence(text: str) -> tuple[str, frozenset[int], int] | None:
     match = _CONGRUENCE.fullmatch(text)
     if match is None or len(text) > 200 or not (modulus := int(match["modulus"])):
         return None
+    if not (match["left"] or r"\pmod" in text):
+        return None  # 23 mod 5 is a task
     return match["left"] or "", frozenset(int(n) % modulus for n in re.findall(r"-?\d+", match["rest"])), modulus
 
 
 _TIME = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)")
+
+
+_POINT_INTERVAL = re.compile(r"\[([^,\[\]()]{1,50}),\1\]")  # [5,5], which the parser takes for {5}
 
 
 def _outer_brackets(text: str) -> tuple[str, str] | None:
@@ -178,6 +203,8 @@ def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:
         return CORRECT
     if len(gold) == len(answer) == 1:  # A is not a
         return WRONG
+    if gold.isalpha() and answer == f"({gold})":
+        return CORRECT
     if (reason := _decide_words(gold, answer)) is not None:
         return reason
     gold_based, answer_based = based(gold), based(answer)
@@ -211,6 +238,8 @@ def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:
         return WRONG
     gold_brackets, answer_brackets = _outer_brackets(gold), _outer_brackets(answer)
     if gold_brackets and answer_brackets and gold_brackets != answer_brackets:
+        return WRONG
+    if _POINT_INTERVAL.search(answer) and not _POINT_INTERVAL.search(gold):
         return WRONG
     return TOO_COSTLY if too_costly(answer) else None
 

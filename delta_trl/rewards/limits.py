@@ -25,6 +25,8 @@ _UNDONE = re.compile(
     r"|\\(overline|bar|hat)\{[^{}]*[^A-Z{}\d][^{}]*\}"  # a conjugate; \overline{AB} is a name
     r"|\\(?:varphi|phi|sigma|tau|omega|pi|mu)\((\d+)\)"  # Euler's totient and its like, of a number
     r"|[\d)}] ?\\?(%) ?\d"  # the residue of a programmer
+    r"|\\end\{pmatrix\}\)?(\^)"  # a power, the inverse or the transpose of a matrix
+    r"|[\d)](')"  # a derivative
 )
 
 

@@ -101,11 +101,17 @@ def _text(match: re.Match) -> str:
         return number[1] + (rf"\text{{ {words}}}" if words and words != "%" else r"\%" if words else "")
     if len(inner) == 1 and inner.isalpha():
         before = match.string[max(0, match.start() - 4) : match.start()].rstrip(" ,;:~\\")[-1:]
-        follows_number = before.isdigit() or before in ("}", ")")
+        follows_number = before.isdigit() or before in ("}", ")", "/")
         is_unit = not is_upright or (style == "mathrm" and inner not in "eidx" and (not after or after in "^/ $\\.,"))
         return rf"\text{{{match[2]}}}" if follows_number and is_unit else " " + inner + " "
     # "2 hours and 30 minutes" is a list of two
+    if letter := re.fullmatch(r"\(([a-zA-Z])\)", inner):
+        return f" {letter[1]} "
+    if not any(map(str.isalpha, inner)) or re.fullmatch(r"[a-zA-Z](?:, ?[a-zA-Z])+", inner):
+        return f" {inner} "
     parts = _LINKING_WORD.split(inner)
+    if len(parts) > 1 and all(len(part.strip()) == 1 for part in parts[::2]):
+        return ", ".join(part.strip() for part in parts[::2])
     return "".join(
         rf"\text{{ {part.strip()} }}" if i % 2 else (rf"\text{{{part}}}" if part.strip(" ,;") else part.strip())
         for i, part in enumerate(parts)
@@ -149,6 +155,7 @@ _SYNONYMS = [
     (re.compile(r"(?<![a-zA-Z\\])(sqrt|pi|sin|cos|tan|arctan|arcsin|arccos|ln|log|exp)(?![a-zA-Z])"), r"\\\1 "),
     (re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])"), r"\1"),
 ]  # fmt: skip
+_UNIT_THEN_NUMBER = re.compile(r"(\\text\{([^{}]*)\}) ?(?=\d)")  # "2 hours 30 minutes"
 _DOUBLED_BACKSLASH = re.compile(r"\\{2,}(?=[a-zA-Z])")  # or more of them: once is enough
 _SPACE = re.compile(r"(?<![a-zA-Z0-9,;]) | (?![a-zA-Z0-9.])")
 _PERCENT_WORD = re.compile(r" ?\\text\{ ?(?:percent|percentage|pct) ?\}| ?(?<![a-zA-Z])(?:percent|pct|percentage)(?![a-zA-Z])")
@@ -172,7 +179,7 @@ def canonical(answer: str) -> str:
     answer = _SPACES.sub(" ", answer).strip()
     for pattern, replacement in _SYNONYMS:
         answer = pattern.sub(replacement, answer)
-    answer = " ".join(answer.split())
+    answer = _UNIT_THEN_NUMBER.sub(lambda m: m[1] + ", " if unit_name(m[2]) else m[0], " ".join(answer.split()))
     answer = _separate_wide_spaces(answer)
     answer = _with_braces(answer)
     answer = _PERCENT_WORD.sub(r"\\%", answer)

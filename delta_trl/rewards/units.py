@@ -48,6 +48,7 @@ child kilogram sibling flavor flavour serving scoop gift present move dimension 
 """.split()  # fmt: skip
 _UNITS = {spelling: unit for unit, others in _UNIT_NAMES.items() for spelling in (unit, *others.split())}
 _UNITS |= {noun: noun for noun in _NOUNS if noun not in _UNITS}
+_SPEEDS = {"mph": [("mi", 1), ("h", -1)], "kph": [("km", 1), ("h", -1)]}
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3, "cu": 3}
 _ADJECTIVES = frozenset("different distinct possible total more whole full old".split())
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -89,7 +90,7 @@ def unit_name(words: str) -> str:
             name = _known(token)
             if name is None:
                 return ""
-            names.append((name, -power if under else power))
+            names += [(name, -power if under else power)] if name not in _SPEEDS else _SPEEDS[name]
             power = 1
     if power != 1 and not names:  # "5 square" is no unit
         return ""
