@@ -92,8 +92,6 @@ def readable(text: str) -> str:
         name = name.removesuffix(r"\in\mathbb{R}")
         if re.fullmatch(r"[a-zA-Z]", name):
             text = condition
-        elif parameter := re.fullmatch(r"([a-zA-Z])\\in(.*)", condition):  # its name is free
-            text = re.sub(rf"(?<![a-zA-Z\\]){parameter[1]}(?![a-zA-Z])", r"\\omega ", name) + "=" + parameter[2]
     text = re.sub(r"(?<![a-zA-Z\\])(?<!mathcal\{)E(?![a-zA-Z])", r"\\mathcal{E}", text)
     text = re.sub(r"\\text\{ ?(?:and|or|while|with) ?\}", ",", text)
     text = re.sub(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", ",", text)
@@ -193,7 +191,11 @@ def equal(gold, answer) -> bool:
         answer = s.Tuple(*getattr(answer, "_unsorted_args", answer.args))  # a list without brackets, in its order
     if (pair := _as_tuples(gold, answer)) is not None:
         return len(pair[0]) == len(pair[1]) and all(map(equal, *pair))
-    if isinstance(gold, s.FiniteSet) and isinstance(answer, s.FiniteSet) and not (gold.has(s.Rel) or answer.has(s.Rel)):
+    if (
+        isinstance(gold, s.FiniteSet)
+        and isinstance(answer, s.FiniteSet)
+        and not (gold.has(s.Rel) or answer.has(s.Rel))
+    ):
         return _same_elements(list(gold.args), list(answer.args))
     if isinstance(gold, s.Expr) and isinstance(answer, s.Expr):
         by_value = equal_by_value(gold, answer)

@@ -26,9 +26,7 @@ _ORDER = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
 _LINK = r"\\text\{ ?(?:and|or|while|with) ?\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])"
 _LIST = re.compile(rf"[,;]|{_LINK}")
 _SEPARATOR = re.compile(rf"(?:[,;] ?|{_LINK})+")
-_NAME = re.compile(
-    r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w+\}?)?'*(?:\^\{-1\})?(?:\([a-zA-Z](?:,[a-zA-Z])*\))?"
-)
+_NAME = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w+\}?)?'*(?:\^\{-1\})?(?:\([a-zA-Z](?:,[a-zA-Z])*\))?")
 # What says more than a value: alternatives, consequences, denials.
 _CONNECTIVES = re.compile(
     r"\\(to|rightarrow|Rightarrow|Longrightarrow|implies|iff|neg|lnot|not[a-z]*|leftrightarrow|mapsto|parallel)(?![a-zA-Z])"
@@ -88,12 +86,35 @@ def equal_parts(text: str) -> list[str]:
     return [*parts, text[start:].strip()]
 
 
+_FAMILY = re.compile(r"\\\{((?:[^{}|:]|\{[^{}|:]*\})+)[|:] ?([a-zA-Z])(\\in[^|:]*)\\\}")
+
+
+def family(text: str) -> tuple[str, str] | None:
+    r"""(`2\nu`, `\in\mathbb{Z}`) of `\{2k \mid k \in \mathbb{Z}\}`, whatever the name of the parameter; or None."""
+    match = _FAMILY.fullmatch(text)
+    if match is None:
+        return None
+    member = re.sub(rf"(?<![a-zA-Z\\]){match[2]}(?![a-zA-Z])", r"\\nu ", match[1])
+    return re.sub(r"(\\nu) (?![a-zA-Z])", r"\1", member), match[3]
+
+
+def subject(gold: str) -> str:
+    """What of a gold is compared with a value: the last part of a long chain, the member of a family, or all of it."""
+    if (found := family(gold)) is not None:
+        return found[0]
+    parts = equal_parts(gold)
+    return parts[-1] if len(parts) > 2 and not _is_several(parts) and not _LIST.search(gold) else gold
+
+
 def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
     r"""The gold and the parts of the answer that must all equal it; None for an answer that says nothing (`y = y`).
 
     Takes `x = 3` apart against `3` and against `x = 3`, chains such as `x = 1 + 2 = 3`, and what is only a rounding of
     the answer before it, as in `\frac{1}{3} \approx 0.33`. Everything else stays whole.
     """
+    if (gold_family := family(gold)) is not None:
+        found = family(answer)
+        return (gold_family[0], [found[0]]) if found and found[1] == gold_family[1] else None
     exact, _, rounded = (part.strip() for part in answer.partition(r"\approx"))
     if rounded and exact:
         value, approximation = literal(exact), literal(rounded)
@@ -212,7 +233,9 @@ def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:
         return CORRECT if gold_based == answer_based else WRONG
     if gold_congruence := congruence(gold):
         found = congruence(answer)
-        return CORRECT if found and found[1:] == gold_congruence[1:] and found[0] in ("", gold_congruence[0]) else WRONG
+        return (
+            CORRECT if found and found[1:] == gold_congruence[1:] and found[0] in ("", gold_congruence[0]) else WRONG
+        )
     gold_body, gold_unit = without_units(gold)
     answer_body, answer_unit = without_units(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
@@ -267,7 +290,12 @@ def _decide_numbers(gold: str, answer: str) -> str | None:
     # `-2,1` is a list of two numbers, and so is a gold `12,5`. Against a gold 12.5 it is the other notation of it.
     if answer_number is None and gold_number is not None and gold_number.is_decimal:
         answer_number = literal(with_decimal_point(answer))
-    elif gold_number is None and answer_number is not None and answer_number.is_decimal and _DECIMAL_COMMA.fullmatch(gold):
+    elif (
+        gold_number is None
+        and answer_number is not None
+        and answer_number.is_decimal
+        and _DECIMAL_COMMA.fullmatch(gold)
+    ):
         gold_number = literal(with_decimal_point(gold))
     if gold_number is None or answer_number is None:
         return None

@@ -28,6 +28,7 @@ from .exact import (
     decide,
     elements,
     obviously_scorable,
+    subject,
     without_units,
 )
 from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer, opens_thought
@@ -160,10 +161,12 @@ def grade(completions: Sequence[str], solutions: Sequence[str | None]) -> list[V
         decided.append(reason)
         questions.append(pairs)
     can_score = dict(zip(asked_golds, scorable(list(asked_golds)), strict=True)) if asked_golds else {}
-    replies = _ask_workers([pair for pairs, gold in zip(questions, golds, strict=True) for pair in pairs if can_score.get(gold, True)])
+    replies = _ask_workers(
+        [pair for pairs, gold in zip(questions, golds, strict=True) for pair in pairs if can_score.get(gold, True)]
+    )
     verdicts = []
     for gold, answer, reason, pairs in zip(golds, answers, decided, questions, strict=True):
-        if not gold or not can_score.get(gold, True):
+        if not gold or not (can_score.get(gold, True) or (reason == CORRECT and too_costly(gold))):
             reason = UNSCORABLE_GOLD
         elif reason is None:
             reason = next((replies[p] for p in pairs if replies[p] != CORRECT), CORRECT)
@@ -206,7 +209,7 @@ def scorable(golds: Sequence[str | None]) -> list[bool]:
         elif obviously_scorable(gold):
             questions.append(True)
         else:
-            body = without_units(gold)[0]
+            body = without_units(subject(gold))[0]
             questions.append(not _is_prose(body) and (body, None))
     replies = _ask_workers(sorted({question for question in questions if isinstance(question, tuple)}))
     return [replies[q] == SCORABLE if isinstance(q, tuple) else q for q in questions]

@@ -21,7 +21,7 @@ _UNDONE = re.compile(
     r"|(?<![a-zA-Z\\])(gcd|lcm|mod|lim|det|sum|prod|int|integral|max|min|tr|rank|derivative|floor|ceil|abs|diff"
     r"|Re|Im|arg|phi|lcd)(?![a-zA-Z])"
     r"|\\frac\{(d|\\partial)[^{}]*\}\{(?:d|\\partial) ?(?:[a-zA-Z]|\\[a-zA-Z]+)\}"
-    r"|\|_?[_^]?(_(?:\{[^{}]*\}|.)\^|\^(?:\{[^{}]*\}|.)_)"  # the bar of an integral that is to be evaluated
+    r"|(\|_|\|\^(?:\{[^{}]*\}|.)_)"  # the bar of an integral that is to be evaluated
     r"|\\(overline|bar|hat)\{[^{}]*[^A-Z{}\d][^{}]*\}"  # a conjugate; \overline{AB} is a name
     r"|\\(?:varphi|phi|sigma|tau|omega|pi|mu)\((\d+)\)"  # Euler's totient and its like, of a number
     r"|[\d)}] ?\\?(%) ?\d"  # the residue of a programmer

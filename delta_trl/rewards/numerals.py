@@ -49,10 +49,10 @@ def _fraction(number: str | None) -> Fraction:
 @lru_cache(maxsize=16384)
 def literal(text: str) -> Literal | None:
     """The number that `text` writes out, or None. A zero denominator is no number."""
-    if len(text) > MAX_DIGITS or not any(c.isdigit() for c in text):
-        return None
     if text.startswith("(") and text.endswith(")") and "," not in text:  # (1,234) is a pair
         text = text.lstrip("(").rstrip(")")
+    if len(text) > MAX_DIGITS or not any(c.isdigit() for c in text):
+        return None
     if text.startswith("-{") and text.endswith("}"):
         text = "-" + text[2:-1]
     percent = Fraction(1)

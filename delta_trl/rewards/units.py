@@ -55,7 +55,9 @@ _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _NUMBER_END = re.compile(r"[\d})|!]$|\\pi$|\\infty$")
 _TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}(?:\^\{?(-?\d)\}?)?((?: |/|\\cdot|\*)*)")
-_BARE_TAIL = re.compile(r"(?<![a-zA-Z\\{_^])((?:(?:square|sq\.?|cubic|cu\.?) )?[a-zA-Z]{2,}(?:/[a-zA-Z]+| per [a-z]+)?)(?:\^\{?(-?\d)\}?)?$")
+_BARE_TAIL = re.compile(
+    r"(?<![a-zA-Z\\{_^])((?:(?:square|sq\.?|cubic|cu\.?) )?[a-zA-Z]{2,}(?:/[a-zA-Z]+| per [a-z]+)?)(?:\^\{?(-?\d)\}?)?$"
+)
 _LONGEST_UNIT = 60  # characters
 _TRIGONOMETRIC = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 
@@ -63,7 +65,7 @@ _TRIGONOMETRIC = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])"
 @lru_cache(maxsize=4096)
 def unit_name(words: str) -> str:
     """The canonical name of a unit or noun in words, "" for a text that is none. `meters per second` is `m/s`."""
-    words = words.strip(" .,;~()") if words.strip(" ,;()") not in _UNITS else words.strip(" ,;()")
+    words = re.sub(r"\b(sq|cu)\.", r"\1 ", words.strip(" ,;~"))
     words = re.sub(r"\bper\b|\ba(?=\s)", "/", words) if " per " in f" {words} " else words
     names, under, power = [], False, 1
     for token in re.findall(r"[a-zA-Z.¢]+|\^?\{?-?\d\}?|/|\S", words.replace("²", "^2").replace("³", "^3")):
