@@ -1,5 +1,6 @@
 """What the trainers of this package share around TRL's `GRPOTrainer`."""
 
+import functools
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ._versions import require_tested_trl
 from .config import RolloutConfig
 from .hub import HubMixin
+from .rewards.extraction import opens_thought
 
 
 require_tested_trl()
@@ -50,6 +52,11 @@ class RolloutTrainer(HubMixin, GRPOTrainer):
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
         # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
         error = None
+        if self._template_opens_thought:
+            inputs = [
+                {**row, "opens_thought": not isinstance(prompt, str)}
+                for row, prompt in zip(inputs, prompts, strict=True)
+            ]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except Exception as raised:
@@ -65,6 +72,20 @@ class RolloutTrainer(HubMixin, GRPOTrainer):
                 f"{self._save_before_stopping()} Rewards must come back as one number or None for each completion."
             ) from error
         return rewards
+
+    @functools.cached_property
+    def _template_opens_thought(self) -> bool:
+        """Whether the chat template ends the prompt inside a `<think>`, which no reward function could see otherwise."""
+        if not getattr(self.processing_class, "chat_template", None) and not self.chat_template:
+            return False
+        prompt = self.processing_class.apply_chat_template(
+            [{"role": "user", "content": "?"}],
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=self.chat_template,
+            **self.chat_template_kwargs,
+        )
+        return opens_thought(prompt)
 
     def _save_before_stopping(self) -> str:
         """Save a checkpoint of the last finished step unless there is one, on all processes, and say where it is."""

@@ -15,7 +15,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..rewards.grading import NO_BOX, TIMED_OUT, grade
+from ..rewards.extraction import NO_BOX, opens_thought
+from ..rewards.grading import TIMED_OUT, grade
 from .benchmarks import Benchmark, Problem, fingerprint, load_problems
 from .generate import Backend, Completion, Decoding, Request, TransformersBackend, encode_prompt, sample_seed
 from .models import ModelSource, find_model
@@ -214,8 +215,7 @@ def grade_samples(finished: Sequence[tuple[Request, Completion]], settings: dict
     """The records of finished samples, graded by the checker that training's reward uses."""
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
     texts = [
-        ("<think>" if "<think>" in request.prompt.rpartition("</think>")[2] else "") + completion.text
-        for request, completion in finished
+        ("<think>" if opens_thought(request.prompt) else "") + completion.text for request, completion in finished
     ]
     verdicts = grade(texts, [request.solution for request, _ in finished])
     settings = dict(settings)

@@ -130,30 +130,30 @@ def different_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
 def answer_groups(benchmarks: Sequence[BenchmarkRecords], same: SameAnswer) -> list[list[list[int | None]]]:
     """For each benchmark, problem and sample the number of its group of equal answers, None for no answer.
 
-    An answer joins the group of the first earlier answer of its problem that it equals.
+    Answers that are the same, directly or through others, are one group, so the order of the samples does not matter.
     """
     problems = [answers for benchmark in benchmarks for answers in benchmark.answers()]
-    distinct = [list(dict.fromkeys(answer for answer in answers if answer is not None)) for answers in problems]
+    distinct = [sorted({answer for answer in answers if answer is not None}) for answers in problems]
     pairs = [(late, early) for found in distinct for j, late in enumerate(found) for early in found[:j]]
-    equal = {pair for pair, is_equal in zip(pairs, same(pairs), strict=True) if is_equal}
+    verdicts = iter(same(pairs))
     numbered = []
     for answers, found in zip(problems, distinct, strict=True):
-        group: dict[str | None, int | None] = {None: None}
+        group: dict[str | None, int | None] = {None: None} | {answer: j for j, answer in enumerate(found)}
         for j, late in enumerate(found):
-            group[late] = next((group[early] for early in found[:j] if (late, early) in equal), j)
+            for early in found[:j]:
+                if next(verdicts) and group[early] != group[late]:
+                    merged, kept = group[late], group[early]
+                    group = {answer: kept if number == merged else number for answer, number in group.items()}
         numbered.append([group[answer] for answer in answers])
     rest = iter(numbered)
     return [[next(rest) for _ in benchmark.problems] for benchmark in benchmarks]
 
 
 def checker_says_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether the reward's checker accepts the first answer of a pair where the second is the reference."""
-    from ..rewards import grade
+    """Whether the reward's checker takes the two answers of a pair for the same."""
+    from ..rewards import same_answers
 
-    if not pairs:
-        return []
-    verdicts = grade([rf"\boxed{{{answer}}}" for answer, _ in pairs], [reference for _, reference in pairs])
-    return [verdict.score == 1.0 for verdict in verdicts]
+    return same_answers(pairs) if pairs else []
 
 
 def _summary(

@@ -2,7 +2,7 @@ r"""Graded answers: `grade` for evaluation, `math_reward` for training, `scorabl
 
 The verdict on one completion, in this order:
 1. Its answer is taken from the last box (`extraction`): "no box", "unfinished thought".
-2. What the text alone decides (`exact`, which also lists the policy): "correct", "wrong", "unevaluated",
+2. What the text alone decides (`exact`): "correct", "wrong", "unevaluated",
    "too costly", "unparseable answer".
 3. math-verify, in a worker process (`pool`, `worker`), remembered for each (gold, answer): "correct", "wrong",
    "unparseable answer", "timed out", "unscorable gold".
@@ -18,17 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .equations import candidates, elements, subject
 from .exact import (
     CORRECT,
     TOO_COSTLY,
     UNEVALUATED,
     UNPARSEABLE_ANSWER,
     WRONG,
-    candidates,
     decide,
-    elements,
     obviously_scorable,
-    subject,
     without_units,
 )
 from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer, opens_thought
@@ -215,6 +213,20 @@ def scorable(golds: Sequence[str | None]) -> list[bool]:
     return [replies[q] == SCORABLE if isinstance(q, tuple) else q for q in questions]
 
 
+def same_answers(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether the two answers of each pair count as the same: either is accepted where the other is the gold.
+
+    For the votes of majority@n, where no answer is the gold. In contrast to `grade`, it does not matter which comes first.
+    """
+    boxes = [(rf"\boxed{{{a}}}", rf"\boxed{{{b}}}") for a, b in pairs]
+    both_ways = [*boxes, *(pair[::-1] for pair in boxes)]
+    scores = [verdict.score == 1.0 for verdict in grade([a for a, _ in both_ways], [b for _, b in both_ways])]
+    return [
+        canonical(a) == canonical(b) or there or back
+        for (a, b), there, back in zip(pairs, scores[: len(pairs)], scores[len(pairs) :], strict=True)
+    ]
+
+
 def _is_prose(gold: str) -> bool:
     """A sentence: no answer will say the same thing in the same words."""
     bare = re.sub(r"\\[a-zA-Z]+", " ", gold)
@@ -250,17 +262,21 @@ def math_reward(
         solution: The gold answers (see `grade`), from the dataset's column of that name.
         log_extra: Given by the trainer. Gets the columns `answer` and `verdict` of the completions table.
         log_metric: Given by the trainer. Gets the share of each reason as `math_reward/<reason>`.
-        **kwargs: TRL's other columns. Of these only `prompts` is used: a plain prompt that ends inside `<think>` makes
-            a completion without `</think>` an unfinished thought.
+        **kwargs: TRL's other columns. Of these `prompts` and `opens_thought` are used: a plain prompt that ends inside
+            `<think>`, or a true value in the column `opens_thought` (for conversations, whose prompt gets its `<think>`
+            from the chat template; this package's trainers set it), makes a completion without `</think>` an unfinished
+            thought, as in evaluation.
 
     Returns:
         A reward a completion; None, which TRL leaves out, only where the gold cannot be parsed.
 
-    Policy of the comparison: see `delta_trl.rewards.exact`. Costs and limits: see `delta_trl.rewards.pool`.
+    What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.pool`.
     """
     texts = [_text(completion) for completion in completions]
-    for i, prompt in enumerate(kwargs.get("prompts") or ()):
-        if isinstance(prompt, str) and opens_thought(prompt):
+    prompts = kwargs.get("prompts") or [None] * len(texts)
+    opened = kwargs.get("opens_thought") or [False] * len(texts)
+    for i, (prompt, is_open) in enumerate(zip(prompts, opened, strict=True)):
+        if is_open or (isinstance(prompt, str) and opens_thought(prompt)):
             texts[i] = "<think>" + texts[i]
     verdicts = grade(texts, solution)
     if log_extra is not None:

@@ -95,8 +95,9 @@ def with_decimal_point(text: str) -> str:
 
 
 _BASE_WORDS = (
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()  # fmt: skip
-)
+    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen",
+)  # fmt: skip
 _BASE_NAMES = {"binary": 2, "octal": 8, "hex": 16, "hexadecimal": 16} | {w: i for i, w in enumerate(_BASE_WORDS, 2)}
 _DIGIT = r"(?:\\text\{)?\(?(?P<digits>[0-9A-Fa-f]*[0-9][0-9A-Fa-f]*(?:\.[0-9A-F]+)?)\)?\}?"
 _BASE = r"[{(]*(?:\\text\{ ?)?(?P<base>\d+|[a-z]+)[ })]*"

@@ -6,54 +6,11 @@ workers' parser.
 """
 
 import re
-import unicodedata
 from functools import lru_cache
 
 from .extraction import BOX_START
+from .unicode import from_unicode
 from .units import unit_name
-
-
-_GREEK = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "zeta": "ζ", "eta": "η", "theta": "θ",
-    "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ",
-    "phi": "φϕ", "chi": "χ", "psi": "ψ", "omega": "ω", "Gamma": "Γ", "Delta": "Δ", "Theta": "Θ", "Lambda": "Λ",
-    "Phi": "Φ", "Psi": "Ψ", "Omega": "Ω", "Sigma": "Σ",
-}  # fmt: skip
-_SYMBOLS = {
-    "infty": "∞", "times": "×", "cdot": "·⋅∙•", "div": "÷", "pm": "±", "mp": "∓", "le": "≤⩽", "ge": "≥⩾", "ne": "≠",
-    "cup": "∪", "cap": "∩", "in": "∈", "setminus": "∖", "emptyset": "∅", "sqrt": "√", "to": "→", "int": "∫",
-    "sum": "∑", "prod": "∏", "approx": "≈", "equiv": "≡", "vee": "∨", "wedge": "∧", "neg": "¬", "partial": "∂",
-    "notin": "∉", "Rightarrow": "⇒", "iff": "⇔", "langle": "⟨〈", "rangle": "⟩〉", "lfloor": "⌊", "rfloor": "⌋",
-    "lceil": "⌈", "rceil": "⌉", "mid": "∣", "dots": "…⋯",
-    "mathbb{R}": "ℝ", "mathbb{Z}": "ℤ", "mathbb{Q}": "ℚ", "mathbb{N}": "ℕ", "mathbb{C}": "ℂ",
-}  # fmt: skip
-_COMMAND_OF = {ord(c): f"\\{name} " for table in (_GREEK, _SYMBOLS) for name, chars in table.items() for c in chars}
-_COMMAND_OF |= {ord("°"): r"^{\circ}", ord("−"): "-", ord("–"): "-", ord("⁄"): "/", ord("′"): "'"}
-_COMMAND_OF |= {ord("∛"): r"\sqrt[3]", ord("∜"): r"\sqrt[4]"}
-_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
-_LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋"
-_RAISED_OR_LOWERED = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
-
-
-def _from_unicode(text: str) -> str:
-    """Unicode mathematics as ASCII LaTeX. Plain NFKC would read 2½ as 21/2 and x² as x2, hence the order."""
-    text = _RAISED_OR_LOWERED.sub(
-        lambda m: ("^{" if m[0][0] in _RAISED else "_{") + unicodedata.normalize("NFKC", m[0]) + "}", text
-    )
-    text = text.translate(_COMMAND_OF)
-    characters = []
-    for character in text:
-        category = unicodedata.category(character)
-        if category == "Cf":  # zero-width and direction marks
-            continue
-        if category == "No" and unicodedata.decomposition(character).startswith("<fraction>"):
-            over, under = unicodedata.normalize("NFKC", character).split("⁄")
-            characters.append(rf"\frac{{{over}}}{{{under}}}")
-        elif category == "Nd":
-            characters.append(str(unicodedata.decimal(character)))
-        else:
-            characters.append(character)
-    return unicodedata.normalize("NFKC", "".join(characters)).translate(_COMMAND_OF)
 
 
 # Commands without meaning. `\left` and `\right` may stand before a dot, which is an invisible bracket.
@@ -72,10 +29,11 @@ _TEXT = re.compile(
     r"\\(text(?:rm|bf|it|sf|tt|normal|up)?|emph|mbox|hbox|underline|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm"
     r"|operatorname\*?) ?\{([^{}]*)\}(?=(.?))"
 )
-_FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp max min gcd "
-    "lcm det lim sup inf arsinh arcosh artanh deg dim ker arg".split()
+_FUNCTION_TEXT = (
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp max min gcd lcm "
+    "det lim sup inf arsinh arcosh artanh deg dim ker arg"
 )
+_FUNCTIONS = frozenset(_FUNCTION_TEXT.split())
 _NUMBER_AND_WORDS = re.compile(r"([-+]?[\d.,/]+)( [a-zA-Z%].*| ?\\?%)?")
 _LINKING_WORD = re.compile(r"(?<![a-zA-Z])(?:, ?)?(and|or|while|with)(?![a-zA-Z])")
 
@@ -119,7 +77,8 @@ def _text(match: re.Match) -> str:
 
 
 _SYNONYMS = [
-    (re.compile(r"\\not ?(=|\\in(?![a-zA-Z])|\\equiv(?![a-zA-Z]))"), lambda m: r"\ne " if m[1] == "=" else rf"\not{m[1][1:]} "),
+    (re.compile(r"\\not ?="), r"\\ne "),
+    (re.compile(r"\\not ?\\(in|equiv|subset)(?![a-zA-Z])"), r"\\not\1 "),
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])|<=|=<"), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])|>="), r"\\ge "),
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
@@ -151,7 +110,12 @@ _SYNONYMS = [
     (re.compile(r"\\(?:rbrace|rbrack)(?![a-zA-Z])"), lambda m: r"\}" if "brace" in m[0] else "]"),
     (re.compile(r" ?\^ ?\{? ?\\circ ?(?![a-zA-Z])\}?| ?\\degree(?![a-zA-Z])"), r"^{\\circ}"),
     (re.compile(r"\\text ?\{ ?infinity ?\}|(?<![a-zA-Z\\])infinity(?![a-zA-Z])", re.IGNORECASE), r"\\infty "),
-    (re.compile(r" ?\(? ?(?:\\pmod|\\bmod(?=[^()]{0,9}\))|\(\\mod|\(\\text\{ ?mod ?\}|\(mod(?![a-z])) ?\{? ?(\w+) ?\}? ?\)?"), r"\\pmod{\1}"),
+    (
+        re.compile(
+            r" ?\(? ?(?:\\pmod|\\bmod(?=[^()]{0,9}\))|\(\\mod|\(\\text\{ ?mod ?\}|\(mod(?![a-z])) ?\{? ?(\w+) ?\}? ?\)?"
+        ),
+        r"\\pmod{\1}",
+    ),
     (re.compile(r"(?<![a-zA-Z\\])(sqrt|pi|sin|cos|tan|arctan|arcsin|arccos|ln|log|exp)(?![a-zA-Z])"), r"\\\1 "),
     (re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])"), r"\1"),
 ]  # fmt: skip
@@ -168,7 +132,7 @@ _LEADING = ("=", r"\approx", r"\therefore", ":")
 def canonical(answer: str) -> str:
     r"""`answer` in canonical spelling: without layout (`\left`, sizes, colours, `$`), styles and a final full stop."""
     if not answer.isascii():
-        answer = _from_unicode(answer)
+        answer = from_unicode(answer)
     answer = " ".join(answer.split())
     answer = BOX_START.sub("", answer)
     if r"\begin" not in answer:
@@ -195,10 +159,9 @@ def _separate_wide_spaces(text: str) -> str:
     pieces = [piece.strip() for piece in _WIDE_SPACE.split(text)]
     out = pieces[0]
     for piece in pieces[1:]:
-        is_separated = (
-            not out or not piece or out[-1] in ",;([{" or piece[0] in ",;(|"
-            or piece.startswith((r"\text{", r"\pmod", "and ", "or ")) or out.endswith(("}", " and", " or")) and r"\text{" in out[-12:]
-        )  # fmt: skip
+        is_separated = not out or not piece or out[-1] in ",;([{" or piece[0] in ",;(|"
+        after_link = out.endswith((" and", " or")) or (out[-1:] == "}" and r"\text{" in out[-12:])
+        is_separated |= after_link or piece.startswith((r"\text{", r"\pmod", "and ", "or "))
         out += (" " if is_separated else ", ") + piece
     return out
 
@@ -211,9 +174,11 @@ def _without_frame(text: str) -> str:
             start += 1
         elif text.startswith(r"\approx", start):
             start += len(r"\approx")
-        elif text[end - 1] in " ,;" or (text[end - 1] == "." and not text.endswith("..", 0, end)):
-            end -= 1
-        elif text[end - 1] == "\\":
+        elif (
+            text[end - 1] in " ,;"
+            or (text[end - 1] == "." and not text.endswith("..", 0, end))
+            or text[end - 1] == "\\"
+        ):
             end -= 1
         else:
             break

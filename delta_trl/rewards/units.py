@@ -22,35 +22,36 @@ _UNIT_NAMES = {
     "cal": "calorie", "kcal": "", "bit": "", "byte": "", "a.m.": "am AM A.M.", "p.m.": "pm PM P.M.", "celsius": "",
     "fahrenheit": "", "tsp": "teaspoon", "tbsp": "tablespoon", "rpm": "", "AU": "", "M": "",
 }  # fmt: skip
-_NOUNS = """
-angle animal answer apple apricot arrangement ball banana bag barrel basket bead bean bear bee bike bird block boat book
-bottle bowl box boxes boy bread brick brother bug bus buses bushel bunny butterfly cake calf candle candy candies can
-car card carrot case cat chair chicken child children chip choice chocolate circle city cities class classes clip coin
-color colour combination computer cookie copy copies corner course cow crayon cube customer cycle daughter deer desk
-diagonal dice die digit dish dishes dog doll door doughnut donut duck edge egg element employee equation error
-event face factor family families fan fish fishes flag floor flower fly flies friend frog fruit function game girl
-glass glasses goal goat goose geese grade grape graph group guest handshake hat head hen hole home horse house
-inhabitant integer item jar job key kid kitten lamp laptop lady ladies leaf leaves leg lemon letter line loaf loaves
-man match matches marble mark meal member men mice month mother mouse muffin necklace nickel number note
-object omelet onion orange outcome page pan panda pancake paper part passenger path peach peaches pear pebble
-pen pencil pencils penny pennies people permutation person phone photo pie piece pig pigeon pile pineapple pizza place
-plane plant plate player plum point pole potato potatoes prize problem puppy puppies pumpkin question
-rabbit rectangle region revolution ribbon ring road rock room root rope rose round row sandwich sandwiches seat
-seed sentence set sheep sheet shell shirt shoe shop side sister slice snack sock solution song space spider spoon
-square stair stamp star state step stick sticker stone story stories strawberry strawberries string student subset
-sweet table tank task teacher team term test ticket tile time toy tourist town train tree triangle trip trolley truck
-turn twig vase value vehicle vertex vertices video visitor vote wall watch way wheel widget window woman women word
-worker zero dime domino dominoes dot drop error inning kangaroo lap lesson lap marker minivan monkey mug napkin ounce
-pack package packet pail peanut perch poem pot program quiz quizzes raffle robot sack sail sample shelf shelves ship
-soldier store suit sweater swimmer tomato tomatoes tulip turtle unicorn van wolf wolves zebra bacteria cell atom photon
-molecule electron permutations tuple function polynomial subset matrix matrices partition coloring colouring pupil
-child kilogram sibling flavor flavour serving scoop gift present move dimension seashell bottle customer sandwich
-""".split()  # fmt: skip
+_NOUN_TEXT = """
+angle animal answer apple apricot arrangement atom bacteria bag ball banana barrel basket bead bean bear bee bike
+bird block boat book bottle bowl box boxes boy bread brick brother bug bunny bus buses bushel butterfly cake calf
+can candies candle candy car card carrot case cat cell chair chicken child children chip chocolate choice circle
+cities city class classes clip coin color coloring colour colouring combination computer cookie copies copy corner
+course cow crayon cube customer cycle daughter deer desk diagonal dice die digit dime dimension dish dishes dog doll
+domino dominoes donut door dot doughnut drop duck edge egg electron element employee equation error event face
+factor families family fan fish fishes flag flavor flavour flies floor flower fly friend frog fruit function game
+geese gift girl glass glasses goal goat goose grade grape graph group guest handshake hat head hen hole home horse
+house inhabitant inning integer item jar job kangaroo key kid kilogram kitten ladies lady lamp lap laptop leaf
+leaves leg lemon lesson letter line loaf loaves man marble mark marker match matches matrices matrix meal member men
+mice minivan molecule monkey month mother mouse move muffin mug napkin necklace nickel note number object omelet
+onion orange ounce outcome pack package packet page pail pan pancake panda paper part partition passenger path peach
+peaches peanut pear pebble pen pencil pencils pennies penny people perch permutation permutations person phone photo
+photon pie piece pig pigeon pile pineapple pizza place plane plant plate player plum poem point pole polynomial pot
+potato potatoes present prize problem program pumpkin pupil puppies puppy question quiz quizzes rabbit raffle
+rectangle region revolution ribbon ring road robot rock room root rope rose round row sack sail sample sandwich
+sandwiches scoop seashell seat seed sentence serving set sheep sheet shelf shell shelves ship shirt shoe shop
+sibling side sister slice snack sock soldier solution song space spider spoon square stair stamp star state step
+stick sticker stone store stories story strawberries strawberry string student subset suit sweater sweet swimmer
+table tank task teacher team term test ticket tile time tomato tomatoes tourist town toy train tree triangle trip
+trolley truck tulip tuple turn turtle twig unicorn value van vase vehicle vertex vertices video visitor vote wall
+watch way wheel widget window wolf wolves woman women word worker zebra zero
+"""
+_NOUNS = _NOUN_TEXT.split()
 _UNITS = {spelling: unit for unit, others in _UNIT_NAMES.items() for spelling in (unit, *others.split())}
 _UNITS |= {noun: noun for noun in _NOUNS if noun not in _UNITS}
 _SPEEDS = {"mph": [("mi", 1), ("h", -1)], "kph": [("km", 1), ("h", -1)]}
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3, "cu": 3}
-_ADJECTIVES = frozenset("different distinct possible total more whole full old".split())
+_ADJECTIVES = frozenset(["different", "distinct", "possible", "total", "more", "whole", "full", "old"])
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _NUMBER_END = re.compile(r"[\d})|!]$|\\pi$|\\infty$")
@@ -92,7 +93,7 @@ def unit_name(words: str) -> str:
             name = _known(token)
             if name is None:
                 return ""
-            names += [(name, -power if under else power)] if name not in _SPEEDS else _SPEEDS[name]
+            names += _SPEEDS.get(name, [(name, -power if under else power)])
             power = 1
     if power != 1 and not names:  # "5 square" is no unit
         return ""
@@ -190,9 +191,9 @@ def _bare_tail(text: str) -> tuple[str, str, str] | None:
 
 
 _KNOWN_WORDS = frozenset(
-    "yes no true false odd even east west none dne both one two all red any".split()
-)  # fmt: skip
-_WORDS = re.compile(r"[^\W\d_]+(?:(?: |'|-|\. |\.|, )[^\W\d_]+)*[.!]?")
+    ("yes", "no", "true", "false", "odd", "even", "east", "west", "none", "dne", "both", "one", "two")
+)
+_WORDS = re.compile(r"[^\W\d_]+(?:(?: |'|-|\. |\.)[^\W\d_]+)*[.!]?")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 MAX_WORDS = 6
 

@@ -1,12 +1,12 @@
-"""The worker process: compares two LaTeX answers (`compare.py`), under limits, over pipes.
+"""The worker process: compares two LaTeX answers (see `algebra`), under limits, over pipes.
 
-Run as a plain script by `pool.Worker`, so it imports nothing but math-verify, the standard library and its neighbour
-`compare.py` (no torch, no user script). One JSON array a line: `[gold, answer]` (answer null: can the gold be parsed?), with a third
-item for a step of a chain (see `compare`), in, `[reason, last]` out,
-where `last` says that the worker exits now. The first line out is `["ready", false]`, or the error that prevents it.
+Run as a plain script by `pool.Worker`, so it imports nothing but math-verify, the standard library and the modules beside
+it that need no more (no torch, no user script). One JSON array a line: `[gold, answer]` (answer null: can the gold be
+parsed?), with a third item for a step of a chain (see `Comparer.compare`), in; `[reason, last]` out, where `last` says that
+the worker exits now. The first line out is `["ready", false]`, or the error that prevents it.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import resource
@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import traceback
+import types
 from pathlib import Path
 
 
@@ -42,11 +43,12 @@ WARM_UP = [
 
 
 def load_comparer():
-    """From `compare.py` beside this file. Not by name: this folder is kept off the path, lest its modules hide others."""
-    spec = importlib.util.spec_from_file_location("delta_trl_compare", Path(__file__).with_name("compare.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Comparer()
+    """From `algebra` beside this file, as part of a package that stands for `delta_trl.rewards`: to import that one by name
+    would need it on the path, and run the imports of its callers."""
+    package = types.ModuleType("rewards_of_worker")
+    package.__path__ = [str(Path(__file__).parent)]
+    sys.modules[package.__name__] = package
+    return importlib.import_module(f"{package.__name__}.algebra.compare").Comparer()
 
 
 def resident_bytes() -> int:
