@@ -99,7 +99,7 @@ _BASE_WORDS = (
     "fifteen", "sixteen",
 )  # fmt: skip
 _BASE_NAMES = {"binary": 2, "octal": 8, "hex": 16, "hexadecimal": 16} | {w: i for i, w in enumerate(_BASE_WORDS, 2)}
-_DIGIT = r"(?:\\text\{)?\(?(?P<digits>[0-9A-Fa-f]*[0-9][0-9A-Fa-f]*(?:\.[0-9A-F]+)?)\)?\}?"
+_DIGIT = r"(?:\\text\{)?\(?(?P<digits>[0-9A-Fa-f]++(?:\.[0-9A-F]+)?)\)?\}?"
 _BASE = r"[{(]*(?:\\text\{ ?)?(?P<base>\d+|[a-z]+)[ })]*"
 _BASED = [
     re.compile(rf"{_DIGIT}_{_BASE}"),
@@ -109,8 +109,10 @@ _BASED = [
 
 def based(text: str) -> tuple[str, int] | None:
     r"""(digits, base) of `1011_2`, `(1011)_{2}`, `343_{\text{five}}` or `343\text{ base }7`, else None."""
+    if "_" not in text and "base" not in text:
+        return None
     for pattern in _BASED:
-        if match := pattern.fullmatch(text):
+        if (match := pattern.fullmatch(text)) and any(map(str.isdigit, match["digits"])):
             base = int(match["base"][:4]) if match["base"].isdigit() else _BASE_NAMES.get(match["base"])
             if base is not None and 2 <= base <= 36:
                 return match["digits"].upper().lstrip("0") or "0", base

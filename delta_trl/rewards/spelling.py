@@ -120,7 +120,7 @@ _SYNONYMS = [
     (re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])"), r"\1"),
 ]  # fmt: skip
 _UNIT_THEN_NUMBER = re.compile(r"(\\text\{([^{}]*)\}) ?(?=\d)")  # "2 hours 30 minutes"
-_DOUBLED_BACKSLASH = re.compile(r"\\{2,}(?=[a-zA-Z])")  # or more of them: once is enough
+_DOUBLED_BACKSLASH = re.compile(r"(?<!\\)\\{2,}(?=[a-zA-Z])")  # or more of them: once is enough
 _SPACE = re.compile(r"(?<![a-zA-Z0-9,;]) | (?![a-zA-Z0-9.])")
 _PERCENT_WORD = re.compile(
     r" ?\\text\{ ?(?:percent|percentage|pct) ?\}| ?(?<![a-zA-Z])(?:percent|pct|percentage)(?![a-zA-Z])"

@@ -77,7 +77,7 @@ def equal(gold, answer) -> bool:
         by_value = equal_by_value(gold, answer)
         return by_value if by_value is not None else bool(verify(gold, answer, timeout_seconds=None))
     if isinstance(gold, s.Expr) and isinstance(answer, s.Set):
-        return False  # {5} and [5,5] are not 5
+        return isinstance(answer, s.FiniteSet) and len(answer.args) == 1 and equal(gold, answer.args[0])
     if relations := relations_in(gold):
         by_relation = equal_relations(gold, relations, answer, _same_elements)
         if by_relation is not None:
