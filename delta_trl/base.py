@@ -18,6 +18,7 @@ from trl.trainer.utils import get_config_model_id
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
+from .rewards.extraction import opens_thought
 
 
 # Minor versions of TRL that the test suite has passed with, oldest and newest
@@ -70,6 +71,11 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
         # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
         error = None
+        if self._template_opens_thought:
+            inputs = [
+                {**row, "opens_thought": not isinstance(prompt, str)}
+                for row, prompt in zip(inputs, prompts, strict=True)
+            ]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except Exception as raised:
@@ -85,6 +91,20 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                 f"{self._save_before_stopping()} Rewards must come back as one number or None for each completion."
             ) from error
         return rewards
+
+    @functools.cached_property
+    def _template_opens_thought(self) -> bool:
+        """Whether the chat template ends the prompt inside a `<think>`, which no reward function could see otherwise."""
+        if not getattr(self.processing_class, "chat_template", None) and not self.chat_template:
+            return False
+        prompt = self.processing_class.apply_chat_template(
+            [{"role": "user", "content": "?"}],
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=self.chat_template,
+            **self.chat_template_kwargs,
+        )
+        return opens_thought(prompt)
 
     def _save_before_stopping(self) -> str:
         """Save a checkpoint of the last finished step unless there is one, on all processes, and say where it is."""

@@ -13,8 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from delta_trl.rewards import REASONS, grade, math_reward, scorable
-from delta_trl.rewards.exact import literal, split_unit
-from delta_trl.rewards.extraction import canonical, extract_answer
+from delta_trl.rewards.extraction import extract_answer
+from delta_trl.rewards.numerals import literal
+from delta_trl.rewards.spelling import canonical
+from delta_trl.rewards.units import split_unit
 
 
 DATA = Path(__file__).parent / "data"

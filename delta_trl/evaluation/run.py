@@ -14,6 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..rewards import grade
+from ..rewards.extraction import opens_thought
 from .benchmarks import Benchmark, Problem, fingerprint, load_problems
 from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
 from .models import ModelSource, find_model
@@ -205,8 +206,7 @@ def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[s
     """The records of finished samples, graded by the checker that training's reward uses."""
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
     texts = [
-        ("<think>" if "<think>" in request.prompt.rpartition("</think>")[2] else "") + completion.text
-        for request, completion in finished
+        ("<think>" if opens_thought(request.prompt) else "") + completion.text for request, completion in finished
     ]
     verdicts = grade(texts, [request.solution for request, _ in finished])
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards.grading import NO_BOX, TIMED_OUT, grade
+from ..rewards.grading import NO_BOX, TIMED_OUT
 from .samples import BenchmarkSamples, Evaluation
 from .statistics import Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k
 
@@ -162,11 +162,10 @@ def answer_groups(benchmarks: Sequence[BenchmarkSamples], same: SameAnswer) -> l
 
 
 def checker_says_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether the reward's checker accepts the first answer of a pair where the second is the reference."""
-    if not pairs:
-        return []
-    verdicts = grade([rf"\boxed{{{answer}}}" for answer, _ in pairs], [reference for _, reference in pairs])
-    return [verdict.score == 1.0 for verdict in verdicts]
+    """Whether the reward's checker takes the two answers of a pair for the same."""
+    from ..rewards import same_answers
+
+    return same_answers(pairs) if pairs else []
 
 
 def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:

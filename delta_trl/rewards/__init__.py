@@ -5,7 +5,8 @@ r"""Verified rewards for mathematics, for training and evaluation alike. Imports
 'correct'
 """
 
-from .grading import REASONS, Verdict, grade, math_reward, scorable
+from .extraction import opens_thought
+from .grading import REASONS, Verdict, grade, math_reward, same_answers, scorable
 
 
-__all__ = ["REASONS", "Verdict", "grade", "math_reward", "scorable"]
+__all__ = ["REASONS", "Verdict", "grade", "math_reward", "opens_thought", "same_answers", "scorable"]

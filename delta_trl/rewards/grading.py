@@ -2,7 +2,7 @@ r"""Graded answers: `grade` for evaluation, `math_reward` for training, `scorabl
 
 The verdict on one completion, in this order:
 1. Its answer is taken from the last box (`extraction`): "no box", "unfinished thought".
-2. What the text alone decides (`exact`, which also lists the policy): "correct", "wrong", "unevaluated",
+2. What the text alone decides (`exact`): "correct", "wrong", "unevaluated",
    "too costly", "unparseable answer".
 3. math-verify, in a worker process (`pool`, `worker`), remembered for each (gold, answer): "correct", "wrong",
    "unparseable answer", "timed out", "unscorable gold".
@@ -11,7 +11,6 @@ Only "correct" scores 1. "unscorable gold" scores None, and only that: the gold 
 """
 
 import collections
-import itertools
 import os
 import re
 import threading
@@ -19,20 +18,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .equations import candidates, elements, subject
 from .exact import (
     CORRECT,
-    MAX_CHARACTERS,
     TOO_COSTLY,
     UNEVALUATED,
     UNPARSEABLE_ANSWER,
     WRONG,
-    candidates,
     decide,
     obviously_scorable,
-    too_costly,
+    without_units,
 )
-from .extraction import NO_BOX, UNFINISHED_THOUGHT, canonical, closing_brace, extract_answer
+from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer, opens_thought
+from .limits import MAX_CHARACTERS, too_costly
 from .pool import POOL, TIMED_OUT
+from .spelling import canonical
+from .units import MAX_WORDS
 
 
 UNSCORABLE_GOLD = "unscorable gold"
@@ -105,16 +106,22 @@ def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str
     return reasons
 
 
-_NONZERO_NUMBER = re.compile(r"[1-9]\d*")
-_GOLD_BOX = re.compile(r"\\boxed\s*\{")
+_NEAR = 10  # characters; boxes of a gold this close together are one answer
+_PERCENT_AFTER = re.compile(r"\}\s*\$?\s*(?:\\?%|percent)[^{}]*$")
+_STATED = re.compile(r"[Aa]nswer(?: is|:)\s*\$([^$]+)\$")
 
 
-def canonical_gold(gold: str | None) -> str:
-    """The canonical spelling of a gold: bare, in dollars, in a box, or after GSM8K's `####`. "" if there is none."""
-    text = "" if gold is None else str(gold).rpartition("####")[2]
-    boxes = list(_GOLD_BOX.finditer(text))
-    if boxes and (end := closing_brace(text, boxes[-1].end() - 1)) > 0:
-        text = text[boxes[-1].end() : end]
+def canonical_gold(gold: object) -> str:
+    """The canonical spelling of a gold, "" if there is none: bare, in dollars, after GSM8K's `####`, or in boxes, which
+    are read as those of a completion. None and NaN (an empty cell of a table) are no golds."""
+    if gold is None or gold != gold:
+        return ""
+    text = str(gold).rpartition("####")[2]
+    if contents := boxed(text, near=_NEAR):
+        is_percentage = _PERCENT_AFTER.search(text)
+        text = ", ".join(contents) + (r"\%" if is_percentage and len(contents) == 1 else "")
+    elif stated := _STATED.findall(text):
+        text = stated[-1]
     return "" if len(text) > 4 * MAX_CHARACTERS else canonical(text)
 
 
@@ -138,26 +145,28 @@ def grade(completions: Sequence[str], solutions: Sequence[str | None]) -> list[V
             f"grade() needs one solution a completion, got {len(completions)} completions and {len(solutions)} "
             "solutions. Repeat the solution for every sample of a problem."
         )
+    golds = [canonical_gold(solution) for solution in solutions]
+    asked_golds = {gold for gold in golds if gold and not obviously_scorable(gold)}
     answers: list[str | None] = []
     decided: list[str | None] = []
     questions: list[list[tuple[str, str]]] = []
-    for completion, solution in zip(completions, solutions, strict=True):
+    for completion, gold in zip(completions, golds, strict=True):
         answer, reason = extract_answer(completion)
-        gold = canonical_gold(solution)
         pairs: list[tuple[str, str]] = []
-        if not gold:
-            reason = UNSCORABLE_GOLD
-        elif reason is None:
+        if reason is None and gold:
             reason, pairs = _decide_by_text(gold, answer)
-            if pairs and too_costly(gold):
-                reason = UNSCORABLE_GOLD
         answers.append(answer)
         decided.append(reason)
-        questions.append([] if reason else pairs)
-    replies = _ask_workers([pair for pairs in questions for pair in pairs])
+        questions.append(pairs)
+    can_score = dict(zip(asked_golds, scorable(list(asked_golds)), strict=True)) if asked_golds else {}
+    replies = _ask_workers(
+        [pair for pairs, gold in zip(questions, golds, strict=True) for pair in pairs if can_score.get(gold, True)]
+    )
     verdicts = []
-    for answer, reason, pairs in zip(answers, decided, questions, strict=True):
-        if reason is None:
+    for gold, answer, reason, pairs in zip(golds, answers, decided, questions, strict=True):
+        if not gold or not (can_score.get(gold, True) or (reason == CORRECT and too_costly(gold))):
+            reason = UNSCORABLE_GOLD
+        elif reason is None:
             reason = next((replies[p] for p in pairs if replies[p] != CORRECT), CORRECT)
         score = None if reason == UNSCORABLE_GOLD else float(reason == CORRECT)
         verdicts.append(Verdict(score, answer, reason))
@@ -171,6 +180,9 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
     answer = canonical(answer)
     if decide(gold, answer) == CORRECT:
         return CORRECT, []
+    listed = elements(answer)
+    if len(listed) > 1 and len(elements(gold)) == 1 and all(decide(gold, part) == CORRECT for part in listed):
+        return CORRECT, []  # the same twice, in two boxes
     split = candidates(gold, answer)
     if split is None:
         return WRONG, []
@@ -179,25 +191,46 @@ def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str,
     for i, part in enumerate(parts):
         reason = decide(gold, part, is_final=i == len(parts) - 1)
         if reason is None:
-            pairs.append((gold, part))
+            pair = (without_units(gold)[0], without_units(part)[0])
+            pairs.append(pair if i == len(parts) - 1 else (*pair, False))
         elif reason != CORRECT:
             return reason, []
     return (None, pairs) if pairs else (CORRECT, [])
 
 
 def scorable(golds: Sequence[str | None]) -> list[bool]:
-    """Whether answers to each gold can be scored: `grade` gives None to wrong answers to the others."""
-    shapes: list[str | bool] = []
+    """Whether answers to each gold can be scored: `grade` gives None to every answer to the others."""
+    questions: list[tuple[str, None] | bool] = []
     for gold in map(canonical_gold, golds):
         if not gold or too_costly(gold):
-            shapes.append(False)
+            questions.append(False)
+        elif obviously_scorable(gold):
+            questions.append(True)
         else:
-            # Whether a gold parses does not depend on its numbers, zeros apart: 2\sqrt{3} stands for 7\sqrt{11} too.
-            # Different ones, lest a denominator become zero.
-            numbers = itertools.cycle(("2", "3", "5", "7", "11", "13"))
-            shapes.append(obviously_scorable(gold) or _NONZERO_NUMBER.sub(lambda _, n=numbers: next(n), gold))
-    replies = _ask_workers(sorted({(shape, None) for shape in shapes if isinstance(shape, str)}))
-    return [replies[shape, None] == SCORABLE if isinstance(shape, str) else shape for shape in shapes]
+            body = without_units(subject(gold))[0]
+            questions.append(not _is_prose(body) and (body, None))
+    replies = _ask_workers(sorted({question for question in questions if isinstance(question, tuple)}))
+    return [replies[q] == SCORABLE if isinstance(q, tuple) else q for q in questions]
+
+
+def same_answers(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether the two answers of each pair count as the same: either is accepted where the other is the gold.
+
+    For the votes of majority@n, where no answer is the gold. In contrast to `grade`, it does not matter which comes first.
+    """
+    boxes = [(rf"\boxed{{{a}}}", rf"\boxed{{{b}}}") for a, b in pairs]
+    both_ways = [*boxes, *(pair[::-1] for pair in boxes)]
+    scores = [verdict.score == 1.0 for verdict in grade([a for a, _ in both_ways], [b for _, b in both_ways])]
+    return [
+        canonical(a) == canonical(b) or there or back
+        for (a, b), there, back in zip(pairs, scores[: len(pairs)], scores[len(pairs) :], strict=True)
+    ]
+
+
+def _is_prose(gold: str) -> bool:
+    """A sentence: no answer will say the same thing in the same words."""
+    bare = re.sub(r"\\[a-zA-Z]+", " ", gold)
+    return len(re.findall(r"(?<![a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z(])", bare)) > MAX_WORDS
 
 
 def _text(completion: str | list[dict[str, Any]]) -> str:
@@ -229,17 +262,21 @@ def math_reward(
         solution: The gold answers (see `grade`), from the dataset's column of that name.
         log_extra: Given by the trainer. Gets the columns `answer` and `verdict` of the completions table.
         log_metric: Given by the trainer. Gets the share of each reason as `math_reward/<reason>`.
-        **kwargs: TRL's other columns. Of these only `prompts` is used: a plain prompt that ends inside `<think>` makes
-            a completion without `</think>` an unfinished thought.
+        **kwargs: TRL's other columns. Of these `prompts` and `opens_thought` are used: a plain prompt that ends inside
+            `<think>`, or a true value in the column `opens_thought` (for conversations, whose prompt gets its `<think>`
+            from the chat template; this package's trainers set it), makes a completion without `</think>` an unfinished
+            thought, as in evaluation.
 
     Returns:
         A reward a completion; None, which TRL leaves out, only where the gold cannot be parsed.
 
-    Policy of the comparison: see `delta_trl.rewards.exact`. Costs and limits: see `delta_trl.rewards.pool`.
+    What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.pool`.
     """
     texts = [_text(completion) for completion in completions]
-    for i, prompt in enumerate(kwargs.get("prompts") or ()):
-        if isinstance(prompt, str) and "<think>" in prompt.rpartition("</think>")[2]:
+    prompts = kwargs.get("prompts") or [None] * len(texts)
+    opened = kwargs.get("opens_thought") or [False] * len(texts)
+    for i, (prompt, is_open) in enumerate(zip(prompts, opened, strict=True)):
+        if is_open or (isinstance(prompt, str) and opens_thought(prompt)):
             texts[i] = "<think>" + texts[i]
     verdicts = grade(texts, solution)
     if log_extra is not None:

@@ -37,6 +37,8 @@ from pathlib import Path
 
 TIMED_OUT = "timed out"
 START_SECONDS = 120.0  # importing sympy from a slow network file system takes a while
+DIED = "It died without a message."
+MOST_FAILED_STARTS = 3  # in a row, while other workers live
 
 
 def available_cores() -> int:
@@ -165,6 +167,8 @@ class WorkerPool:
         self.config = config or PoolConfig()
         self._workers: list[Worker] = []
         self._lock = threading.Lock()
+        self._failed_starts = 0  # in a row
+        self._most_workers = self.config.workers
 
     def run(self, requests: Sequence[tuple[str, str | None]]) -> list[tuple[str, bool]]:
         """The verdicts on (gold, answer) pairs, in order; an answer of None asks whether the gold can be parsed.
@@ -174,6 +178,7 @@ class WorkerPool:
         Raises RuntimeError if workers cannot start, for instance because math-verify is not installed.
         """
         with self._lock:
+            self._failed_starts, self._most_workers = 0, self.config.workers
             return self._run(requests)
 
     def _run(self, requests: Sequence[tuple[str, str | None]]) -> list[tuple[str, bool]]:
@@ -185,7 +190,7 @@ class WorkerPool:
             for worker in self._workers:
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
             while batch.unfinished:
-                while len(self._workers) < min(self.config.workers, batch.unfinished):
+                while len(self._workers) < min(self._most_workers, batch.unfinished):
                     worker = Worker(self.config)
                     self._workers.append(worker)
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
@@ -200,8 +205,9 @@ class WorkerPool:
                 now = time.monotonic()
                 for worker in [w for w in self._workers if w.is_waited_for and w.deadline <= now]:
                     if not worker.is_ready:
-                        self._fail_to_start(f"It was not ready after {START_SECONDS:.0f} seconds.")
-                    batch.finish(worker.index, TIMED_OUT, repeatable=False)
+                        self._bear_failed_start(worker, f"It was not ready after {START_SECONDS:.0f} seconds.")
+                    else:
+                        batch.finish(worker.index, TIMED_OUT, repeatable=False)
                     self._remove(worker, selector)
         while len(self._workers) < most:  # successors of those that ended: ready when the next call comes
             self._workers.append(Worker(self.config))
@@ -224,7 +230,7 @@ class WorkerPool:
             reply = worker.receive()
         except EOFError:
             if not worker.is_ready:
-                self._fail_to_start("It died without a message.")
+                self._bear_failed_start(worker, DIED)
             if worker.index is not None:
                 batch.bury(worker.index, worker.process.wait())
             return False
@@ -233,8 +239,10 @@ class WorkerPool:
         reason, last = reply
         if not worker.is_ready:
             if reason != "ready":
-                self._fail_to_start(reason)
+                self._bear_failed_start(worker, reason)
+                return False
             worker.is_ready = True
+            self._failed_starts = 0
             return True
         batch.finish(worker.index, reason, repeatable=True)
         worker.index = None
@@ -246,8 +254,17 @@ class WorkerPool:
         self._workers.remove(worker)
         worker.stop()
 
-    def _fail_to_start(self, reason: str) -> None:
-        command = " ".join(self._workers[-1].process.args[:3])
+    def _bear_failed_start(self, worker: "Worker", reason: str) -> None:
+        """A worker that something kills while it starts is no loss as long as another one lives, which a few are
+        allowed; RuntimeError where none is left, or none of several starts: then something is missing."""
+        self._failed_starts += 1
+        others_live = any(w is not worker and w.is_ready and w.process.poll() is None for w in self._workers)
+        if self._failed_starts < MOST_FAILED_STARTS and (others_live or reason == DIED):
+            return
+        if others_live:
+            self._most_workers = sum(w.is_ready for w in self._workers)  # go on with those
+            return
+        command = " ".join(worker.process.args[:3])
         self.close()
         raise RuntimeError(
             f"The process that checks answers did not start ({command}). It needs math-verify 0.9 and POSIX. {reason}"
