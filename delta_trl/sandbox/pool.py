@@ -1,0 +1,385 @@
+"""Runs programs nobody trusts, in worker processes that no program can hang, crash or outlive.
+
+Why not a library: none isolates a program inside an ordinary container without privileges in milliseconds, and none
+starts processes from any thread of a daemonic process, where multiprocessing refuses and forking with torch is unsafe.
+
+Workers start with the first program and live until this process ends. They exit when their socket closes, which the
+kernel does even for a process killed with SIGKILL; a program dies with its worker. A forked child closes the sockets it
+inherited and starts workers of its own. Linux on x86-64 and aarch64.
+"""
+
+import atexit
+import contextlib
+import json
+import math
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+HERE = Path(__file__).parent
+START_SECONDS = 120.0  # importing from a slow network file system takes a while
+GRACE_SECONDS = 10.0  # beyond the wall limit, after which a silent worker is taken for dead
+TRIES = 3  # of one program, if its worker is killed from outside
+MOST_WORKERS = 16
+SEALED = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE
+
+FINISHED = "finished"
+CRASHED = "crashed"
+TIMED_OUT = "timed out"
+OUT_OF_MEMORY = "out of memory"
+TOO_MUCH_OUTPUT = "too much output"
+
+
+class SandboxUnavailable(RuntimeError):
+    """Programs cannot be isolated here, so they are not run. The text says what is missing and what to do."""
+
+
+class WorkerDied(Exception):
+    """The worker ended without an answer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use.
+
+    Args:
+        cpu_seconds: CPU time, > 0; of all calls together. One call gets its share of it.
+        wall_seconds: Time by the clock, > 0, for programs that sleep. Default: 2 * cpu_seconds + 2, so that a busy machine
+            does not turn right programs into wrong ones.
+        memory_bytes: Memory (address space), > 0, beyond the worker's own.
+        output_bytes: Size, > 0, of each of standard output, standard error and the returned values.
+    """
+
+    cpu_seconds: float = 4.0
+    wall_seconds: float | None = None
+    memory_bytes: int = 2**30
+    output_bytes: int = 16 * 2**20
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if value is not None and not (0 < value < math.inf):
+                raise ValueError(f"Limits.{name} must be above 0 and finite, got {value}.")
+        if self.wall_seconds is None:
+            object.__setattr__(self, "wall_seconds", 2 * self.cpu_seconds + 2)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of a function that the program defines, itself or as a method of a class `Solution`.
+
+    Args:
+        function: Its name.
+        arguments: One entry a call: a list of plain (JSON) values, or, if `is_python`, the text of a Python expression of
+            a tuple, which only the sandbox evaluates.
+        is_python: See `arguments`.
+        keep_going: Whether calls follow one that raised an exception.
+    """
+
+    function: str
+    arguments: Sequence
+    is_python: bool = False
+    keep_going: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a program. All of it is the program's word, apart from `status`.
+
+    Attributes:
+        status: "finished" (exit status 0), "crashed", "timed out", "out of memory" or "too much output".
+        stdout: What it wrote to standard output.
+        stderr: What it wrote to standard error; the last line is that of an uncaught exception.
+        returned: One line of bytes a call: `=` and the value as JSON, or `!` and the name of an exception as JSON.
+        cpu_seconds: CPU time used.
+    """
+
+    status: str
+    stdout: bytes
+    stderr: bytes
+    returned: list[bytes]
+    cpu_seconds: float
+
+
+def _memory_file(content: bytes | None = None) -> int:
+    """A file in memory: with a content that nobody can change, or empty."""
+    flags = os.MFD_CLOEXEC | (0 if content is None else os.MFD_ALLOW_SEALING)
+    file = os.memfd_create("program", flags)
+    if content is not None:
+        import fcntl  # not on Windows, where this module can be imported
+
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.lseek(file, 0, os.SEEK_SET)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALED)
+    return file
+
+
+class Worker:
+    """One worker process, which runs one program at a time."""
+
+    def __init__(self, use_landlock: bool = True):
+        if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "aarch64"):
+            raise SandboxUnavailable(
+                f"Programs can only be isolated on Linux (x86-64 and aarch64); this is {sys.platform} on "
+                f"{platform.machine()}. Run code rewards in a Linux container or virtual machine. Loading data and "
+                "comparing outputs work everywhere."
+            )
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # -P and an environment of our own instead of -I, which would ignore the hash seed: the order of sets follows
+            # it, and the same program must get the same verdict in every run.
+            command = [sys.executable, "-s", "-P", "-B", str(HERE / "worker.py")]
+            command += [str(theirs.fileno()), "landlock" if use_landlock else "no landlock", str(os.getpid())]
+            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+            kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # to find libpython
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONHASHSEED": "0", **threads, **kept},
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self.layers: list[str] = []
+        _WORKERS.add(self)
+
+    def get_ready(self) -> None:
+        """Wait for the worker and try to break out of it. Raises SandboxUnavailable."""
+        try:
+            answer = self._receive(START_SECONDS)
+        except WorkerDied:
+            raise SandboxUnavailable(
+                f"The sandbox's worker did not start ({' '.join(self.process.args[:5])}); its exit status is "
+                f"{self.process.poll()}. Run that command with the arguments `0 landlock 0` to see why."
+            ) from None
+        if "error" in answer:
+            raise SandboxUnavailable(f"Programs cannot be isolated here: {answer['error']}")
+        self.layers = answer["layers"]
+        result = self.run((HERE / "probes.py").read_text(), limits=Limits(cpu_seconds=20.0, wall_seconds=60.0))
+        lines = result.stdout.decode(errors="replace").splitlines()
+        escapes = [line.removeprefix("allowed: ") for line in lines if line.startswith("allowed: ")]
+        if result.status != FINISHED or not lines or lines[-1] != "done":
+            raise SandboxUnavailable(
+                f"The sandbox's self-test did not finish ({result.status}): {result.stderr.decode(errors='replace')}"
+            )
+        if escapes:
+            raise SandboxUnavailable(
+                f"The sandbox does not hold on this machine: a program could {', '.join(escapes)}. Nothing is run. Layers in "
+                f"place: {', '.join(self.layers)}. If the kernel is emulated (gVisor, an old WSL), use another machine."
+            )
+
+    def _receive(self, seconds: float) -> dict:
+        self._socket.settimeout(seconds)
+        try:
+            message = self._socket.recv(65536)
+        except OSError:  # a time-out too
+            raise WorkerDied from None
+        if not message:
+            raise WorkerDied
+        return json.loads(message)
+
+    def run(self, program: str, stdin: bytes = b"", calls: Calls | None = None, limits: Limits | None = None) -> Result:
+        """See `Sandbox.run`. Raises WorkerDied."""
+        limits = limits or Limits()
+        job: dict = {"program": program}
+        if calls is not None:
+            job |= {"function": calls.function, "calls": list(calls.arguments)}
+            job |= {"is_python": calls.is_python, "keep_going": calls.keep_going}
+        message = {
+            "wall_seconds": limits.wall_seconds,
+            "cpu_seconds": limits.cpu_seconds,
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.output_bytes,
+        }
+        files: list[int] = []
+        try:
+            files += [_memory_file(json.dumps(job).encode()), _memory_file(stdin)]
+            files += [_memory_file() for _ in range(3)]
+            try:
+                socket.send_fds(self._socket, [json.dumps(message).encode()], files)
+            except OSError:
+                raise WorkerDied from None
+            status, is_late, cpu_seconds = self._receive(limits.wall_seconds + GRACE_SECONDS)["outcome"]
+            stdout, stderr, returned = (os.pread(file, limits.output_bytes, 0) for file in files[2:])
+        finally:
+            for file in files:
+                os.close(file)
+        return Result(
+            status=_status(os.waitstatus_to_exitcode(status), is_late, cpu_seconds, stderr, limits),
+            stdout=stdout,
+            stderr=stderr,
+            returned=returned.splitlines(),
+            cpu_seconds=cpu_seconds,
+        )
+
+    def stop(self) -> None:
+        """End the process, whatever it does, and reap it."""
+        self._socket.close()
+        self.process.kill()
+        self.process.wait()
+
+    def forget(self) -> None:
+        """In a forked child: close what the parent's worker would wait for, and leave the process alone."""
+        self._socket.close()
+        self.process.returncode = 0
+
+
+def _status(exit_code: int, is_late: bool, cpu_seconds: float, stderr: bytes, limits: Limits) -> str:
+    if is_late or exit_code in (-signal.SIGPROF, -signal.SIGXCPU):
+        return TIMED_OUT
+    if exit_code == -signal.SIGKILL:  # the kernel's: the hard limit of CPU time, or the machine ran out of memory
+        return TIMED_OUT if cpu_seconds >= limits.cpu_seconds else OUT_OF_MEMORY
+    if exit_code == -signal.SIGXFSZ:
+        return TOO_MUCH_OUTPUT
+    if exit_code == 0:
+        return FINISHED
+    last = stderr.rstrip().rpartition(b"\n")[2]
+    return OUT_OF_MEMORY if b"MemoryError" in last else CRASHED
+
+
+class Sandbox:
+    """Workers of one process, shared by its threads.
+
+    Args:
+        workers: Most worker processes, at least 1. Default: the cores of this process, shared with the other training
+            processes of the machine (LOCAL_WORLD_SIZE), at most 16.
+        use_landlock: False leaves out Landlock, as on a kernel without it. For tests: the other layers have to hold alone.
+
+    >>> Sandbox().run("print(int(input()) + 1)", stdin=b"41").stdout
+    b'42\\n'
+    """
+
+    def __init__(self, workers: int | None = None, use_landlock: bool = True):
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}.")
+        self.workers = default_workers() if workers is None else workers
+        self._use_landlock = use_landlock
+        self.reset()
+        _SANDBOXES.add(self)
+
+    def reset(self) -> None:
+        """Know of no worker."""
+        self._all: list[Worker] = []
+        self._idle: list[Worker] = []
+        self._starting = 0
+        self._changed = threading.Condition()
+
+    def run(self, program: str, stdin: bytes = b"", calls: Calls | None = None, limits: Limits | None = None) -> Result:
+        """Run a program once, and wait for it. Any number of threads may do so at a time.
+
+        Args:
+            program: The text of a Python program.
+            stdin: What its standard input holds.
+            calls: Calls to make after the program's top level has run. A program without calls is `__main__`.
+            limits: What it may use.
+
+        Raises:
+            SandboxUnavailable: Programs cannot be isolated on this machine. Nothing was run.
+        """
+        for _ in range(TRIES):
+            with self._worker() as worker:
+                try:
+                    return worker.run(program, stdin, calls, limits)
+                except WorkerDied:
+                    self._remove(worker)
+        return Result(CRASHED, b"", b"the worker died each time", [], 0.0)
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        worker = self._take()
+        try:
+            yield worker
+        except BaseException:  # Ctrl-C in the middle of an answer: the next program must not get it
+            self._remove(worker)
+            raise
+        finally:
+            with self._changed:
+                if worker in self._all:
+                    self._idle.append(worker)
+                self._changed.notify()
+
+    def _take(self) -> Worker:
+        with self._changed:
+            while not self._idle and len(self._all) + self._starting >= self.workers:
+                self._changed.wait()
+            if self._idle:
+                return self._idle.pop()
+            self._starting += 1
+        worker = None
+        try:
+            worker = Worker(self._use_landlock)
+            worker.get_ready()
+        except BaseException as error:
+            if worker is not None:
+                worker.stop()
+            if isinstance(error, WorkerDied):
+                raise SandboxUnavailable("The sandbox's worker died in its self-test.") from None
+            raise
+        finally:
+            with self._changed:
+                self._starting -= 1
+                self._changed.notify()
+        with self._changed:
+            self._all.append(worker)
+        return worker
+
+    def _remove(self, worker: Worker) -> None:
+        with self._changed:
+            if worker in self._all:
+                self._all.remove(worker)
+        worker.stop()
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run now."""
+        return [worker.process.pid for worker in self._all]
+
+    def layers(self) -> list[str]:
+        """The layers of isolation in place, after `run`."""
+        return self._all[0].layers if self._all else []
+
+    def close(self) -> None:
+        """End all workers. The sandbox can be used again."""
+        with self._changed:
+            workers, self._all, self._idle = self._all, [], []
+        for worker in workers:
+            worker.stop()
+
+
+def default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+
+
+_WORKERS: "weakref.WeakSet[Worker]" = weakref.WeakSet()
+_SANDBOXES: "weakref.WeakSet[Sandbox]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for sandbox in list(_SANDBOXES):
+        sandbox.close()
+
+
+def _forget_all() -> None:
+    """In a forked child, which starts workers of its own."""
+    for worker in list(_WORKERS):
+        worker.forget()
+    for sandbox in list(_SANDBOXES):
+        sandbox.reset()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
