@@ -16,14 +16,12 @@ the finished bytes with one call.
 
 import ctypes
 import errno
-import fcntl
 import math
 import os
 import resource
 import signal
 import struct
 import tempfile
-import time
 
 
 ALLOWED = (
@@ -63,9 +61,8 @@ LANDLOCK_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # by version: how many bits
 NOBODY = 65534  # "nobody"
 FIRST_PRIVATE_UID = 0x60000000
 THREADS = 256  # a program's
-COUNT_EVERY_SECONDS = 10.0
-DESCRIPTORS = 64
-LOWEST_DESCRIPTOR = 10  # of the worker's, above those that a program's files take
+DESCRIPTORS = 256
+RLIMIT_MSGQUEUE = 12  # the resource module does not name it
 STACK_BYTES = 64 * 2**20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -163,22 +160,22 @@ def landlock_version() -> int:
     return max(0, _libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
-def landlock_ruleset() -> int | None:
-    """A descriptor of rules that allow nothing. None without Landlock."""
+def _enter_landlock() -> bool:
+    """Allow this process and its children nothing that Landlock knows. False without Landlock."""
     version = landlock_version()
     if version == 0:
-        return None
+        return False
     attributes = struct.pack("=Q", (1 << LANDLOCK_FILE_RIGHTS.get(version, 16)) - 1)
     if version >= 4:
         attributes += struct.pack("=Q", 3)  # bind and connect of TCP
     if version >= 6:
         attributes += struct.pack("=Q", 3)  # abstract sockets and signals of other domains
     size = ctypes.c_size_t(len(attributes))
-    ruleset = _check(_libc.syscall(LANDLOCK_CREATE_RULESET, attributes, size, ctypes.c_uint32(0)), "Landlock")
-    try:
-        return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
-    finally:
-        os.close(ruleset)
+    ruleset = _libc.syscall(LANDLOCK_CREATE_RULESET, attributes, size, ctypes.c_uint32(0))
+    _check(ruleset, "Making the rules of Landlock")
+    _check(_libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "Entering Landlock")
+    os.close(ruleset)
+    return True
 
 
 def _drop_capabilities() -> None:
@@ -215,22 +212,6 @@ def _drop_user() -> bool:
     return False
 
 
-def count_threads(uid: int) -> int | None:
-    """Threads of a user, all processes together. None if /proc does not tell."""
-    try:
-        processes = [entry for entry in os.scandir("/proc") if entry.name.isdigit()]
-    except OSError:
-        return None
-    total = 0
-    for process in processes:
-        try:
-            if process.stat().st_uid == uid:
-                total += len(os.listdir(f"{process.path}/task"))
-        except OSError:  # it has just ended
-            continue
-    return total
-
-
 def mapped_bytes() -> int:
     """Address space of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -238,58 +219,51 @@ def mapped_bytes() -> int:
 
 
 class Isolation:
-    """Prepared once by the worker, entered by the process of each program."""
+    """What the worker enters itself, once, and what each program's process adds.
+
+    Attributes:
+        layers: Names of the layers in place.
+    """
 
     def __init__(self, use_landlock: bool = True):
         self._filter = build_filter()
-        self.ruleset = landlock_ruleset() if use_landlock else None
-        self.layers = ["seccomp"] + (["landlock"] if self.ruleset is not None else [])
         self._mapped_bytes = mapped_bytes()
+        self.layers = ["seccomp"]
         self._has_own_user = False
         if os.geteuid() == 0:
             self.layers += ["empty root"] if _enter_empty_root() else []
             self._has_own_user = _drop_user()
+            self.layers += ["own user"] if self._has_own_user else []
         _drop_capabilities()
         _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "Giving up new privileges")
-        self._thread_limit: int | None = THREADS
-        self._counted = -math.inf
+        if use_landlock and _enter_landlock():
+            self.layers.append("landlock")
+        _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
+        _limit(resource.RLIMIT_STACK, STACK_BYTES)
+        for limit in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE):
+            _limit(limit, 0)
 
-    def before_fork(self) -> None:
-        """The kernel limits threads by user, so where the worker shares a user, those of the others are added."""
-        if not self._has_own_user and time.monotonic() > self._counted + COUNT_EVERY_SECONDS:
-            others = count_threads(os.getuid())
-            self._thread_limit = None if others is None else others + THREADS
-            self._counted = time.monotonic()
-
-    def enter(self, memory_bytes: int, cpu_seconds: float, file_bytes: int) -> None:
+    def enter(self, memory_bytes: int, total_cpu_seconds: float, file_bytes: int, other_threads: int | None) -> None:
         """Confine this process for good.
 
         Args:
             memory_bytes: Address space that it may add to what it has.
-            cpu_seconds: CPU time, after which SIGPROF ends it; the kernel makes sure a second later.
+            total_cpu_seconds: CPU time after which the kernel ends it, up to two seconds later.
             file_bytes: Size that each of its output files may reach; SIGXFSZ ends it there.
+            other_threads: Threads of the same user, which the kernel counts in; None: do not limit threads.
         """
         _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "Following the worker's death")
-        hard_cpu = math.ceil(cpu_seconds) + 1
-        limits = {
-            resource.RLIMIT_AS: self._mapped_bytes + memory_bytes,
-            resource.RLIMIT_CPU: hard_cpu,
-            resource.RLIMIT_FSIZE: file_bytes,
-            resource.RLIMIT_NOFILE: DESCRIPTORS,
-            resource.RLIMIT_NPROC: self._thread_limit,
-            resource.RLIMIT_STACK: STACK_BYTES,
-            resource.RLIMIT_CORE: 0,
-            resource.RLIMIT_MEMLOCK: 0,
-            resource.RLIMIT_MSGQUEUE: 0,
-        }
-        for limit, value in limits.items():
-            if value is not None:
-                _, most = resource.getrlimit(limit)
-                value = value if most == resource.RLIM_INFINITY else min(value, most)
-                resource.setrlimit(limit, (value, value))
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        if self.ruleset is not None:
-            result = _libc.syscall(LANDLOCK_RESTRICT_SELF, self.ruleset, ctypes.c_uint32(0))
-            _check(result, "Entering Landlock")
-            os.close(self.ruleset)
+        _limit(resource.RLIMIT_AS, self._mapped_bytes + memory_bytes)
+        _limit(resource.RLIMIT_CPU, math.ceil(total_cpu_seconds) + 1)
+        _limit(resource.RLIMIT_FSIZE, file_bytes)
+        if self._has_own_user:
+            _limit(resource.RLIMIT_NPROC, THREADS)
+        elif other_threads is not None:
+            _limit(resource.RLIMIT_NPROC, other_threads + THREADS)
         _load_filter(self._filter)
+
+
+def _limit(limit: int, value: int) -> None:
+    _, most = resource.getrlimit(limit)
+    value = value if most == resource.RLIM_INFINITY else min(value, most)
+    resource.setrlimit(limit, (value, value))

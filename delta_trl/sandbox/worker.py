@@ -26,7 +26,8 @@ from program import run_program  # noqa: E402
 
 
 ORPHAN_POLL_SECONDS = 5.0  # how often an idle worker checks that its parent lives, should the socket not tell
-FILES = 5
+CONTROL = 3
+FILES = 250  # the kernel's limit is 253
 
 
 def wait_for(pid: int, wall_seconds: float, control: socket.socket, wake: int) -> tuple[int, bool, float]:
@@ -62,20 +63,23 @@ def serve(control: socket.socket, isolation: Isolation, names: dict[str, object]
         if not message:
             return
         limits = json.loads(message)
-        wall_seconds = limits.pop("wall_seconds")
-        isolation.before_fork()
+        total_wall_seconds = limits.pop("total_wall_seconds")
         pid = os.fork()
         if pid == 0:
+            for file in (control.fileno(), wake, signalled):
+                os.close(file)
             run_program(files, limits, isolation, names)
         for file in files:
             os.close(file)
-        outcome = wait_for(pid, wall_seconds, control, wake)
+        outcome = wait_for(pid, total_wall_seconds, control, wake)
         control.send(json.dumps({"outcome": outcome}).encode())
 
 
 def main(control_file: int, use_landlock: bool, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end closes the socket
-    control = socket.socket(fileno=control_file)
+    os.dup2(control_file, CONTROL)
+    os.closerange(CONTROL + 1, 65536)
+    control = socket.socket(fileno=CONTROL)
     try:
         preload()
         importer = SourceImporter()
