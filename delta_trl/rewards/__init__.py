@@ -5,7 +5,8 @@ r"""Verified rewards for mathematics, for training and evaluation alike. Imports
 'correct'
 """
 
+from .code import code_reward, make_code_reward
 from .grading import REASONS, Verdict, grade, math_reward, scorable
 
 
-__all__ = ["REASONS", "Verdict", "grade", "math_reward", "scorable"]
+__all__ = ["REASONS", "Verdict", "code_reward", "grade", "make_code_reward", "math_reward", "scorable"]

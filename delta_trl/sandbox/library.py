@@ -31,7 +31,17 @@ PRELOADED = (
     *("numpy", "numpy.fft", "numpy.random", "sortedcontainers"),
 )
 SEED = 0  # the same program gets the same verdict
-LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip"}
+LEFT_OUT = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "tkinter",
+    "turtledemo",
+    "ensurepip",
+}
 
 # What LeetCode gives to a solution without an import, as LiveCodeBench and verl do
 OF_CALLED_PROGRAMS = (

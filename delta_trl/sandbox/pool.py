@@ -178,8 +178,8 @@ class Worker:
             )
         if escapes:
             raise SandboxUnavailable(
-                f"The sandbox does not hold on this machine: a program could {', '.join(escapes)}. Nothing is run. Layers in "
-                f"place: {', '.join(self.layers)}. If the kernel is emulated (gVisor, an old WSL), use another machine."
+                f"The sandbox does not hold on this machine: a program could {', '.join(escapes)}. Nothing is run. Layers "
+                f"in place: {', '.join(self.layers)}. If the kernel is emulated (gVisor, an old WSL), use another machine."
             )
 
     def _receive(self, seconds: float) -> dict:
@@ -318,7 +318,9 @@ class Sandbox:
             follow in the same process.
         """
         if not 1 <= len(stdins) <= MOST_INPUTS:
-            raise ValueError(f"stdins must hold 1 to {MOST_INPUTS} inputs, got {len(stdins)}. Run the others separately.")
+            raise ValueError(
+                f"stdins must hold 1 to {MOST_INPUTS} inputs, got {len(stdins)}. Run the others separately."
+            )
         return self._run(program, stdins, None, limits)
 
     def call(self, program: str, calls: Calls, limits: Limits | None = None) -> Result:

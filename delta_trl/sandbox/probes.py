@@ -69,8 +69,8 @@ def find_descriptor() -> None:
 buffer = ctypes.create_string_buffer(4096)
 ATTEMPTS = {
     "list the root directory": lambda: os.listdir("/"),
-    "read /proc": lambda: open("/proc/self/environ", "rb").read(),
-    "read the interpreter": lambda: open(sys.executable, "rb").read(1),
+    "read /proc": lambda: os.open("/proc/self/environ", os.O_RDONLY),
+    "read the interpreter": lambda: os.open(sys.executable, os.O_RDONLY),
     "look for a file": lambda: os.stat(sys.executable),
     "look for a file by a raw call": lambda: raw("newfstatat", AT_FDCWD, b"/", buffer, 0),
     "look for a file past glibc": lambda: raw("newfstatat", AT_FDCWD, b"/", buffer, AT_EMPTY_PATH),
@@ -107,7 +107,7 @@ for what, attempt in ATTEMPTS.items():
         attempt()
     except (OSError, KeyError, OverflowError, ValueError):
         continue
-    print("allowed:", what)
-thread = threading.Thread(target=print, args=["done"])  # which is allowed
+    sys.stdout.write(f"allowed: {what}\n")
+thread = threading.Thread(target=sys.stdout.write, args=["done\n"])  # a thread is allowed
 thread.start()
 thread.join()

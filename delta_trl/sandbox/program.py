@@ -179,7 +179,9 @@ def _exit_status(error: BaseException) -> int:
             return error.code or 0
         message = str(error.code)
     else:
-        places = [place.lineno for place in traceback.extract_tb(error.__traceback__) if place.filename == "program.py"]
+        places = [
+            place.lineno for place in traceback.extract_tb(error.__traceback__) if place.filename == "program.py"
+        ]
         message = f"line {places[-1]}: " if places else ""
         message += traceback.format_exception_only(error)[-1].strip()[-2000:]
     os.write(2, message.encode("utf-8", "replace") + b"\n")

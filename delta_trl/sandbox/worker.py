@@ -20,9 +20,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from isolation import Isolation, IsolationError  # noqa: E402
-from library import SourceImporter, names_for_called_programs, preload  # noqa: E402
-from program import run_program  # noqa: E402
+from isolation import Isolation, IsolationError
+from library import SourceImporter, names_for_called_programs, preload
+from program import run_program
 
 
 ORPHAN_POLL_SECONDS = 5.0  # how often an idle worker checks that its parent lives, should the socket not tell
