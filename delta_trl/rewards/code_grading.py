@@ -25,6 +25,7 @@ LONGER_BYTES = 2**16  # and this many bytes: nothing longer is read
 MIN_LITERAL = 4  # characters of an expected output that tell something when the program contains it
 
 _FENCE = re.compile(r"^[ \t]*(`{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
+_COMMENT = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)  # docstrings repeat the examples of the problem
 _LANGUAGES = ("python", "python3", "py")
 
 
@@ -166,9 +167,10 @@ def _failure(result: Result) -> tuple[str, str] | None:
 def contains_outputs(program: str, tests: CodeTests) -> bool:
     """Whether a program contains an expected output word for word: a sign, not a proof, that it lists answers.
 
-    Only outputs of some length that belong to a single test count: "Impossible" is part of many honest programs.
+    Comments do not count, and outputs only if they have some length and belong to a single test: "Impossible" is part of many honest programs.
     """
     texts = [str(value).strip() for value in tests.outputs[-1] if value is not None and not isinstance(value, bool)]
     counts = collections.Counter(texts)
     single = [text for text, count in counts.items() if count == 1 and MIN_LITERAL <= len(text) <= len(program)]
+    program = _COMMENT.sub("", program)
     return len(texts) > 1 and any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", program) for text in single)
