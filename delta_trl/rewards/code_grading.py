@@ -167,7 +167,8 @@ def _failure(result: Result) -> tuple[str, str] | None:
 def contains_outputs(program: str, tests: CodeTests) -> bool:
     """Whether a program contains an expected output word for word: a sign, not a proof, that it lists answers.
 
-    Comments do not count, and outputs only if they have some length and belong to a single test: "Impossible" is part of many honest programs.
+    Comments do not count, and outputs only if they have some length and belong to a single test: "Impossible" is part of
+    many honest programs.
     """
     texts = [str(value).strip() for value in tests.outputs[-1] if value is not None and not isinstance(value, bool)]
     counts = collections.Counter(texts)

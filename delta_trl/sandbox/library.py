@@ -3,6 +3,7 @@
 Part of the worker process (`worker.py`): standard library only.
 """
 
+import builtins
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -61,14 +62,14 @@ def preload() -> None:
 
 
 def names_for_called_programs() -> dict[str, object]:
-    """The modules of `OF_CALLED_PROGRAMS`, and what `from module import *` gives."""
+    """The modules of `OF_CALLED_PROGRAMS`, and what `from module import *` gives, but never in place of a builtin."""
     names: dict[str, object] = {}
     for name in OF_CALLED_PROGRAMS:
         module = importlib.import_module(name)
+        names[name] = module
         public = getattr(module, "__all__", None) or [key for key in vars(module) if not key.startswith("_")]
-        names.update({key: getattr(module, key) for key in public if name != "sys"})
-    names.update({name: sys.modules[name] for name in OF_CALLED_PROGRAMS if name not in ("copy", "datetime")})
-    return names
+        names.update({key: getattr(module, key) for key in public})
+    return {name: value for name, value in names.items() if not hasattr(builtins, name)}
 
 
 class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):

@@ -226,6 +226,8 @@ class Worker:
                 return [Result(last, os.pread(files[4], limits.output_bytes, 0), stderr, lines)]
             results = []
             for i, output in enumerate(files[4::2]):
+                if lines[i : i + 1] == [b"."]:
+                    break
                 status = FINISHED if lines[i : i + 1] == [b"=0"] else last
                 results.append(Result(status, os.pread(output, limits.output_bytes, 0), stderr, []))
                 if i >= len(lines) or status != FINISHED:

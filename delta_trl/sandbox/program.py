@@ -86,7 +86,7 @@ def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dic
                     code = compile(job["program"], "program.py", "exec", dont_inherit=True)
                 exec(code, vars(module))
                 if has_calls:
-                    _answer(job, vars(module), seconds)
+                    _answer(job, vars(module), names, seconds)
             finally:
                 _finish(module)
             status = 0
@@ -94,9 +94,13 @@ def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dic
             status = _exit_status(error)
         if has_calls:
             break
-        os.write(RESULTS, b"=0\n" if status == 0 else b"!%d\n" % status)
-        if _thread._count():
-            break  # a daemon thread would write to the next run's output
+        try:
+            os.write(RESULTS, b"=0\n" if status == 0 else b"!%d\n" % status)
+            if _thread._count():
+                os.write(RESULTS, b".\n")  # no further run: a daemon thread would write to its output
+                break
+        except OSError:
+            break  # the program closed the file, and perhaps those of the next run
         standard.clear()
         standard.update(original)
         sys.setrecursionlimit(1000)
@@ -116,12 +120,13 @@ def _open_standard_streams() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def _answer(job: dict, space: dict, seconds: tuple[float, float]) -> None:
+def _answer(job: dict, space: dict, names: dict[str, object], seconds: tuple[float, float]) -> None:
     name = job["function"]
     for call in job["calls"]:
         _arm(seconds)
         arguments = eval(call, {"inf": float("inf"), "nan": float("nan")}) if job["is_python"] else call
-        function = space[name] if name in space else getattr(space["Solution"](), name)
+        own = space.get(name)
+        function = getattr(space["Solution"](), name) if own is names.get(name) else own
         try:
             line = "=" + encode(function(*arguments))
         except Exception as error:
