@@ -62,14 +62,16 @@ class Mutation(ast.NodeTransformer):
         return node
 
 
-def mutants(program: str):
-    """The program with one change, at one place after the other."""
+def mutants(program: str, function: str):
+    """The program with one change in a function, at one place after the other."""
     for place in range(MOST_MUTANTS):
-        mutation = Mutation(place)
-        changed = ast.unparse(ast.fix_missing_locations(mutation.visit(ast.parse(program))))
+        mutation, tree = Mutation(place), ast.parse(program)
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                mutation.visit(node)
         if mutation.left >= 0:
             return
-        yield changed
+        yield ast.unparse(ast.fix_missing_locations(tree))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_each_solution_with_a_mistake_is_wrong(problems, sandbox):
 
     def first_mistake(item) -> tuple[str, float | None]:
         problem, program, tests = item
-        for mutant in mutants(program):
+        for mutant in mutants(program, problem["entry_point"]):
             if not passes_official_check(problem, mutant, sandbox):
                 return problem["task_id"], grade_program(mutant, tests, sandbox, LIMITS).score
         return problem["task_id"], None

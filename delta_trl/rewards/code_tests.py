@@ -49,7 +49,10 @@ def read_tests(tests: object, most: int | None = None) -> CodeTests:
         ValueError: The tests cannot be used: none, or not as many outputs as inputs, or items of another form.
     """
     if isinstance(tests, (str, bytes)):
-        tests = read_value(tests)
+        try:
+            tests = read_value(tests)
+        except ValueError as error:
+            raise ValueError(f"tests are not valid JSON: {error}") from None
     if not isinstance(tests, dict):
         raise ValueError(f"tests must be a dict with inputs and outputs, or its JSON text, got {type(tests).__name__}")
     inputs, outputs, function = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name")
