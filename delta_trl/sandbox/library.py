@@ -8,6 +8,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import mmap
 import os
 import sys
 import sysconfig
@@ -76,7 +77,8 @@ class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Imports pure Python modules of the standard library from their sources in memory."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, tuple[bytes, bool]] = {}
+        self._places: dict[str, tuple[int, int, bool]] = {}  # offset, size, whether it is a package
+        sources = bytearray()
         root = sysconfig.get_path("stdlib")
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if name not in LEFT_OUT and "-" not in name and name[:2] != "__"]
@@ -86,18 +88,24 @@ class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
                     is_package = file == "__init__.py"
                     name = package if is_package else f"{package}.{file[:-3]}".strip(".")
                     with open(os.path.join(folder, file), "rb") as stream:
-                        self._sources[name] = (stream.read(), is_package)
+                        source = stream.read()
+                    self._places[name] = (len(sources), len(source), is_package)
+                    sources += source
+        # Shared memory: a fork need not copy its page tables
+        self._sources = mmap.mmap(-1, len(sources))
+        self._sources.write(sources)
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in self._sources:
+        if fullname not in self._places:
             return None
-        return importlib.util.spec_from_loader(fullname, self, is_package=self._sources[fullname][1])
+        return importlib.util.spec_from_loader(fullname, self, is_package=self.is_package(fullname))
 
     def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self._sources[fullname][0])
+        offset, size, _ = self._places[fullname]
+        return importlib.util.decode_source(self._sources[offset : offset + size])
 
     def is_package(self, fullname: str) -> bool:
-        return self._sources[fullname][1]
+        return self._places[fullname][2]
 
     def install(self) -> None:
         """Nothing is looked up on disk from here on."""
