@@ -5,8 +5,19 @@ r"""Verified rewards for mathematics, for training and evaluation alike. Imports
 'correct'
 """
 
+from .code import code_reward, make_code_reward
 from .extraction import opens_thought
 from .grading import REASONS, Verdict, grade, math_reward, same_answers, scorable
 
 
-__all__ = ["REASONS", "Verdict", "grade", "math_reward", "opens_thought", "same_answers", "scorable"]
+__all__ = [
+    "REASONS",
+    "Verdict",
+    "code_reward",
+    "grade",
+    "make_code_reward",
+    "math_reward",
+    "opens_thought",
+    "same_answers",
+    "scorable",
+]

@@ -1,0 +1,105 @@
+"""Comparison of what a program gave with what was expected. Runs outside the sandbox, on text and plain data only.
+
+Text of standard output is right if its lines equal the expected ones, space at their ends and blank lines at the end
+apart; else if its tokens do, one by one: a token that is expected to be a decimal number (with `.` or an exponent) may
+differ by 1e-6, relative for numbers above 1, all others must be equal. Upper and lower case differ.
+
+A returned value is right if it has the expected structure: lists of the same length in the same order (tuples are lists,
+since JSON has no tuples), dicts of the same keys, equal strings, `True` only for `True`, not for 1. Integers must be
+equal (3.0 equals 3); where a float is expected, a number may differ by 1e-6 as above. Instances of classes of the
+program's own have no value, whatever their `__eq__` says, because they never leave the sandbox.
+"""
+
+import json
+import math
+import re
+
+
+TOLERANCE = 1e-6
+MAX_DIGITS = 4300  # of an integer: Python's own limit, since reading one takes quadratic time
+MAX_DEPTH = 100  # of nested lists and dicts
+MAX_TOKEN = 400  # characters of a decimal number
+
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def same_text(expected: str, got: str) -> bool:
+    """Whether a program's standard output is right."""
+    if _lines(expected) == _lines(got):
+        return True
+    wanted, tokens = expected.split(), got.split()
+    return len(wanted) == len(tokens) and all(map(_same_token, wanted, tokens))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _same_token(expected: str, got: str) -> bool:
+    if expected == got:
+        return True
+    if not any(mark in expected for mark in ".eE") or max(len(expected), len(got)) > MAX_TOKEN:
+        return False
+    if not (_DECIMAL.fullmatch(expected) and _DECIMAL.fullmatch(got)):
+        return False
+    return _close(float(expected), float(got))
+
+
+def _close(expected: float, got: float) -> bool:
+    return abs(expected - got) <= TOLERANCE * max(1.0, abs(expected))
+
+
+def same_value(expected: object, got: object) -> bool:
+    """Whether a returned value is right. Both come from `read_value`, so that they are plain data of limited depth."""
+    if isinstance(expected, (bool, str)) or expected is None:
+        return type(expected) is type(got) and expected == got
+    if isinstance(expected, list):
+        return isinstance(got, list) and len(expected) == len(got) and all(map(same_value, expected, got))
+    if isinstance(expected, dict):
+        return (
+            isinstance(got, dict)
+            and expected.keys() == got.keys()
+            and all(same_value(value, got[key]) for key, value in expected.items())
+        )
+    if isinstance(got, bool) or not isinstance(got, (int, float)):
+        return False
+    if expected == got:
+        return True
+    if not isinstance(expected, float):
+        return False
+    try:
+        return (math.isnan(expected) and math.isnan(got)) or _close(expected, float(got))
+    except OverflowError:  # an integer beyond the floats
+        return False
+
+
+def read_value(text: str | bytes) -> object:
+    """Plain data from JSON. ValueError for what is no JSON, too deep or has an integer of too many digits."""
+    try:
+        value = json.loads(text, parse_int=_read_integer)
+    except RecursionError:
+        raise ValueError(f"the value is nested more than {MAX_DEPTH} levels deep") from None
+    _check_depth(value)
+    return value
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits; at most {MAX_DIGITS} are compared")
+    return int(digits)
+
+
+def _check_depth(value: object) -> None:
+    """ValueError if a value is nested too deep. Not recursive, since the value may be."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, list):
+                inner += item
+            elif isinstance(item, dict):
+                inner += item.values()
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"the value is nested more than {MAX_DEPTH} levels deep")
