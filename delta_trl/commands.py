@@ -28,6 +28,8 @@ def one_line_errors(arguments: list[str] | None = None) -> Iterator[None]:
         rank = os.environ.get("RANK", "0")
         where = "error" if rank == "0" else f"error on process {rank}"
         text = str(error).strip() or type(error).__name__
+        if isinstance(error, OSError):  # those of the Hub go on for lines
+            text = " ".join(text.split())
         if isinstance(error, ImportError | ConnectionError):
             text = f"{type(error).__name__}: {text}"
         sys.stderr.write(f"{where}: {text}\n")
