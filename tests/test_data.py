@@ -226,8 +226,8 @@ def test_prompt_lengths_are_counted_as_trl_tokenizes(tmp_path, tokenizer):
     prompt = chosen.render("one two")
     text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert chosen.count_tokens(prompt, tokenizer) == len(ids) == len(tokenizer(text)["input_ids"])
-    assert PromptFormat("{question}").count_tokens("one two three", tokenizer) == 3
+    assert chosen.count_tokens([prompt], tokenizer) == [len(ids)] == [len(tokenizer(text)["input_ids"])]
+    assert PromptFormat("{question}").count_tokens(["one two three"], tokenizer) == [3]
     paper = PromptFormat()
     assert paper.stop_strings == ["\nUser:"]
     assert paper.end_token_ids(tokenizer) == [tokenizer.eos_token_id]
@@ -246,8 +246,9 @@ def test_own_templates_may_be_full_of_braces(tmp_path):
         ({"system_prompt": "Be brief."}, "only used by prompt_format 'chat'"),
         ({"held_out_share": 1.0}, "at least 0 and below 1, got 1.0"),
         ({"max_prompt_length": 100}, "pass the model's tokenizer"),
-        ({"streaming": True}, "need all rows before training starts"),
-        ({"topic": "Topology"}, "No topic starts with 'Topology'. There are: Algebra, Geometry"),
+        ({"held_out_share": 0.999999}, "No row of .* is left"),
+        ({"held_out_share": 1e-9}, "holds none out"),
+        ({"topic": "Topology"}, "No topic starts with 'Topology'. Available: Algebra, Geometry"),
         ({"min_difficulty": 20}, "No row of .* is left"),
     ],
 )
@@ -270,7 +271,7 @@ def test_options_of_the_script_reach_the_loader(tmp_path, tokenizer):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing.jsonl holds no"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing\.jsonl"):
         load_math_dataset(str(tmp_path / "nothing.jsonl"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty holds no"):
@@ -317,9 +318,8 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
         text=True,
         timeout=120,
     )
-    assert refused.returncode == 1
-    assert "holds no .jsonl" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [f"error: There is no file {tmp_path / 'none.jsonl'}."]
 
 
 def test_held_out_problems_of_their_own_are_read_alike_and_kept_out_of_training(tmp_path):
@@ -332,3 +332,82 @@ def test_held_out_problems_of_their_own_are_read_alike_and_kept_out_of_training(
     assert any("also held out" in line and "1 rows removed" in line for line in data.report)
     with pytest.raises(ValueError, match="two ways to hold problems out"):
         DataArguments(held_out_name=test, held_out_share=0.1)
+
+
+def test_a_held_out_problem_in_another_spelling_is_kept_out_of_training(tmp_path):
+    question = "Find the area of a café\u2019s 3 × 4 table."
+    spellings = [
+        question.replace(" ", "  ").replace(" 3", "\n3"),
+        question.replace(" ", "\u00a0"),
+        question.replace("a", "a\u200b") + "\ufeff",  # invisible
+        question.replace("é", "e\u0301"),
+        question.replace("3", "\uff13"),  # full width
+    ]
+    other = [{"question": q, "final_answer": "9"} for q in ("What is 3²?", "What is 32?", "What is 3₂?")]
+    held_out = write(tmp_path / "test.jsonl", [{"question": question, "final_answer": "12"}])
+    for number, spelling in enumerate(spellings):
+        rows = [{"question": spelling, "final_answer": "12"}, *other]
+        train = write(tmp_path / f"train{number}.jsonl", rows)
+        data = load_math_dataset(train, held_out_name=held_out)
+        assert len(data.train) == 3, repr(spelling)  # nor are the powers taken for each other
+    repeated = [{"question": spelling, "final_answer": "12"} for spelling in (question, *spellings)]
+    assert len(load_math_dataset(write(tmp_path / "repeated.jsonl", repeated)).train) == 1
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_gold_that_is_not_a_number_is_a_missing_one(tmp_path, suffix):
+    records = [{"question": f"What is {i}?", "final_answer": float(i)} for i in range(5)]
+    records[2]["final_answer"] = float("nan")
+    data = load_math_dataset(write(tmp_path / f"data{suffix}", records))
+    assert "nan" not in data.train["solution"]
+    assert "empty question or answer: 1 rows removed" in data.report
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "data.jsonl is empty"),
+        ("\n \n", "data.jsonl is empty"),
+        (
+            '{"question": "a?", "final_answer": "1"}\n{"question": "b?", "final_\n',
+            r"data.jsonl, line 2: not valid JSON",
+        ),
+        ('{"question": "a?", "final_answer": "1"}\n[1, 2]\n', r"data.jsonl, line 2: a JSON object is needed"),
+        ('{"question": [{"role": "user", "content": "a?"}], "final_answer": "1"}\n', "column 'question' holds a list"),
+    ],
+)
+def test_broken_files_are_named_with_the_line(tmp_path, text, message):
+    (tmp_path / "data.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_math_dataset(str(tmp_path / "data.jsonl"))
+
+
+def test_a_file_broken_far_from_its_start_is_named_with_the_line(tmp_path):
+    path = write(tmp_path / "data.jsonl", rows(3000))
+    with open(path, "a") as file:
+        file.write('{"question": "torn')
+    with pytest.raises(ValueError, match=r"data.jsonl, line 3001: not valid JSON"):
+        load_math_dataset(path)
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    (tmp_path / "data.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"data.parquet is no readable Parquet file"):
+        load_math_dataset(str(tmp_path / "data.parquet"))
+
+
+def test_columns_for_rewards_of_ones_own(tmp_path):
+    records = [{"question": f"Say {i}", "final_answer": "any prose at all", "tests": [i, i]} for i in range(4)]
+    path = write(tmp_path / "data.jsonl", records)
+    data = load_math_dataset(path, extra_columns=["tests"], check_golds=False)
+    assert data.train["tests"][3] == [3, 3]
+    with pytest.raises(ValueError, match=r"no column 'test'\. It has: question, final_answer, tests"):
+        load_math_dataset(path, extra_columns=["test"], check_golds=False)
+
+
+def test_prompts_are_counted_once_and_the_longest_is_known(tmp_path, tokenizer):
+    records = [{"question": "word " * i, "final_answer": "1"} for i in range(1, 6)]
+    path = write(tmp_path / "data.jsonl", records)
+    data = load_math_dataset(path, prompt_format="{question}", tokenizer=tokenizer, max_prompt_length=4)
+    assert (data.prompt_tokens, data.longest_prompt) == ([1, 2, 3, 4], 4)
+    assert "prompt_tokens" not in data.train.column_names

@@ -177,7 +177,7 @@ def test_the_command_line_corrects_the_yaml_file(project):
 
 
 def test_an_abbreviated_name_is_refused(project):
-    with pytest.raises(ValueError, match="Write --trainer in full"):
+    with pytest.raises(ValueError, match=r"Unknown option --traine\. Did you mean --trainer"):
         parse(*write_config(project), "--traine", "sapo")
     assert trainer_argument(["--trainer=sapo"]) == "sapo"
     assert trainer_argument([]) == "delta"

@@ -12,45 +12,17 @@ import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from conftest import ROOT, parse, tiny_model
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import AutoConfig
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig
-from delta_trl.train.__main__ import train
-from delta_trl.train.memory import ModelSize, hidden_state_bytes
+from delta_trl.research.tasks import character_tokenizer, tiny_qwen3
+from delta_trl.train.__main__ import main, train
+from delta_trl.train.memory import ModelSize, checkpoint_bytes, hidden_state_bytes
 from delta_trl.train.plan import make_plan
+from delta_trl.train.shapes import shape_beside
 
 
-QWEN3 = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32768}
-# The published dimensions: --plan reads config.json, and the tests have no network
-MODELS = {
-    "Qwen/Qwen3-0.6B-Base": (
-        "qwen3",
-        {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
-        | {"tie_word_embeddings": True, **QWEN3},
-    ),
-    "Qwen/Qwen3-1.7B-Base": (
-        "qwen3",
-        {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
-        | {"tie_word_embeddings": True, **QWEN3},
-    ),
-    "Qwen/Qwen3-8B-Base": (
-        "qwen3",
-        {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32}
-        | {"tie_word_embeddings": False, **QWEN3},
-    ),
-    "Qwen/Qwen3-14B-Base": (
-        "qwen3",
-        {"hidden_size": 5120, "intermediate_size": 17408, "num_hidden_layers": 40, "num_attention_heads": 40}
-        | {"tie_word_embeddings": False, **QWEN3},
-    ),
-    "allenai/Olmo-3-1025-7B": (
-        "olmo3",
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-        | {"num_key_value_heads": 32, "vocab_size": 100278, "max_position_embeddings": 65536, "sliding_window": 4096}
-        | {"pad_token_id": 100277, "eos_token_id": 100257, "tie_word_embeddings": False},
-    ),
-}
 PAPER = ("qwen3_8b", "qwen3_14b", "olmo3_7b")
 EXPERIMENTS = sorted(
     path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name not in ("accelerate", "study")
@@ -62,8 +34,10 @@ PAIRS = sorted({path.parent for path in EXPERIMENTS})
 def models(tmp_path_factory):
     """Folders with a config.json of the real dimensions, and no weights."""
     folder = tmp_path_factory.mktemp("models")
-    for name, (kind, dimensions) in MODELS.items():
-        CONFIG_MAPPING[kind](**dimensions, dtype=torch.bfloat16).save_pretrained(folder / name)
+    for recipe in EXPERIMENTS:
+        name = yaml.safe_load(recipe.read_text())["model_name_or_path"]
+        config, _ = shape_beside(recipe, name)
+        config.save_pretrained(folder / name)
     return folder
 
 
@@ -184,6 +158,57 @@ def test_sizes_are_those_of_a_real_model(tmp_path):
     assert size.kv_cache_bytes(7) == 2 * cached
 
 
+@pytest.mark.parametrize("tokens", [64, 128])
+def test_activations_are_what_a_real_model_keeps_for_the_backward_pass(tokens):
+    shape = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape |= {"head_dim": 16, "num_hidden_layers": 6, "max_position_embeddings": 256}
+    model = tiny_model("qwen3", **shape).to(torch.bfloat16).train()
+    size = ModelSize.of(model.config)
+    assert sum(p.nbytes for p in model.parameters()) == 2 * size.parameters
+
+    def kept_bytes():
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, so that the address stays its own
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            states = model.model(torch.arange(tokens)[None] % 90, use_cache=False).last_hidden_state
+        assert states.requires_grad
+        return sum(nbytes for nbytes, _ in kept.values())
+
+    estimate = size.activation_bytes(tokens, checkpointing=False, residual_bytes=2)
+    assert 0.75 < estimate / kept_bytes() < 1.25
+    # Of a checkpointed model the estimate has one layer's recomputation besides, which is not there yet
+    model.gradient_checkpointing_enable()
+    inputs = 6 * tokens * 64 * 2
+    assert inputs <= kept_bytes() <= size.activation_bytes(tokens, checkpointing=True, residual_bytes=2)
+
+
+def test_a_checkpoint_takes_what_the_plan_says(tmp_path):
+    from conftest import build, config
+    from trl import ModelConfig
+
+    from delta_trl import DeltaGRPOTrainer
+
+    shape = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 6}
+    args = config(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer = build(DeltaGRPOTrainer, args, model=tiny_model("qwen3", **shape))
+    trainer.train()
+    size = ModelSize.of(trainer.model.config)
+    files = [tmp_path / "checkpoint-1" / name for name in ("model.safetensors", "optimizer.pt")]
+    on_disk = sum(file.stat().st_size for file in files)
+    estimate = checkpoint_bytes(args, ModelConfig(dtype="float32"), size)
+    assert estimate == 12 * size.parameters
+    assert estimate < on_disk < 1.1 * estimate
+    state = trainer.optimizer.state_dict()["state"].values()
+    assert sum(s["exp_avg"].nbytes + s["exp_avg_sq"].nbytes for s in state) == 8 * size.parameters
+
+
 def test_hidden_states_are_as_many_as_the_trainer_keeps(tmp_path, collected):
     from conftest import build, config
 
@@ -259,13 +284,50 @@ def test_options_of_a_plan_need_a_plan_on_the_command_line(tmp_path):
         parse("--config", str(tmp_path / "config.yaml"))
 
 
-def test_the_quickstart_can_be_planned(tmp_path):
-    tiny_model().config.save_pretrained(tmp_path)
-    plan = planned(
-        tmp_path, ROOT / "configs/quickstart.yaml", 1, "--model_name_or_path", tmp_path, "--max_prompt_length", 40
-    )
-    assert (plan.responses, plan.prompts, plan.updates_per_rollout_batch, plan.steps) == (128, 16, 1, 100)
-    assert plan.checkpoints == 0
+def test_the_quickstart_can_be_planned_before_it_has_run(tmp_path, monkeypatch, capsys):
+    for name in ("quickstart.yaml", "quickstart.model.json"):
+        (tmp_path / name).write_bytes((ROOT / "configs" / name).read_bytes())
+    monkeypatch.chdir(tmp_path)  # where there is no outputs/quickstart/warm
+    main(["--config", "quickstart.yaml", "--plan"])
+    printed = capsys.readouterr().out
+    for text in (
+        "outputs/quickstart/warm, 0.42 million parameters",
+        "128 responses: 16 prompts x 8",
+        "its shape is taken from quickstart.model.json",
+        "0 written",
+    ):
+        assert text in printed
+
+
+def test_the_shape_beside_the_quickstart_is_its_models():
+    config, _ = shape_beside(ROOT / "configs/quickstart.yaml", "outputs/quickstart/warm")
+    real = tiny_qwen3(character_tokenizer()).config.to_dict()
+    kept = json.loads((ROOT / "configs/quickstart.model.json").read_text())
+    assert {name: real[name] for name in kept if name != "_name_or_path"} == {
+        name: config.to_dict()[name] for name in kept if name != "_name_or_path"
+    }
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_recipe_is_planned_without_the_hub(path, capsys):
+    main(["--config", str(path), "--plan", "--plan_processes", "8", "--plan_gpu_memory", "80"])
+    printed = capsys.readouterr().out
+    assert f"its shape is taken from {path.with_name('model.json')}" in printed
+    assert "fits in 80 GB" in printed
+
+
+def test_what_does_not_fit_is_marked(models):
+    plan = planned(models, ROOT / "configs/qwen3_8b/delta.yaml", 8)
+    (line,) = (line for line in str(plan).splitlines() if line.startswith("fits in 80 GB"))
+    assert line.split()[4:] == ["DOES", "NOT", "FIT", "yes", "yes", "yes"]
+    assert [m.sharding for m in plan.memory if not m.fits(80)] == ["DDP"]
+
+
+def test_without_hub_and_shape_there_is_one_line(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--config", str(ROOT / "configs/qwen3_8b/delta.yaml"), "--plan", "--model_name_or_path", "a/b"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: There is no model 'a/b'")
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 """What is on disk when a run stops: where it can be continued exactly, and what a reward function that raises leaves."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import build, config, digit_reward
+from conftest import ROOT, build, config, digit_reward
 from safetensors.torch import load_file
 
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.research.fipo import FIPOTrainer
+from delta_trl.train.folder import RUN_FILE
 
 
 WORKER = Path(__file__).parent / "launch" / "resumed_run.py"
@@ -179,3 +182,53 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, processes):
     assert losses(one) == losses(other)
     assert same_weights(one, other)
     assert not same_weights(one, tmp_path / "killed" / "checkpoint-4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(project, number, processes):
+    """Ctrl-C reaches the launcher and all its processes, a scheduler's SIGTERM the launcher alone."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / "configs/accelerate/cpu.yaml")] if processes == 1 else ["--multi_gpu"]
+    command += ["--num_processes", str(processes), "-m", "delta_trl.train", "--config", str(project / "config.yaml")]
+    with (project / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--max_steps", "500"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 300
+    try:
+        while not (project / "run" / "checkpoint-2" / RUN_FILE).exists():
+            assert process.poll() is None, (project / "log.txt").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(timeout=120) != 0
+        while left := session(process.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    text = (project / "log.txt").read_text().replace("\r", "\n")
+    (line,) = [line for line in text.splitlines() if "Stopped by" in line]
+    assert f"Stopped by {number.name} after step " in line
+    assert f"Last checkpoint: {project / 'run'}/checkpoint-" in line
+    assert "launch" in line
+    assert (
+        f"-m delta_trl.train --config {project / 'config.yaml'} --max_steps 500 --resume_from_checkpoint true" in line
+    )
+    assert text.count("Traceback") <= 1  # the launcher's own
+
+
+def session(number: int) -> list[str]:
+    """Commands of the processes that live in a session."""
+    listed = subprocess.run(["ps", "-s", str(number), "-o", "stat=,args="], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if not line.startswith("Z")]

@@ -106,7 +106,7 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
     for trainer_class in (GRPOTrainer, DeltaGRPOTrainer):
         monkeypatch.setattr(trainer_class, "train", lambda self, **kwargs: built.append(self))
     for name in ("delta", "dapo"):
-        train(*parse("--config", project / "config.yaml", "--trainer", name))
+        train(*parse("--config", project / "config.yaml", "--trainer", name, "--overwrite_output_dir"))
     ours, theirs = built
     assert type(ours) is DeltaGRPOTrainer
     assert isinstance(theirs, GRPOTrainer)

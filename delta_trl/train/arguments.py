@@ -1,13 +1,26 @@
-"""The options of `python -m delta_trl.train`: one parser for the YAML file and the command line, which wins."""
+"""The options of `python -m delta_trl.train`, in the YAML file and on the command line."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
-from trl import ModelConfig, TrlParser
+from transformers import TrainingArguments
+from trl import GRPOConfig, ModelConfig
 
 from ..config import RolloutConfig
 from ..data import DataArguments
 from .methods import DEFAULT, check_method, describe, method_named, methods, trainer_argument
+from .parser import Parser, UnknownOptionError, read_yaml, split_config
 from .plan import PlanArguments, config_on, plan_arguments
+
+
+USAGE = "accelerate launch -m delta_trl.train --config FILE.yaml [--option value ...]"
+DESCRIPTION = (
+    "Train a causal language model with DelTA, or with another method for comparison (--trainer). Every option may stand in "
+    "the YAML file or on the command line, which wins. --plan says what a run would do and need, and stops. A bare --debug "
+    "shows the traceback of an error."
+)
 
 
 @dataclass
@@ -32,22 +45,77 @@ class ScriptArguments(PlanArguments):
     soft_overlong_cache: int | None = field(
         default=None, metadata={"help": "For 'soft_overlong': the penalty grows over this many tokens before that."}
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Remove the run that output_dir holds (checkpoints, completions, model, records) when training "
+            "starts. Without it, such a folder is refused."
+        },
+    )
+    given: dict[str, Any] = field(init=False, repr=False, default_factory=dict)  # options that differ from defaults
+    config_file: Path | None = field(init=False, repr=False, default=None)
 
 
 def parse(
     arguments: list[str] | None = None,
 ) -> tuple[ScriptArguments, DataArguments, RolloutConfig, ModelConfig]:
     """Parse the command line and its YAML file; a plan's config is built as on the number of processes planned for."""
+    config_file, _ = split_config(arguments)
+    if config_file is not None:
+        read_yaml(Path(config_file))  # its errors name file and line
     early, name = plan_arguments(arguments), trainer_argument(arguments)
     method = method_named(name)
     config_class = config_on(early.plan_processes, method.config_class) if early.plan else method.config_class
-    parser = TrlParser((ScriptArguments, DataArguments, config_class, ModelConfig))
-    unknown = parser.set_defaults_with_config(**method.preset)
-    assert not unknown, f"the preset of {name!r} has options that its config lacks: {unknown}"
-    parsed = parser.parse_args_and_config(arguments)
-    if (parsed[0].plan, parsed[0].plan_processes) != (early.plan, early.plan_processes):
+    parser = Parser(
+        (ScriptArguments, DataArguments, config_class, ModelConfig),
+        sections=_sections(name, config_class),
+        usage=USAGE,
+        description=DESCRIPTION,
+    )
+    try:
+        parsed = parser.parse_command(arguments, preset=method.preset)
+    except UnknownOptionError as error:
+        owners = [n for n, m in methods().items() if error.name in {f.name for f in fields(m.config_class)}]
+        if not owners:
+            raise
+        raise ValueError(f"{error.name} is an option of --trainer {' or '.join(owners)}, not of {name!r}.") from None
+    script_args, data_args, args, model_args = parsed
+    if (script_args.plan, script_args.plan_processes) != (early.plan, early.plan_processes):
         raise ValueError("plan and plan_processes belong on the command line: the YAML file describes the run.")
-    if parsed[0].trainer != name:  # argparse completes '--train sapo', which was parsed with another trainer's options
-        raise ValueError(f"trainer {parsed[0].trainer!r} was given by an abbreviation. Write --trainer in full.")
-    check_method(name, parsed[2])
-    return parsed
+    check_method(name, args)
+    script_args.given, script_args.config_file = parser.given, parser.config_file
+    args.output_dir = output_folder(parser.given.get("output_dir"), name, parser.config_file, data_args.dataset_name)
+    return script_args, data_args, args, model_args
+
+
+def output_folder(given: str | None, trainer: str, config_file: Path | None, dataset: str) -> str:
+    """
+    `output_dir` with `{trainer}` replaced; `outputs/<task>/<trainer>` if none is given.
+
+    The task is the YAML file's name, or its folder's where the file has the name of a trainer, as in
+    configs/qwen3_8b/delta.yaml; without a file, the dataset's.
+    """
+    if given is not None:
+        return str(Path(given.replace("{trainer}", trainer)).expanduser())
+    if config_file is None:
+        task = Path(dataset).stem
+    else:
+        task = config_file.absolute().parent.name if config_file.stem in methods() else config_file.stem
+    return str(Path("outputs", task, trainer))
+
+
+def _sections(name: str, config_class: type) -> dict[str, Iterable[str]]:
+    """Own options first, then data, then the options of TRL and of transformers."""
+
+    def names(dataclass: type, besides: Iterable[str] = ()) -> list[str]:
+        return [f.name for f in fields(dataclass) if f.init and f.name not in besides]
+
+    trl, transformers = names(GRPOConfig), names(TrainingArguments)
+    return {
+        "the command": ["help", *names(ScriptArguments)],
+        f"trainer {name}": names(config_class, besides=trl),
+        "data": names(DataArguments),
+        "model (TRL)": names(ModelConfig),
+        "training (TRL)": [option for option in trl if option not in transformers],
+        "training (transformers)": transformers,
+    }

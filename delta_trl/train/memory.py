@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 GB = 1e9
+# Left free by a plan that fits: what ASSUMPTIONS does not count
+UNCOUNTED_GB = 4
 
 # Optimizers whose two moments take one byte each. Any other is counted as AdamW, with moments in the parameter's dtype.
 EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit")
@@ -156,6 +158,10 @@ class Memory:
     @property
     def updating(self) -> float:
         return self.weights + self.optimizer + self.gradients + self.activations + self.generation_while_training
+
+    def fits(self, gpu_memory: float) -> bool:
+        """Whether every phase leaves `UNCOUNTED_GB` of `gpu_memory` GB free."""
+        return max(self.generating, self.scoring, self.updating) <= (gpu_memory - UNCOUNTED_GB) * GB
 
 
 def estimate_memory(

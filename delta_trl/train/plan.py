@@ -6,14 +6,25 @@ Every count is exact. Memory is an estimate, made of the terms that `ASSUMPTIONS
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from transformers import AutoConfig, HfArgumentParser
+from transformers import HfArgumentParser
 from trl import ModelConfig, get_peft_config
 
 from ..config import DeltaGRPOConfig, RolloutConfig
 from ..data import DataArguments
-from .memory import ASSUMPTIONS, GB, Memory, ModelSize, checkpoint_bytes, describe_vllm, estimate_memory, loaded_bytes
+from .memory import (
+    ASSUMPTIONS,
+    GB,
+    Memory,
+    ModelSize,
+    checkpoint_bytes,
+    describe_vllm,
+    estimate_memory,
+    loaded_bytes,
+)
+from .shapes import read_model_config, shape_beside
 
 
 DEFAULT_GPU_MEMORY_GB = 80.0
@@ -102,7 +113,7 @@ class Plan:
         unknown = "depends on the dataset (num_train_epochs); set max_steps to know"
         prompt = "unlimited" if self.prompt_tokens is None else f"{self.prompt_tokens:,}"
         rows = [
-            ("model", f"{self.model}, {self.parameters / GB:.2f} billion parameters, {_share(self)} trained"),
+            ("model", f"{self.model}, {_count(self.parameters)} parameters, {_share(self)} trained"),
             ("trainer", f"{self.trainer}, {self.processes} process{'es' * (self.processes > 1)}"),
             ("rollout batch", f"{self.responses:,} responses: {self.prompts:,} prompts x {self.group_size}"),
             ("updates per rollout batch", f"{self.updates_per_rollout_batch:g}"),
@@ -136,6 +147,8 @@ class Plan:
             ("sum while updating", "updating"),
         ):
             lines.append(f"{label:<27}" + "".join(f"{getattr(m, name) / GB:>17.1f}" for m in self.memory))
+        fits = ("yes" if m.fits(self.gpu_memory) else "DOES NOT FIT" for m in self.memory)
+        lines.append(f"{f'fits in {self.gpu_memory:g} GB':<27}" + "".join(f"{answer:>17}" for answer in fits))
         lines += ["", "Assumptions:", ASSUMPTIONS]
         lines += [f"Note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -149,6 +162,10 @@ class Plan:
         return "vLLM: weights, KV cache" if self.vllm else "KV cache, gathered weights"
 
 
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e8 else f"{number / 1e6:.2f} million"
+
+
 def _share(plan: Plan) -> str:
     return "all" if plan.trained == plan.parameters else f"{plan.trained / 1e6:.1f} million"
 
@@ -160,6 +177,7 @@ def make_plan(
     *,
     trainer: str = "delta",
     gpu_memory: float | None = None,
+    recipe: Path | None = None,
 ) -> Plan:
     """
     Plan a run on `args.world_size` processes.
@@ -170,12 +188,20 @@ def make_plan(
         model_args: Names the model; its configuration is read, from disk or the Hub, and its weights are not.
         trainer: Its name; any but "delta" and "variant" keeps no hidden states.
         gpu_memory: Of one GPU, in GB. Default: that of the GPU here, or 80.
+        recipe: The YAML file; the shape kept beside it serves where the model's configuration cannot be read.
 
     Raises:
         ValueError: For a run that cannot work, or whose checkpoints could not be resumed exactly.
     """
     source = {"trust_remote_code": args.trust_remote_code}
-    config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision, **source)
+    notes = []
+    try:
+        config = read_model_config(model_args, **source)
+    except ValueError:
+        if (found := shape_beside(recipe, model_args.model_name_or_path)) is None:
+            raise
+        config, file = found
+        notes.append(f"the model's own configuration could not be read; its shape is taken from {file}.")
     size = ModelSize.of(config, get_peft_config(model_args), **source)
     context = getattr(size.config, "max_position_embeddings", None)
     boundary = args.generation_boundary
@@ -184,7 +210,6 @@ def make_plan(
     _refuse_what_cannot_work(args, data_args, context, boundary, save_every)
 
     updates = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
-    notes = []
     if steps is not None and steps % boundary:
         notes.append(f"max_steps={steps} ends inside a rollout batch; the next multiple of {boundary} uses it up.")
     if args.use_vllm and args.vllm_importance_sampling_correction and "sequence" in args.vllm_importance_sampling_mode:

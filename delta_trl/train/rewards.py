@@ -1,5 +1,6 @@
 """From the names in `reward_funcs` to reward functions."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -27,11 +28,30 @@ def load_rewards(script_args: ScriptArguments) -> list[Callable]:
 
             rewards.append(get_soft_overlong_punishment(*lengths))
         elif "." in name:
-            sys.path.insert(0, os.getcwd())
-            module, _, function = name.rpartition(".")
-            rewards.append(getattr(importlib.import_module(module), function))
+            rewards.append(_imported(name))
         else:
+            near = difflib.get_close_matches(name, ("math_reward", "soft_overlong"), n=1)
             raise ValueError(
-                f"Unknown reward function {name!r}: expected 'math_reward', 'soft_overlong' or a dotted import path."
+                f"Unknown reward function {name!r}: expected 'math_reward', 'soft_overlong' or a dotted import path such as "
+                f"'my_rewards.{name}'." + (f" Did you mean {near[0]!r}?" if near else "")
             )
     return rewards
+
+
+def _imported(name: str) -> Callable:
+    """The function of a dotted path; modules are also looked for in the current folder."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module_name, _, function = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # found, but it imports something that is not there
+        raise ValueError(
+            f"Reward function {name!r}: there is no module {error.name!r}, neither installed nor in {os.getcwd()}."
+        ) from None
+    reward = getattr(module, function, None)
+    if not callable(reward):
+        raise ValueError(f"Reward function {name!r}: {module_name} has no function {function!r}.")
+    return reward

@@ -1,0 +1,159 @@
+"""What can be known to go wrong before a model is loaded, and before a night is lost."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+# What TRL hands to every reward function besides the dataset's columns
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# Columns that TRL does not hand on under their own name
+NOT_PASSED_ON = ("prompt", "completion", "completion_ids")
+LONGEST_CHECKED = 64
+
+
+def check_reward_columns(reward_funcs: Any, dataset: "Dataset | IterableDataset | None") -> None:
+    """
+    Raise `ValueError` unless TRL can call every reward function with the columns of the dataset.
+
+    Args:
+        reward_funcs: As a trainer takes them: one or a list; names of reward models are left alone.
+        dataset: Must have the column `prompt`. None is left alone.
+    """
+    columns = column_names(dataset)
+    if columns is None:
+        return
+    if "prompt" not in columns:
+        raise ValueError(
+            f"The dataset needs a column 'prompt'; it has: {', '.join(columns) or 'none'}. Rename or make it, for instance "
+            "with dataset.rename_column or delta_trl.data.load_math_dataset."
+        )
+    for function in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
+        is_model = isinstance(function, str) or hasattr(function, "forward")
+        if callable(function) and not is_model:
+            _check_function(function, columns)
+
+
+def column_names(dataset: "Dataset | IterableDataset | None") -> list[str] | None:
+    """The columns of a dataset, from its first row if it does not know them; None without a dataset or a row."""
+    if dataset is None:
+        return None
+    names = dataset.column_names
+    if names is None:
+        first = next(iter(dataset), None)
+        names = None if first is None else list(first)
+    return names
+
+
+def _check_function(function: Callable, columns: list[str]) -> None:
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return
+    passed = {*PASSED, *(c for c in columns if c not in NOT_PASSED_ON)}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in (*passed, "environments")]
+    own = [column for column in columns if column not in NOT_PASSED_ON]
+    if missing:
+        needs = "a column" if len(missing) == 1 else "the columns"
+        have = f"you have {', '.join(map(repr, own))}" if own else "you have none besides 'prompt'"
+        hint = (
+            "TRL hands the column 'prompt' on as 'prompts'."
+            if "prompt" in missing
+            else "Rename the column or the parameter."
+        )
+        raise ValueError(f"{name} needs {needs} {', '.join(map(repr, missing))}; {have}. {hint}")
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    takes_rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    refused = sorted(passed - {p.name for p in named})
+    if positional or (refused and not takes_rest):
+        reason = f"does not take {', '.join(map(repr, refused))}"
+        if positional:
+            reason = f"takes {positional[0]!r} by position only"
+        raise ValueError(
+            f"{name} {reason}, which TRL hands to every reward function by name. Add **kwargs to its parameters."
+        )
+
+
+def check_prompt_lengths(longest: int | None, max_completion_length: int | None, context: int | None) -> None:
+    """
+    Raise `ValueError` if the longest prompt and a response of full length do not fit in the model's context.
+
+    Args:
+        longest: Tokens of the longest prompt; None if unknown.
+        max_completion_length: Tokens of the longest response.
+        context: The model's `max_position_embeddings`; None if it has no limit.
+    """
+    if None in (longest, max_completion_length, context) or longest + max_completion_length <= context:
+        return
+    room = context - max_completion_length
+    remedy = f"drop prompts longer than {room} tokens (max_prompt_length={room})" if room > 0 else "shorten responses"
+    raise ValueError(
+        f"The longest prompt has {longest} tokens, responses have up to max_completion_length={max_completion_length}, and "
+        f"the model's context is {context}. {remedy[0].upper()}{remedy[1:]}, or lower max_completion_length."
+    )
+
+
+def longest_prompt(dataset: "Dataset | None", tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """
+    Tokens of the longest prompt, counted on the prompts with the most characters. None if that cannot be told: for a
+    dataset that is read as a stream, a processor of images, or without a chat template for conversational prompts.
+    """
+    if dataset is None or not hasattr(dataset, "__len__") or not hasattr(tokenizer, "vocab_size"):
+        return None
+    prompts: Iterable[Any] = dataset["prompt"]
+    texts = [
+        p if isinstance(p, str) else _rendered(p, tokenizer) for p in sorted(prompts, key=_size)[-LONGEST_CHECKED:]
+    ]
+    if not texts or None in texts:
+        return None
+    return max(len(ids) for ids in tokenizer(texts)["input_ids"])
+
+
+def _size(prompt: Any) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(str(message.get("content"))) for message in prompt)
+
+
+def _rendered(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    if not tokenizer.chat_template or any(not isinstance(message.get("content"), str) for message in messages):
+        return None
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+class NoRewardDifferenceCallback(TrainerCallback):
+    """
+    Warns, once, when in several logged steps in a row no group of completions had different rewards.
+
+    Advantages are then all zero, and nothing is learned.
+
+    Args:
+        patience: Logged steps in a row, at least 1.
+    """
+
+    def __init__(self, patience: int = 5):
+        self.patience = patience
+        self.seen = 0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        share = (logs or {}).get("frac_reward_zero_std")
+        if share is None or self.seen >= self.patience:
+            return
+        self.seen = self.seen + 1 if float(share) == 1 else 0
+        if self.seen == self.patience and state.is_world_process_zero:
+            reward = logs.get("reward")
+            mean = "" if reward is None else f" (mean reward {float(reward):.3g})"
+            logger.warning(
+                f"In {self.patience} logged steps in a row, all completions of a prompt got the same reward{mean}: nothing "
+                "is learned from them. Read some completions (log_completions). Usual reasons: problems too hard or too "
+                "easy, answers in another form than the reward looks for, responses cut at max_completion_length."
+            )

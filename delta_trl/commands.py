@@ -1,0 +1,53 @@
+"""What the commands share: errors in one line, and no messages that a user cannot act on."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+DEBUG = "--debug"
+USER_ERRORS = (ValueError, OSError, ImportError)  # OSError: files, the Hub, a port
+
+
+@contextmanager
+def one_line_errors(arguments: list[str] | None = None) -> Iterator[None]:
+    """
+    What a user can mend is printed as `error: ...`, and the exit status is 2.
+
+    `--debug` among the arguments (default: the command's) leaves the traceback.
+    """
+    if DEBUG in (sys.argv[1:] if arguments is None else arguments):
+        yield
+        return
+    try:
+        yield
+    except USER_ERRORS as error:
+        rank = os.environ.get("RANK", "0")
+        where = "error" if rank == "0" else f"error on process {rank}"
+        text = str(error).strip() or type(error).__name__
+        if isinstance(error, OSError):  # those of the Hub go on for lines
+            text = " ".join(text.split())
+        if isinstance(error, ImportError | ConnectionError):
+            text = f"{type(error).__name__}: {text}"
+        sys.stderr.write(f"{where}: {text}\n")
+        sys.exit(2)
+
+
+def quiet_dependencies() -> None:
+    """Filter messages of dependencies about their own insides, each by its text."""
+    # At every step, from TRL's use of a name that transformers renamed
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # From the default of TRL's config, whatever the user set
+    warnings.filterwarnings("ignore", message=r"`gradient_checkpointing` is deprecated", category=FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "from kernels-community" not in record.getMessage()
+    )
+    # DeepSpeed, which accelerate imports, on a machine without a GPU
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    if not sys.stderr.isatty():
+        # In a log file, bars that take a moment are lines of their own. Training's bar stays.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,79 @@
+"""Removing rows, with a count of every removal, and telling whether two questions are the same."""
+
+import hashlib
+import logging
+import os
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger("delta_trl.data")
+
+
+class Steps:
+    """Removes rows and says so: every line is kept, and logged by the main process."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        if os.environ.get("RANK", "0") == "0":
+            logger.info(line)
+
+    def keep(self, rows: "Dataset", reason: str, kept: Sequence[bool]) -> "Dataset":
+        before = len(rows)
+        if not all(kept):
+            rows = rows.select([i for i, keep in enumerate(kept) if keep])
+        self.say(f"{reason}: {before - len(rows)} rows removed")
+        if not len(rows):
+            raise ValueError(f"No row of {self.name} is left:\n  " + "\n  ".join(self.lines))
+        return rows
+
+
+def question_key(question: str) -> str:
+    """
+    The same for questions that differ in white space, invisible characters or the encoding of a character only.
+
+    Unicode's compatibility form (NFKC), except for superscripts, subscripts and fractions: it would turn 3² into 32.
+    """
+    if not question.isascii():
+        visible = (c for c in unicodedata.normalize("NFC", question) if unicodedata.category(c) != "Cf")
+        question = unicodedata.normalize("NFC", "".join(map(_compatible, visible)))
+    return " ".join(question.split())
+
+
+def _compatible(character: str) -> str:
+    if unicodedata.decomposition(character).startswith(("<super>", "<sub>", "<fraction>")):
+        return character
+    return unicodedata.normalize("NFKC", character)
+
+
+def hash_share(question: str) -> float:
+    """A number in [0, 1) that depends on nothing but the question's key."""
+    return int.from_bytes(hashlib.sha256(question_key(question).encode("utf-8", "replace")).digest()[:8]) / 2**64
+
+
+def is_first(keys: Sequence[str], solutions: Sequence[str]) -> list[bool]:
+    """True for the first row of every question, unless its rows disagree about the answer: one must be wrong."""
+    golds: dict[str, set[str]] = {}
+    for key, solution in zip(keys, solutions, strict=True):
+        golds.setdefault(key, set()).add(solution)
+    seen: set[str] = set()
+    kept = []
+    for key in keys:
+        kept.append(key not in seen and len(golds[key]) == 1)
+        seen.add(key)
+    return kept
+
+
+def optional_column(rows: "Dataset", name: str, who_needs_it: str) -> list:
+    """A column's values, or a ValueError that says which option needs it."""
+    if name not in rows.column_names:
+        raise ValueError(f"{who_needs_it} a column {name!r}, which this dataset has not. Leave the filter out.")
+    return rows[:][name]

@@ -1,0 +1,185 @@
+"""One parser for the YAML file and the command line, which wins: TRL's, with errors that say what to do."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trl import TrlParser
+
+from ..commands import DEBUG
+
+
+class UnknownOptionError(ValueError):
+    """An option that no part of the command has; `name` without dashes."""
+
+    def __init__(self, name: str, message: str):
+        super().__init__(message)
+        self.name = name
+
+
+class Parser(TrlParser):
+    """
+    Args:
+        dataclass_types: What is parsed, each with its own section of `--help` unless `sections` says otherwise.
+        sections: Title and the names of its options, in the order of `--help`; options of no section come last.
+        usage, description: Printed at the top of `--help`.
+
+    Attributes:
+        given: After parsing, the options that the YAML file or the command line set to another value than the default.
+        config_file: The YAML file.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Iterable[type],
+        *,
+        sections: Mapping[str, Iterable[str]] | None = None,
+        usage: str | None = None,
+        description: str | None = None,
+    ):
+        super().__init__(dataclass_types, allow_abbrev=False, usage=usage, description=description)
+        self.given: dict[str, Any] = {}
+        self.config_file: Path | None = None
+        self._sections = sections or {}
+        self._untouched: dict[str, Any] = {}  # defaults before those of the YAML file
+        self._in_file: set[str] = set()
+
+    def parse_command(
+        self,
+        arguments: list[str] | None = None,
+        *,
+        preset: Mapping[str, Any] | None = None,
+        ignore_unknown_keys: bool = False,
+    ) -> tuple[Any, ...]:
+        """
+        Parse `--config FILE.yaml` and the other options.
+
+        Args:
+            arguments: Default: those of the process.
+            preset: Other defaults than the dataclasses'.
+            ignore_unknown_keys: Leave out keys of the YAML file that this command does not have.
+
+        Raises:
+            ValueError: An option that does not exist, with the nearest name, or a value of the wrong kind.
+            FileNotFoundError: There is no such YAML file.
+        """
+        config_file, rest = split_config(arguments)
+        unknown = self.set_defaults_with_config(**preset or {})
+        assert not unknown, f"a preset has options that do not exist: {unknown}"
+        for action in self._actions:
+            self._untouched.setdefault(
+                action.dest, action.default
+            )  # `--no_x` has the destination of `--x`, and follows it
+        if config_file is not None:
+            self.config_file = Path(config_file)
+            self._take_yaml(self.config_file, ignore_unknown_keys)
+        *parsed, remaining = self.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+        if remaining:
+            self._refuse(remaining[0], "the command line")
+        return tuple(parsed)
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, remaining = super().parse_known_args(args, namespace)
+        typed = {word.partition("=")[0] for word in args or [] if word.startswith("-")}
+        named = self._in_file | {action.dest for action in self._actions if typed.intersection(action.option_strings)}
+        self.given = {n: v for n, v in vars(namespace).items() if n in named and v != self._untouched[n]}
+        return namespace, remaining
+
+    def error(self, message: str) -> None:  # argparse would print the usage of 250 options first
+        raise ValueError(message)
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        by_name: dict[str, list[argparse.Action]] = {}
+        for action in self._actions:
+            by_name.setdefault(action.dest, []).append(action)
+        for title, names in self._sections.items():
+            formatter.start_section(title)
+            for name in names:
+                formatter.add_arguments(by_name.pop(name, []))
+            formatter.end_section()
+        formatter.start_section("further options" if self._sections else "options")
+        for actions in by_name.values():
+            formatter.add_arguments(actions)
+        formatter.end_section()
+        return formatter.format_help()
+
+    def _take_yaml(self, path: Path, ignore_unknown_keys: bool) -> None:
+        settings = read_yaml(path)
+        environment = settings.pop("env", {})
+        if not isinstance(environment, dict):
+            raise ValueError(f"{path}: env must be a mapping from names to values; got {environment!r}.")
+        os.environ.update({name: str(value) for name, value in environment.items()})
+        known = {action.dest: action for action in reversed(self._actions)}
+        for name, value in list(settings.items()):
+            if name in known and name != "help":
+                self._check_yaml_value(path, known[name], value)
+            elif ignore_unknown_keys:
+                del settings[name]
+            else:
+                self._refuse(str(name), str(path))
+        self.set_defaults_with_config(**settings)
+        self._in_file = set(settings)
+
+    def _check_yaml_value(self, path: Path, action: argparse.Action, value: Any) -> None:
+        kind = getattr(action.type, "__name__", "")
+        if action.nargs == "+":
+            if value is not None and not isinstance(value, list):
+                raise ValueError(f"{path}: {action.dest} is a list; write {action.dest}: [{value}]")
+        elif kind in ("int", "float") and value is not None and not isinstance(value, str):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or (kind == "int" and value != int(value)):
+                raise ValueError(f"{path}: {action.dest} is {'an' if kind == 'int' else 'a'} {kind}; got {value!r}.")
+
+    def _refuse(self, option: str, place: str) -> None:
+        name = option.lstrip("-").partition("=")[0].replace("-", "_")
+        if place == "the command line" and not option.startswith("-"):
+            raise ValueError(f"{option!r} on the command line belongs to no option. Options are written --name value.")
+        names = {action.dest for action in self._actions}
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+        if place == "the command line":
+            message, dashes = f"Unknown option --{name}.", "--"
+        else:
+            message, dashes = f"Unknown option {name!r} in {place}.", ""
+        raise UnknownOptionError(name, message + (f" Did you mean {dashes}{near[0]}?" if near else ""))
+
+
+def split_config(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """The YAML file, and the other arguments without a bare `--debug` (with a value it is transformers' option)."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        found, rest = early.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise ValueError("--config needs the name of a YAML file.") from None
+    bare = [a == DEBUG and (i + 1 == len(rest) or rest[i + 1].startswith("--")) for i, a in enumerate(rest)]
+    return found.config, [argument for argument, is_ours in zip(rest, bare, strict=True) if not is_ours]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It cannot be read, with the line, or holds no mapping.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no config file {path}.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold options, as in 'learning_rate: 1.0e-6'; got {settings!r}.")
+    return settings

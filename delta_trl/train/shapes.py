@@ -1,0 +1,47 @@
+"""A model's configuration without its weights: from a folder, the Hub, or the shape that lies beside a recipe."""
+
+import json
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig
+from trl import ModelConfig
+
+
+def read_model_config(model_args: ModelConfig, *, trust_remote_code: bool) -> PreTrainedConfig:
+    """
+    The model's config.json.
+
+    Raises:
+        ValueError: There is none, or the Hub cannot be reached.
+    """
+    name = model_args.model_name_or_path
+    try:
+        return AutoConfig.from_pretrained(
+            name, revision=model_args.model_revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        if Path(name).is_dir():
+            raise ValueError(f"The folder {name} holds no model that can be read: {_first_line(error)}") from error
+        raise ValueError(
+            f"There is no model {name!r}: no such folder here, and on the Hub it was not found or could not be asked "
+            f"({_first_line(error)}). If the Hub cannot be reached from here, name a folder with the model."
+        ) from error
+
+
+def shape_beside(recipe: Path | None, model: str) -> tuple[PreTrainedConfig, Path] | None:
+    """
+    The shape of `model` kept beside a recipe, with its file: RECIPE.model.json, or model.json in its folder. None if there
+    is none, or it is of another model.
+    """
+    if recipe is None:
+        return None
+    for path in (recipe.with_suffix(".model.json"), recipe.with_name("model.json")):
+        if path.is_file():
+            shape = json.loads(path.read_text(encoding="utf-8"))
+            if shape.pop("_name_or_path") == model:
+                return AutoConfig.for_model(**shape), path
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,102 @@
+"""Ending a run on Ctrl-C or SIGTERM: one line that says how to go on, and no process left behind."""
+
+import ctypes
+import functools
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..hub import command_line
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAUNCHERS = ("accelerate", "torchrun", "torch.distributed.run")
+PR_SET_PDEATHSIG = 1
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM. Not an Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, number: int):
+        super().__init__(f"Stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """The first SIGINT or SIGTERM raises `Stopped`; later ones are ignored, so that they cannot disturb the ending."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+
+    def stop(number, frame):
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    except Stopped:
+        raise  # with signals ignored
+    except BaseException:
+        _restore(before)
+        raise
+    else:
+        _restore(before)
+
+
+def _restore(handlers: dict) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@functools.cache
+def launcher() -> list[str] | None:
+    """
+    The command of the launcher that started this process; None without one, or where that cannot be known. First asked while
+    it lives.
+    """
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
+    except OSError:
+        return None
+    is_launcher = any(Path(word).name in LAUNCHERS or word in ("accelerate.commands.launch",) for word in words[:3])
+    return words if is_launcher else None
+
+
+def end_with_launcher() -> None:
+    """Have the system send SIGTERM to this process when its launcher ends.
+
+    `accelerate launch` with one process does not hand a SIGTERM on to it, and would leave it behind. Linux only.
+    """
+    if sys.platform == "linux" and launcher() is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def continuing_command() -> str:
+    """The command that continues this run, as it was typed as far as that can be known."""
+    words = [word for word in launcher() or _own_command() if word != "--overwrite_output_dir"]
+    if "--resume_from_checkpoint" not in words:
+        words += ["--resume_from_checkpoint", "true"]
+    program, *rest = words
+    if rest and Path(rest[0]).name in LAUNCHERS:  # python /.../bin/accelerate launch ...
+        program, *rest = rest
+    return command_line([program, *rest])
+
+
+def typed_command() -> str:
+    """The command of this run, without secrets."""
+    program, *rest = _own_command()
+    return shlex.join([Path(program).name]) + " " + command_line(["", *rest]).removeprefix("''").lstrip()
+
+
+def _own_command() -> list[str]:
+    script, *rest = sys.argv
+    program = ["-m", "delta_trl.train"] if Path(script).name == "__main__.py" else [script]
+    return ["python", *program, *rest]

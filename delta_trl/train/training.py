@@ -1,0 +1,152 @@
+"""One training run: checks, trainer, training, saving."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from trl import ModelConfig
+
+from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
+from ..config import RolloutConfig
+from ..data import DataArguments, MathData
+from .arguments import ScriptArguments
+from .folder import RecordCallback, clear, last_checkpoint, run_record, starting_point, write_record
+from .methods import method_named
+from .rewards import load_rewards
+from .shapes import read_model_config
+from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals, typed_command
+
+
+logger = logging.getLogger(__name__)
+
+# A signal to all processes may reach one after another has broken off their communication
+SIGNAL_SECONDS = 2
+
+
+def build(
+    script_args: ScriptArguments, data_args: DataArguments, args: RolloutConfig, model_args: ModelConfig
+) -> tuple[Any, dict[str, Any]]:
+    """
+    The trainer of a run, and where it starts (see `folder.starting_point`), with everything checked that can be before the
+    model is loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: Options, rewards, data, model or folder that do not fit.
+    """
+    from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
+    from trl import get_peft_config, get_quantization_config
+
+    from ..progress import ReadableProgressCallback
+
+    logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING, format="%(message)s")
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
+    rewards = load_rewards(script_args)
+    record = run_record(script_args, data_args, args, model_args, typed_command())
+    start = decided_by_main(
+        args,
+        lambda: starting_point(
+            Path(args.output_dir), args.resume_from_checkpoint, script_args.overwrite_output_dir, record
+        ),
+    )
+    source = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
+    config = read_model_config(model_args, trust_remote_code=args.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
+    )
+    data = data_args.load(tokenizer, check_golds="math_reward" in script_args.reward_funcs)
+    check_data(rewards, data, args.max_completion_length, config)
+
+    args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+    trainer = method_named(script_args.trainer).trainer_class(
+        model=model_args.model_name_or_path,
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.held_out if args.eval_strategy != "no" else None,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+    trainer.add_callback(ReadableProgressCallback)
+    trainer.add_callback(NoRewardDifferenceCallback)
+    trainer.add_callback(RecordCallback(start["record"]))
+    return trainer, start
+
+
+def check_data(rewards: list[Callable], data: MathData, max_completion_length: int, config: Any) -> None:
+    """Raise `ValueError` for rewards that need other columns, and for prompts too long for the model."""
+    check_reward_columns(rewards, data.train)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    check_prompt_lengths(data.longest_prompt, max_completion_length, context)
+
+
+def decided_by_main(args: RolloutConfig, decide: Callable[[], Any]) -> Any:
+    """What the main process decides, or the same error on all processes: they may not see the same files."""
+    outcome = [None, None]
+    if args.process_index == 0:
+        try:
+            outcome[0] = decide()
+        except (ValueError, OSError) as error:
+            outcome[1] = str(error)
+    if args.world_size > 1:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise ValueError(outcome[1])
+    return outcome[0]
+
+
+def run(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
+    """Train and save. SIGINT and SIGTERM end the process, with one line from the main one."""
+    end_with_launcher()
+    try:
+        with stopped_by_signals():
+            try:
+                _train_and_save(trainer, start, data_args)
+            except Exception:
+                if trainer.accelerator.num_processes > 1:
+                    time.sleep(SIGNAL_SECONDS)
+                raise
+    except Stopped as stop:
+        if trainer.is_world_process_zero():
+            state, checkpoint = trainer.state, last_checkpoint(Path(trainer.args.output_dir))
+            sys.stderr.write(
+                f"\n{stop} after step {state.global_step} of {state.max_steps}. "
+                + (f"Last checkpoint: {checkpoint}. " if checkpoint else "No checkpoint was saved yet. ")
+                + f"To continue: {continuing_command()}\n"
+            )
+            sys.stderr.flush()
+        if trainer.accelerator.num_processes > 1:
+            os._exit(128 + stop.number)  # leaving in order waits for processes that no longer answer
+        sys.exit(128 + stop.number)
+
+
+def _train_and_save(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    for note in start["notes"]:
+        logger.info(note)
+    if trainer.is_world_process_zero():
+        if start["clear"]:
+            clear(folder)
+        write_record(start["record"], folder)
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=start["checkpoint"])
+    trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
+    trainer.save_state()
+    trainer.create_model_card(model_name=folder.name, dataset_name=data_args.dataset_name)
+    trainer.accelerator.print(f"Model and metrics (trainer_state.json) saved to {args.output_dir}.")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=data_args.dataset_name)
+        trainer.accelerator.print(f"Model pushed to the Hub as {trainer.hub_model_id}.")
+    trainer.end()
