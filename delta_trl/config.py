@@ -201,7 +201,3 @@ class DeltaGRPOConfig(GRPOBaseConfig):
     def coef_enabled(self) -> bool:
         """Whether coefficients are computed at all: equal bounds leave nothing to compute."""
         return self.coef_min != self.coef_max
-
-
-# The former name, which train/ imports until it is adapted
-RolloutConfig = GRPOBaseConfig

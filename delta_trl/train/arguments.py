@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import GRPOConfig, ModelConfig
 
-from ..config import RolloutConfig
+from ..config import GRPOBaseConfig
 from ..data import DataArguments
 from .methods import DEFAULT, check_method, describe, method_named, methods, trainer_argument
 from .parser import Parser, UnknownOptionError, read_yaml, split_config
@@ -58,7 +58,7 @@ class ScriptArguments(PlanArguments):
 
 def parse(
     arguments: list[str] | None = None,
-) -> tuple[ScriptArguments, DataArguments, RolloutConfig, ModelConfig]:
+) -> tuple[ScriptArguments, DataArguments, GRPOBaseConfig, ModelConfig]:
     """Parse the command line and its YAML file; a plan's config is built as on the number of processes planned for."""
     config_file, _ = split_config(arguments)
     if config_file is not None:

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import ModelConfig
 
-from ..config import RolloutConfig
+from ..config import GRPOBaseConfig
 from ..features import LOGIT_CHUNK_ELEMENTS
 from ..hidden_states import OFFLOAD_SHARE
 
@@ -100,7 +100,7 @@ class ModelSize:
 
 
 def hidden_state_bytes(
-    args: RolloutConfig, size: ModelSize, trainer: str, element_bytes: int, free: float
+    args: GRPOBaseConfig, size: ModelSize, trainer: str, element_bytes: int, free: float
 ) -> tuple[float, float]:
     """Of the hidden states that DelTA keeps of one process's rollout batch, a row for each response token: on the GPU, of
     which `free` bytes are free when they arrive, and in host memory."""
@@ -128,7 +128,7 @@ def loaded_bytes(model_args: ModelConfig, config: PreTrainedConfig) -> float:
     return getattr(torch, dtype).itemsize
 
 
-def _optimizer_bytes(args: RolloutConfig, parameter_bytes: float) -> float:
+def _optimizer_bytes(args: GRPOBaseConfig, parameter_bytes: float) -> float:
     """Bytes of the optimizer's state for one trained parameter, without a sharding that adds a float32 copy."""
     return 2.0 if args.optim in EIGHT_BIT_OPTIMIZERS else 2 * parameter_bytes
 
@@ -165,7 +165,7 @@ class Memory:
 
 
 def estimate_memory(
-    args: RolloutConfig, model_args: ModelConfig, size: ModelSize, length: int, *, trainer: str, gpu_memory: float
+    args: GRPOBaseConfig, model_args: ModelConfig, size: ModelSize, length: int, *, trainer: str, gpu_memory: float
 ) -> tuple[Memory, ...]:
     """
     Memory under each way to share the training state over `args.world_size` processes.
@@ -226,14 +226,14 @@ def estimate_memory(
     return tuple(columns)
 
 
-def checkpoint_bytes(args: RolloutConfig, model_args: ModelConfig, size: ModelSize) -> int:
+def checkpoint_bytes(args: GRPOBaseConfig, model_args: ModelConfig, size: ModelSize) -> int:
     """Of a checkpoint with its optimizer state, at full precision."""
     weight = 4.0 if size.lora else loaded_bytes(model_args, size.config)
     states = 12.0 if weight == 2 and not size.lora else _optimizer_bytes(args, weight)
     return int(size.trained * (weight + states))
 
 
-def describe_vllm(args: RolloutConfig, size: ModelSize, gpu_memory: float, length: int) -> str | None:
+def describe_vllm(args: GRPOBaseConfig, size: ModelSize, gpu_memory: float, length: int) -> str | None:
     """What vLLM's share of a GPU holds; None without vLLM."""
     if not args.use_vllm:
         return None

@@ -12,7 +12,7 @@ import torch
 from transformers import HfArgumentParser
 from trl import ModelConfig, get_peft_config
 
-from ..config import DeltaGRPOConfig, RolloutConfig
+from ..config import DeltaGRPOConfig, GRPOBaseConfig
 from ..data import DataArguments
 from .memory import (
     ASSUMPTIONS,
@@ -61,7 +61,7 @@ def plan_arguments(arguments: list[str] | None) -> PlanArguments:
     return parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[0]
 
 
-def config_on(processes: int | None, config_class: type[RolloutConfig] = DeltaGRPOConfig) -> type[RolloutConfig]:
+def config_on(processes: int | None, config_class: type[GRPOBaseConfig] = DeltaGRPOConfig) -> type[GRPOBaseConfig]:
     """`config_class` as it would be built by one of `processes` processes, on a machine that need not have a GPU.
 
     TRL derives the rollout batch from the number of processes, and refuses those that do not fit: with this class, a plan
@@ -171,7 +171,7 @@ def _share(plan: Plan) -> str:
 
 
 def make_plan(
-    args: RolloutConfig,
+    args: GRPOBaseConfig,
     data_args: DataArguments,
     model_args: ModelConfig,
     *,
@@ -251,11 +251,11 @@ def make_plan(
     )
 
 
-def _sequence_length(args: RolloutConfig, data_args: DataArguments) -> int:
+def _sequence_length(args: GRPOBaseConfig, data_args: DataArguments) -> int:
     return (data_args.max_prompt_length or 0) + args.max_completion_length
 
 
-def _save_every(args: RolloutConfig, steps: int | None) -> int | None:
+def _save_every(args: GRPOBaseConfig, steps: int | None) -> int | None:
     """Optimizer steps between checkpoints; `save_steps` below 1 is a share of all steps. None if unknown or none."""
     if args.save_strategy != "steps" or (args.save_steps < 1 and steps is None):
         return None
@@ -263,7 +263,7 @@ def _save_every(args: RolloutConfig, steps: int | None) -> int | None:
 
 
 def _refuse_what_cannot_work(
-    args: RolloutConfig, data_args: DataArguments, context: int | None, boundary: int, save_every: int | None
+    args: GRPOBaseConfig, data_args: DataArguments, context: int | None, boundary: int, save_every: int | None
 ) -> None:
     length = _sequence_length(args, data_args)
     for name, limit in (("the model's context", context), ("vllm_max_model_length", args.vllm_max_model_length)):
@@ -292,7 +292,7 @@ def _gpu_memory_here() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else None
 
 
-def _checkpoints(args: RolloutConfig, steps: int | None, save_every: int | None) -> int | None:
+def _checkpoints(args: GRPOBaseConfig, steps: int | None, save_every: int | None) -> int | None:
     if args.save_strategy == "no":
         return 0
     if steps is None or save_every is None:

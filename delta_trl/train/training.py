@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from trl import ModelConfig
 
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
-from ..config import RolloutConfig
+from ..config import GRPOBaseConfig
 from ..data import DataArguments, MathData
 from .arguments import ScriptArguments
 from .folder import RecordCallback, clear, last_checkpoint, run_record, starting_point, write_record
@@ -29,7 +29,7 @@ SIGNAL_SECONDS = 2
 
 
 def build(
-    script_args: ScriptArguments, data_args: DataArguments, args: RolloutConfig, model_args: ModelConfig
+    script_args: ScriptArguments, data_args: DataArguments, args: GRPOBaseConfig, model_args: ModelConfig
 ) -> tuple[Any, dict[str, Any]]:
     """
     The trainer of a run, and where it starts (see `folder.starting_point`), with everything checked that can be before the
@@ -92,7 +92,7 @@ def check_data(rewards: list[Callable], data: MathData, max_completion_length: i
     check_prompt_lengths(data.longest_prompt, max_completion_length, context)
 
 
-def decided_by_main(args: RolloutConfig, decide: Callable[[], Any]) -> Any:
+def decided_by_main(args: GRPOBaseConfig, decide: Callable[[], Any]) -> Any:
     """What the main process decides, or the same error on all processes: they may not see the same files."""
     outcome = [None, None]
     if args.process_index == 0:
