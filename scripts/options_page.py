@@ -39,7 +39,7 @@ def default(option: Field) -> object:
 
 def table(options: list[Field]) -> str:
     rows = ["| option | default | meaning |", "|:--|:--|:--|"]
-    for option in options:
+    for option in (option for option in options if option.init):
         # argparse takes % for a placeholder, so help texts double it
         meaning = option.metadata["help"].replace("%%", "%").replace("|", "\\|")
         rows.append(f"| `{option.name}` | {shown(default(option))} | {meaning} |")
