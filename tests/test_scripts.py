@@ -152,3 +152,24 @@ def test_the_benchmark_measures_every_part(tmp_path):
     assert len(memory) == 2
     for row in memory.values():
         assert 0 < row["peak_megabytes"] < 10  # one chunk and a few numbers a token
+
+
+def test_tables_of_a_study_are_made_from_the_shipped_records(tmp_path):
+    command = [
+        sys.executable,
+        "scripts/study.py",
+        "--config",
+        "configs/study/quickstart_learning_rate.yaml",
+        "--tables",
+    ]
+    result = subprocess.run(
+        [*command, "--folder", str(tmp_path / "study")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "taken from docs/results/study/quickstart_learning_rate/results.jsonl.gz" in result.stdout
+    assert "| dapo" in (tmp_path / "study" / "study.md").read_text()
