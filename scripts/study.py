@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--tables",
         action="store_true",
-        help="only tables and plots again, from the records of finished runs, or from those in docs/results",
+        help="only tables and plots, from finished runs or else docs/results",
     )
     add("--discard", action="store_true", help="remove results that were made with other settings, and run them again")
     return parser.parse_args(arguments)
