@@ -80,6 +80,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/quickstart"), help="where everything is written")
     parser.add_argument("--warm_up_steps", type=int, default=400, help="optimiser steps of the warm-up")
     arguments, further = parser.parse_known_args()
+    for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):  # of moments: training's stays
+        os.environ.setdefault(bars, "1")
+    from delta_trl.commands import quiet_dependencies
+
+    quiet_dependencies()
     from delta_trl.report import write_report
 
     folder = arguments.folder

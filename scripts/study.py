@@ -15,6 +15,7 @@ and tried again. To repeat one run by hand:
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, help="only the first so many seeds (default: all)")
     add("--jobs", type=int, help="runs at a time (default: the number of cores)")
     add("--folder", type=Path, help="where everything is written (default: outputs/study/NAME)")
-    add("--tables", action="store_true", help="only tables and plots again, from the records of finished runs")
+    add(
+        "--tables",
+        action="store_true",
+        help="only tables and plots, from finished runs or else docs/results",
+    )
     add("--discard", action="store_true", help="remove results that were made with other settings, and run them again")
     return parser.parse_args(arguments)
 
@@ -44,6 +49,8 @@ def main() -> None:
             raise ValueError(f"--jobs must be at least 1; got {args.jobs}.")
         study = load_study(args.config)
         folder = (args.folder or ROOT / "outputs" / "study" / study.name).resolve()
+        if args.tables:
+            take_shipped_records(study, folder)
         failures = [] if args.tables else run(study, folder, args)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -54,6 +61,16 @@ def main() -> None:
     print(report(study, folder))
     if failures:
         sys.exit(f"error: {len(failures)} runs failed. The same command tries them again.")
+
+
+def take_shipped_records(study, folder: Path) -> None:
+    """Tables of a study that was not run here are made from the records in docs/results/study."""
+    shipped = ROOT / "docs" / "results" / "study" / study.name / "results.jsonl.gz"
+    if any(folder.glob("results.jsonl*")) or not shipped.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(shipped, folder)
+    print(f"No results in {folder}: taken from {shipped.relative_to(ROOT)}.")
 
 
 def report(study, folder: Path) -> str:

@@ -92,13 +92,13 @@ def test_a_baseline_is_trls_training_with_our_care(project, monkeypatch, name):
     ours = losses(project / "run")
     with monkeypatch.context() as patch:
         patch.setattr(METHODS[name].__class__, "trainer_class", GRPOTrainer)
-        train(*parse(*arguments))
+        train(*parse(*arguments, "--overwrite_output_dir"))
     assert ours == losses(project / "run")
     assert len(ours) == 4
 
     monkeypatch.setattr(conftest, "digit_reward", FailingReward(call=2))
     with pytest.raises(RuntimeError, match=r"KeyError: 'answer'.* is saved in .*checkpoint-2"):
-        train(*parse(*arguments))
+        train(*parse(*arguments, "--overwrite_output_dir"))
     assert (project / "run" / "checkpoint-2" / "model.safetensors").exists()
 
 

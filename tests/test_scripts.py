@@ -8,10 +8,12 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, parse
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import DeltaGRPOTrainer
+from delta_trl.checks import check_reward_columns
 from delta_trl.features import FEATURES
 from delta_trl.train.__main__ import train
 from delta_trl.train.arguments import ScriptArguments
@@ -152,3 +154,38 @@ def test_the_benchmark_measures_every_part(tmp_path):
     assert len(memory) == 2
     for row in memory.values():
         assert 0 < row["peak_megabytes"] < 10  # one chunk and a few numbers a token
+
+
+def test_tables_of_a_study_are_made_from_the_shipped_records(tmp_path):
+    command = [
+        sys.executable,
+        "scripts/study.py",
+        "--config",
+        "configs/study/quickstart_learning_rate.yaml",
+        "--tables",
+    ]
+    result = subprocess.run(
+        [*command, "--folder", str(tmp_path / "study")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "taken from docs/results/study/quickstart_learning_rate/results.jsonl.gz" in result.stdout
+    assert "| area under the reward curve |" in (tmp_path / "study" / "study.md").read_text().replace("  ", "")
+
+
+def test_the_yaml_of_the_guide_parses_and_its_reward_can_be_called(tmp_path):
+    guide = (ROOT / "docs/your_own_model.md").read_text()
+    text = guide.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "mine.yaml").write_text(text)
+    script_args, data_args, args, _ = parse("--config", tmp_path / "mine.yaml", "--use_cpu", "true", "--bf16", "false")
+    assert args.output_dir == "outputs/mine/delta"
+    space = {}
+    exec(guide.partition("```python\n")[2].partition("```")[0], space)
+    (name,) = (path.partition(".")[2] for path in script_args.reward_funcs)
+    columns = {column: ["4"] for column in ("prompt", "solution", *data_args.extra_columns)}
+    check_reward_columns([space[name]], Dataset.from_dict(columns))
+    assert space[name](["so 4", [{"role": "assistant", "content": "5"}]], ["4", "4"], ["", ""]) == [1.0, 0.0]
