@@ -112,15 +112,11 @@ def test_other_members_of_the_families():
 
 
 # Runs of what regular expressions may stumble over, between parts that keep them from matching.
-# fmt: off
-RUNS = [
-    " ", ".", ",", "$", "{", "}", "\\", "(", "[", "^", "^{", "_", "=", "1", "1,", "1 ", "a", "a ", "x^", "|", "!",
-    "1!", "(1)!", "\\text{", "\\text{a}", "and ", "\\frac", "\\frac{", "\\frac1", "\\sqrt{", "\\boxed{",
-    "\\boxed{1}, ", "\\quad ", "\\hspace{", "\\begin{pmatrix}", "\\pm", "^{\\circ}", "1 cm, ", "1\\text{ cm}, ",
-    "\\{x|", "\\choose ", "\\pmod{", "\\overline{", "²", "½", "\\text{five}", "\\\\ ", "1/", "\\equiv", "\\left.",
-    "infinity",
-]
-# fmt: on
+RUN_TEXT = r"""
+. , $ { } \ ( [ ^ ^{ _ = 1 1, a x^ | ! 1! (1)! \text{ \text{a} \frac \frac{ \frac1 \sqrt{ \boxed{ \boxed{1} \hspace{ \pm
+\begin{pmatrix} ^{\circ} 1\text{cm}, \{x| \pmod{ \overline{ ² ½ \text{five} \\ 1/ \equiv \left. infinity
+"""
+RUNS = [*RUN_TEXT.split(), " ", "1 ", "a ", "and ", "\\quad ", "1 cm, ", "\\boxed{1}, ", "\\choose "]
 FRAMES = [("", ""), (r"\boxed{1", "x}"), ("x", "^x"), ("{", "}")]
 SHORT, LONG = 2_000, 16_000  # characters
 MOST_GROWTH = 30  # times; linear is 8, quadratic 64, and a busy machine makes some noise

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from delta_trl.rewards import grade
+from delta_trl.rewards import pool as pool_module
 from delta_trl.rewards.pool import POOL, TIMED_OUT, PoolConfig, WorkerPool
 
 
@@ -116,6 +117,23 @@ def test_a_worker_that_dies_while_idle_is_replaced_unnoticed(pool):
     assert one.run([EASY, EASY]) == [("correct", True)] * 2
 
 
+@pytest.mark.parametrize("victims", [{1}, {0, 2}])
+def test_a_worker_killed_while_it_starts_is_no_loss_while_others_live(pool, monkeypatch, victims):
+    started = []
+
+    class Killed(pool_module.Worker):
+        def __init__(self, config):
+            super().__init__(config)
+            if len(started) in victims:
+                self.process.kill()
+            started.append(self)
+
+    monkeypatch.setattr(pool_module, "Worker", Killed)
+    two = pool(workers=2)
+    assert two.run([EASY] * 6) == [("correct", True)] * 6
+    assert len(started) > max(victims)
+
+
 def test_workers_that_cannot_start_are_an_error_that_says_why(pool, monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text("raise ImportError('this one is broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -159,6 +177,7 @@ def test_a_script_without_main_guard_leaves_no_process_behind(tmp_path):
         tmp_path,
         r"""
 from delta_trl.rewards import grade
+from delta_trl.rewards import pool as pool_module
 from delta_trl.rewards.pool import POOL
 print("once", flush=True)
 print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=True)
@@ -175,6 +194,7 @@ print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=Tru
 FORKING = r"""
 import os, sys, time
 from delta_trl.rewards import grade
+from delta_trl.rewards import pool as pool_module
 from delta_trl.rewards.pool import POOL
 easy = ([r"\boxed{\sqrt8}"], [r"2\sqrt2"])
 assert grade(*easy)[0].score == 1.0
@@ -211,6 +231,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, state):
     code = r"""
 import os, threading, time
 from delta_trl.rewards import grade
+from delta_trl.rewards import pool as pool_module
 from delta_trl.rewards.pool import POOL
 grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])
 STATE
