@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
+from .checks import check_reward_columns
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
@@ -35,7 +36,7 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             Of `args`; one with defaults is made where none is given, as [`~trl.GRPOTrainer`] does.
 
     Raises:
-        `ValueError`: when built with another config.
+        `ValueError`: when built with another config, or with a reward function that needs a column the dataset lacks.
         `RuntimeError`: when built with a TRL whose `GRPOTrainer` has other methods than those overridden here; while
             training, on all processes, when a reward function raises on any: a checkpoint is saved first.
     """
@@ -57,6 +58,8 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                 f"{type(self).__name__} needs a {name} as args; got {type(args).__name__}. Replace the class name: {name} "
                 "takes every option of GRPOConfig."
             )
+        # Before the model is loaded: TRL would find out at the end of the first rollout batch
+        check_reward_columns(reward_funcs, kwargs.get("train_dataset", positional[0] if positional else None))
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
 
     def add_callback(self, callback) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from tokenizers.decoders import DecodeStream
 
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def completion_records(
         per_token_logps: Shape (B, T), log-probabilities under the policy that sampled, in nats.
         token_mask: Shape (B, T), bool: tokens that the model wrote and that count in the loss.
         rewards: Total reward of each row to keep.
-        tokenizer: Decodes prompts and single tokens.
+        tokenizer: Decodes prompts and completions.
 
     Returns:
-        Records with `prompt` (text, as the model saw it), `completion_ids`, `tokens` (each id decoded by itself),
+        Records with `prompt` (text, as the model saw it), `completion_ids`, `tokens` (the text that each id adds),
         `is_token` (False for what a tool wrote), `coefficients`, `log_probs`, `advantage` and `reward`.
     """
     records = []
@@ -41,7 +42,7 @@ def completion_records(
             {
                 "prompt": tokenizer.decode(batch["prompt_ids"][i][batch["prompt_mask"][i].bool()]),
                 "completion_ids": ids,
-                "tokens": tokenizer.batch_decode([[token] for token in ids]),
+                "tokens": token_texts(ids, tokenizer),
                 "is_token": token_mask[i][written].tolist(),
                 "coefficients": batch["token_coefficients"][i][written].tolist(),
                 "log_probs": per_token_logps[i][written].tolist(),
@@ -50,6 +51,20 @@ def completion_records(
             }
         )
     return records
+
+
+def token_texts(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """
+    The text that each token adds to a completion; joined, they are its text, special tokens included.
+
+    A token decoded by itself may lose its leading space, and a character that is split over tokens would be unreadable: it
+    is shown whole at the last of them.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python: it has no stream
+        return tokenizer.batch_decode([[token] for token in ids])
+    stream = DecodeStream(skip_special_tokens=False)
+    return [stream.step(backend, token) or "" for token in ids]
 
 
 def write_completion_records(records: list[dict[str, Any]], output_dir: str, step: int) -> None:

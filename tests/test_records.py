@@ -1,0 +1,57 @@
+"""The text of single tokens, for the report."""
+
+import pytest
+from conftest import build, config
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from delta_trl import DeltaGRPOTrainer
+from delta_trl.records import token_texts
+
+
+KINDS = {
+    "bytes": (pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()),
+    "metaspace": (pre_tokenizers.Metaspace(), decoders.Metaspace()),
+}
+
+
+def trained_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = KINDS[kind]
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else []
+    trainer = trainers.BpeTrainer(vocab_size=270, special_tokens=["<eos>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["the sum of two numbers"] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_texts_of_the_tokens_are_the_text_of_the_completion(kind):
+    tokenizer = trained_tokenizer(kind)
+    ids = tokenizer("the sum of the two<eos>")["input_ids"]
+    texts = token_texts(ids, tokenizer)
+    assert len(texts) == len(ids)
+    assert "".join(texts) == tokenizer.decode(ids)
+    assert any(text.startswith(" ") for text in texts)
+    assert texts[-1] == "<eos>"
+
+
+def test_a_character_split_over_tokens_is_shown_at_the_last_of_them():
+    tokenizer = trained_tokenizer("bytes")
+    ids = tokenizer("a😀")["input_ids"]
+    assert len(ids) == 5
+    assert token_texts(ids, tokenizer) == ["a", "", "", "", "😀"]
+
+
+def test_a_reward_that_lacks_its_column_is_refused_before_the_model_is_loaded(tmp_path):
+    def reward(completions, answer, **kwargs):
+        return [0.0] * len(completions)
+
+    with pytest.raises(ValueError, match=r"reward needs a column 'answer'; you have 'solution'"):
+        build(
+            DeltaGRPOTrainer,
+            config(tmp_path),
+            model="no such folder",
+            reward_funcs=reward,
+            train_dataset=Dataset.from_dict({"prompt": ["1"], "solution": ["1"]}),
+        )
