@@ -24,14 +24,14 @@ def pass_rate(model: Path, problems: Path, output: Path) -> float:
     """Share of right answers to the held-out problems, in percent, sampled at temperature 1 with fixed seeds."""
     from delta_trl.evaluation.benchmarks import find_benchmarks
     from delta_trl.evaluation.generate import Decoding
-    from delta_trl.evaluation.records import read_run
     from delta_trl.evaluation.run import Engine, Task, evaluate_models
+    from delta_trl.evaluation.samples import read_evaluation
     from delta_trl.evaluation.statistics import average
 
     decoding = Decoding(samples=SAMPLES, top_p=1.0, max_tokens=32, prompt_format="{question}")
     engine = Engine(backend="transformers", dtype="float32", batch_size=128)
     (file,) = evaluate_models([str(model)], Task.load(find_benchmarks([str(problems)]), decoding), engine, output)
-    (benchmark,) = read_run(file).benchmarks.values()
+    (benchmark,) = read_evaluation(file).benchmarks.values()
     return 100 * average([benchmark.correct]).value
 
 

@@ -36,8 +36,8 @@ def load_rewards(script_args: ScriptArguments) -> list[Callable]:
         else:
             near = difflib.get_close_matches(name, ("math_reward", "reasoning_gym", "soft_overlong"), n=1)
             raise ValueError(
-                f"Unknown reward function {name!r}: expected 'math_reward', 'reasoning_gym', 'soft_overlong' or a dotted import "
-                f"path such as 'my_rewards.{name}'." + (f" Did you mean {near[0]!r}?" if near else "")
+                f"Unknown reward function {name!r}: expected 'math_reward', 'reasoning_gym', 'soft_overlong' or a dotted "
+                f"import path such as 'my_rewards.{name}'." + (f" Did you mean {near[0]!r}?" if near else "")
             )
     return rewards
 

@@ -15,8 +15,8 @@ from evaluation_model import make_model, question, train
 from delta_trl.evaluation.benchmarks import Benchmark, Problem
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.models import find_model
-from delta_trl.evaluation.records import read_run
 from delta_trl.evaluation.run import Task, make_requests, run_share
+from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend
 from delta_trl.research.tasks import character_tokenizer
 
@@ -87,14 +87,14 @@ def test_sampled_pass_rates_agree_within_noise(backend, model, task, tmp_path):
     means = []
     for engine in (backend, transformers):
         run_share(engine, task, source, tmp_path / f"{engine.name}.jsonl", "float32")
-        found = read_run(tmp_path / f"{engine.name}.jsonl").benchmarks["sums"]
+        found = read_evaluation(tmp_path / f"{engine.name}.jsonl").benchmarks["sums"]
         assert found.missing == 0
         means.append(found.correct.mean())
         assert 0.02 < means[-1] < 0.98  # or nothing is compared
     count = len(task.benchmarks[0][1]) * SAMPLES
     noise = (2 * means[1] * (1 - means[1]) / count) ** 0.5
     assert abs(means[0] - means[1]) < 4 * noise
-    seconds = read_run(tmp_path / "vllm.jsonl").benchmarks["sums"].column("seconds")
+    seconds = read_evaluation(tmp_path / "vllm.jsonl").benchmarks["sums"].column("seconds")
     assert all(0 < value < 600 for value in seconds)
 
 
@@ -153,7 +153,7 @@ def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
 
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    (found,) = read_run(files[0]).benchmarks.values()
+    (found,) = read_evaluation(files[0]).benchmarks.values()
     assert (found.missing, len(found.samples)) == (0, 30 * 64)
     kept = [json.loads(line) for line in finished[1:-1]]
     by_sample = {(sample["problem"], sample["sample"]): sample for sample in found.samples}
@@ -175,7 +175,7 @@ def test_two_engines_share_the_samples(model, problems, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "process 1 of 2" in done.stderr
     (path,) = tmp_path.glob("*.jsonl")
-    (found,) = read_run(path).benchmarks.values()
+    (found,) = read_evaluation(path).benchmarks.values()
     assert (found.missing, len(found.samples)) == (0, 30 * 64)
 
 
