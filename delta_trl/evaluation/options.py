@@ -98,7 +98,7 @@ class Engine:
             return self.backend
         import torch
 
-        return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
+        return "vllm" if torch.accelerator.is_available() and find_spec("vllm") else "transformers"
 
 
 def _require(options: Any, names: Sequence[str], required: str, holds: Callable[[Any], bool]) -> None:

@@ -255,7 +255,10 @@ def _vllm_process(rank: int, world: int, source: ModelSource, task: Task, engine
         backend = VllmBackend(
             source, engine.dtype, engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.max_model_len
         )
-        run_share(backend, task, source, path, engine.dtype, rank, world)
+        try:
+            run_share(backend, task, source, path, engine.dtype, rank, world)
+        finally:
+            backend.close()
     except ValueError as error:
         sys.exit(f"error: {error}")  # what the user has to mend, without a traceback, and as a failure to the parent
 

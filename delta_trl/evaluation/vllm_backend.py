@@ -1,6 +1,6 @@
 """Sampling completions with vLLM's offline engine, the back-end for models of real size.
 
-Tensor parallelism is vLLM's own. Data parallelism is one engine a group of GPUs, each in a process of its own with a
+Tensor parallelism is vLLM's own. Data parallelism is one engine a group of devices, each in a process of its own with a
 share of the samples: engines of a dense model have nothing to tell each other, and vLLM refuses
 `LLM(data_parallel_size=...)` in a single process.
 
@@ -10,6 +10,7 @@ Written against the signatures of vLLM 0.22 to 0.31, the versions that TRL 1.16 
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import Any
@@ -102,6 +103,10 @@ class VllmBackend:
             finished = [output for output in self.llm.llm_engine.step() if output.finished]
             yield [(waiting.pop(output.request_id), _completion(output)) for output in finished]
 
+    def close(self) -> None:
+        """Ends the engine's process, which this process would otherwise wait for when it ends."""
+        self.llm.llm_engine.engine_core.shutdown()
+
 
 def split_devices(devices: Sequence[str], tensor: int, data: int) -> list[list[str]]:
     """Gives each of `data` engines `tensor` of the devices.
@@ -111,40 +116,47 @@ def split_devices(devices: Sequence[str], tensor: int, data: int) -> list[list[s
     """
     if len(devices) < tensor * data:
         raise ValueError(
-            f"tensor_parallel_size={tensor} times data_parallel_size={data} needs {tensor * data} GPUs, and "
-            f"{len(devices)} are visible ({','.join(devices) or 'none'}). Lower one of them, or set "
-            "CUDA_VISIBLE_DEVICES."
+            f"tensor_parallel_size={tensor} times data_parallel_size={data} needs {tensor * data} devices, and "
+            f"{len(devices)} are visible ({','.join(devices) or 'none'}). Lower one of them, or make more devices visible "
+            "(on CUDA and ROCm with CUDA_VISIBLE_DEVICES)."
         )
     return [list(devices[start : start + tensor]) for start in range(0, tensor * data, tensor)]
 
 
-def visible_devices() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES lists, or all there are."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [device for device in listed.split(",") if device]
-    import torch
+def visible_devices() -> tuple[str, list[str]]:
+    """The environment variable by which vLLM's platform is shown some of its devices, and those it is shown now.
 
-    return [str(device) for device in range(torch.cuda.device_count())]
+    `CUDA_VISIBLE_DEVICES` on CUDA and ROCm; on CPUs the devices are the NUMA nodes of `CPU_VISIBLE_MEMORY_NODES`.
+    """
+    from vllm.platforms import current_platform
+
+    variable = current_platform.device_control_env_var
+    listed = os.environ.get(variable)
+    if listed is None:
+        return variable, [str(device) for device in range(current_platform.device_count())]
+    return variable, [device for device in listed.split(",") if device]
 
 
 def run_data_parallel(target: Callable[..., None], tensor: int, data: int, arguments: tuple) -> None:
-    """Calls `target(rank, data, *arguments)` in `data` processes, each of which sees GPUs of its own.
+    """Calls `target(rank, data, *arguments)` in `data` processes, each of which sees devices of its own.
+
+    A single engine sees them all: vLLM then takes what it needs, on whatever platform.
 
     Raises:
-        ValueError: There are too few GPUs.
+        ValueError: There are too few devices.
         ChildProcessError: A process failed; the others are ended. What they finished is in the record file.
     """
     context = get_context("spawn")  # fork and CUDA do not go together
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    environments: list[dict[str, str]] = [{}]
+    if data > 1:
+        variable, devices = visible_devices()
+        environments = [{variable: ",".join(share)} for share in split_devices(devices, tensor, data)]
     processes = []
     try:
-        for rank, devices in enumerate(split_devices(visible_devices(), tensor, data)):
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
-                devices
-            )  # a spawned process reads it before it imports torch
-            processes.append(context.Process(target=target, args=(rank, data, *arguments)))
-            processes[-1].start()
+        for rank, environment in enumerate(environments):
+            with _environment(environment):  # a spawned process reads it before it imports torch
+                processes.append(context.Process(target=target, args=(rank, data, *arguments)))
+                processes[-1].start()
         running = {process.sentinel: process for process in processes}
         while running:
             for sentinel in wait(running):
@@ -156,13 +168,23 @@ def run_data_parallel(target: Callable[..., None], tensor: int, data: int, argum
                         "same command again to continue from the samples that were finished."
                     )
     finally:
-        if before is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
         for process in processes:
             if process.is_alive():
                 process.terminate()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _completion(output: Any) -> Completion:

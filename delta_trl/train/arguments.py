@@ -35,8 +35,9 @@ class ScriptArguments(PlanArguments):
     reward_funcs: list[str] = field(
         default_factory=lambda: ["math_reward"],
         metadata={
-            "help": "Reward functions: 'math_reward' (1 for a right boxed answer, else 0), 'soft_overlong' (TRL's length "
-            "penalty), or a dotted import path such as 'my_package.my_reward'."
+            "help": "Reward functions: 'math_reward' (1 for a right boxed answer, else 0), 'reasoning_gym' (reasoning-gym's "
+            "score, for its problems), 'soft_overlong' (TRL's length penalty), or a dotted import path such as "
+            "'my_package.my_reward'."
         },
     )
     soft_overlong_max_length: int | None = field(

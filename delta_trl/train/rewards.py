@@ -23,6 +23,10 @@ def load_rewards(script_args: ScriptArguments) -> list[Callable]:
             from ..rewards import math_reward
 
             rewards.append(math_reward)
+        elif name == "reasoning_gym":
+            from ..reasoning_gym import reasoning_gym_reward
+
+            rewards.append(reasoning_gym_reward)
         elif name == "soft_overlong":
             from trl.rewards import get_soft_overlong_punishment
 
@@ -30,10 +34,10 @@ def load_rewards(script_args: ScriptArguments) -> list[Callable]:
         elif "." in name:
             rewards.append(_imported(name))
         else:
-            near = difflib.get_close_matches(name, ("math_reward", "soft_overlong"), n=1)
+            near = difflib.get_close_matches(name, ("math_reward", "reasoning_gym", "soft_overlong"), n=1)
             raise ValueError(
-                f"Unknown reward function {name!r}: expected 'math_reward', 'soft_overlong' or a dotted import path such as "
-                f"'my_rewards.{name}'." + (f" Did you mean {near[0]!r}?" if near else "")
+                f"Unknown reward function {name!r}: expected 'math_reward', 'reasoning_gym', 'soft_overlong' or a dotted "
+                f"import path such as 'my_rewards.{name}'." + (f" Did you mean {near[0]!r}?" if near else "")
             )
     return rewards
 

@@ -1,4 +1,7 @@
-"""A stand-in for vLLM, which needs a GPU: the part of its offline engine that the evaluation calls, on transformers.
+"""A stand-in for vLLM: the part of its offline engine that the evaluation calls, on transformers.
+
+The tests of `tests/vllm` run the real one, in an environment of its own. This one shows, in the ordinary tests, how the
+backend calls it, and lets engines be spread over GPUs that are not there.
 
 Names, signatures and fields are those of vLLM 0.31.0 (`vllm/entrypoints/llm.py`, `vllm/outputs.py`,
 `vllm/sampling_params.py`, `vllm/v1/engine/llm_engine.py`), and so is what matters to a caller: `enqueue` returns the
@@ -8,6 +11,7 @@ What it cannot show: vLLM's speed, its memory, its sampler, tensor parallelism, 
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +85,17 @@ class RequestOutput:
         self.lora_request = lora_request
 
 
+class EngineCore:
+    """Holds the interpreter's end until it is shut down, as the process of a real engine does."""
+
+    def __init__(self):
+        self.running = threading.Event()
+        threading.Thread(target=self.running.wait).start()
+
+    def shutdown(self) -> None:
+        self.running.set()
+
+
 class LLMEngine:
     """Finishes one request a step, the last one added first."""
 
@@ -88,6 +103,7 @@ class LLMEngine:
         self.model = AutoModelForCausalLM.from_pretrained(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.log_stats = log_stats
+        self.engine_core = EngineCore()
         self.queue: list[tuple[str, list[int], SamplingParams, LoRARequest | None]] = []
 
     def has_unfinished_requests(self) -> bool:
