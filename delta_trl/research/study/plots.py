@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...report.plots import smoothed
 from .analysis import AREA, FINAL, Row, curve, estimate, title_of
 from .settings import Study
 
@@ -118,3 +117,11 @@ def _figure(size: tuple[float, float]) -> "Figure":
     except ImportError as error:
         raise ValueError("The plots need matplotlib: pip install 'delta_trl[report]'.") from error
     return Figure(figsize=size, layout="constrained")  # not pyplot: it would choose a backend
+
+
+def smoothed(values: list[float], window: int) -> np.ndarray:
+    """Mean of each value and up to `window - 1` before it."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    stops = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, stops - window)
+    return (sums[stops] - sums[starts]) / (stops - starts)
