@@ -155,9 +155,8 @@ def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (found,) = read_evaluation(files[0]).benchmarks.values()
     assert (found.missing, len(found.samples)) == (0, 30 * 64)
-    kept = [json.loads(line) for line in finished[1:-1]]
-    by_sample = {(sample["problem"], sample["sample"]): sample for sample in found.samples}
-    assert all(by_sample[sample["problem"], sample["sample"]] == sample for sample in kept if "sample" in sample)
+    after = files[0].read_text().splitlines()
+    assert after[: len(finished) - 1] == finished[:-1]  # what was there stays, but for a line that may have been torn
 
 
 def state(pid: int) -> str:

