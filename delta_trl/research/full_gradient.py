@@ -23,7 +23,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
-from ..coefficients import NO_CONTRAST, NON_FINITE, VARIANCE_FLOOR, Coefficients
+from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, assign, spread
+from ..trainer import token_mask
 
 
 # Parts of the parameters: all; all but the embeddings and the LM head; the last decoder layer; the LM head
@@ -54,11 +55,11 @@ class Sequences:
     @classmethod
     def of(cls, batch: dict[str, Any], num_generations: int) -> "Sequences":
         """From a rollout batch of TRL's `GRPOTrainer`, before it is shuffled."""
-        mask = batch["completion_mask"].bool()
+        mask = token_mask(batch)
         return cls(
             input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
             attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            token_mask=mask & batch["tool_mask"].bool() if "tool_mask" in batch else mask,
+            token_mask=mask,
             advantages=batch["advantages"],
             prompts=torch.arange(len(mask), device=mask.device) // num_generations,
         )
@@ -135,19 +136,16 @@ def coefficients_from(
     if not side.any(1).all():
         return Coefficients(torch.ones(len(advantages)), fallback=NO_CONTRAST)
 
-    def spread(m: torch.Tensor) -> torch.Tensor:
-        return torch.stack([m[s].double().var(unbiased=False).clamp(min=VARIANCE_FLOOR).sqrt() for s in side])
-
-    def assign(m: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(m / torch.where(side[1], gamma[1], gamma[0]).to(m.dtype))
+    def gamma_of(m: torch.Tensor) -> torch.Tensor:
+        return spread(m, side, lambda *sums: list(sums))
 
     weight = advantages.abs()
     m = margins(0, weight)
-    gamma = spread(m)
+    gamma = gamma_of(m)
     for step in range(refinement_steps):
-        alpha, gamma = assign(m, gamma), spread(m)  # lagged: γ is never that of the last margins
+        alpha, gamma = assign(m, gamma, side[1]), gamma_of(m)  # lagged: γ is never that of the last margins
         m = margins(step + 1, weight * alpha)
-    values = torch.where(side.any(0), coef_min + (coef_max - coef_min) * assign(m, gamma), coef_min)
+    values = torch.where(side.any(0), coef_min + (coef_max - coef_min) * assign(m, gamma, side[1]), coef_min)
     if not values.isfinite().all():
         return Coefficients(torch.ones(len(advantages)), fallback=NON_FINITE)
     mean = values.double().mean().item()
