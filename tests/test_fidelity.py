@@ -12,6 +12,7 @@ from conftest import tiny_model
 from delta_trl.features import FEATURES
 from delta_trl.research.fidelity import CROSS_FITTED, PARTS, agreement, measure_fidelity, table
 from delta_trl.research.sampling import make_sampler, problem_rows
+from delta_trl.research.stability import advantages_of
 from delta_trl.research.tasks import character_tokenizer
 
 
@@ -80,6 +81,7 @@ def test_a_sampled_batch_repeats_and_knows_its_prompts(model, tmp_path, monkeypa
         one.sequences.input_ids[:, -mask.shape[1] :], skip_special_tokens=True
     )
     assert one.rewards.tolist() == digits(texts)
+    torch.testing.assert_close(advantages_of(one.rewards, 4), one.sequences.advantages)
     assert all(torch.equal(tensor, before[name]) for name, tensor in sampler.model.state_dict().items())
     with pytest.raises(ValueError, match="two responses"):
         make_sampler(model, rows, prompts=4, group=1, max_completion_length=8, output_dir=tmp_path)
