@@ -59,7 +59,7 @@ def test_batches_are_measured_once_and_continue(model, tmp_path, monkeypatch):
     text = table(whole)
     assert all(f"| {name} | " in text for name in whole[0]["proxies"])
     assert "3 rollout batches" in text
-    with pytest.raises(ValueError, match="folds was 2, now 4"):
+    with pytest.raises(ValueError, match="folds: 2 in the file, now 4"):
         measure_fidelity(model, rows, tmp_path / "parts", batches=3, **{**options, "folds": 4})
     with pytest.raises(ValueError, match=r"in 2 folds were asked for\. There are 12 problems"):
         measure_fidelity(model, rows, tmp_path / "parts", batches=4, **options)

@@ -145,7 +145,7 @@ def test_a_measurement_continues_and_is_drawn(tmp_path, monkeypatch):
     rows = summarise(everything)
     assert "| output_row | published | share of rewards flipped | 0.4 |" in table(rows)
     assert draw(rows, tmp_path / "stability.png", "tiny").stat().st_size > 20_000
-    with pytest.raises(ValueError, match="group was 4, now 8"):
+    with pytest.raises(ValueError, match="group: 4 in the file, now 8"):
         measure(group=8)
     with pytest.raises(ValueError, match="responses=30 must be a multiple"):
         measure(responses=30)

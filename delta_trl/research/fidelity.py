@@ -4,7 +4,6 @@ Every rollout batch gets the full gradient's coefficients, those of each of `FEA
 the full gradient's cross-fitted by prompt. Each is compared with the first, side by side. The policy stays as it is.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from tqdm.auto import tqdm
 
 from ..coefficients import delta_coefficients
 from ..features import FEATURES
-from .credit.measures import SIDES, mean
+from ..jsonl import append_lines
+from .credit.measures import ADVANTAGE_SIDES, mean
 from .credit.run import earlier_records, model_digest
 from .full_gradient import full_gradient_coefficients
 from .sampling import RolloutBatch, RolloutSampler, make_sampler
@@ -35,7 +35,7 @@ def agreement(values: torch.Tensor, reference: torch.Tensor, advantages: torch.T
         independent. Without the correlation where a side's values are constant.
     """
     found = {}
-    for name, side in zip(SIDES, (advantages > 0, advantages < 0), strict=True):
+    for name, side in zip(ADVANTAGE_SIDES, (advantages > 0, advantages < 0), strict=True):
         one, other = values[side].double(), reference[side].double()
         above = torch.stack([one > one.mean(), other > other.mean()])
         share = above.double().mean(1)
@@ -118,7 +118,6 @@ def measure_fidelity(
         "seed": seed,
     }
     file = Path(folder) / "batches.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
     records = earlier_records(file, settings)
     for number in tqdm(range(len(records), batches), desc="Rollout batches"):
         batch = sampler.sample(rows[number * prompts : (number + 1) * prompts], (seed, number))
@@ -130,8 +129,7 @@ def measure_fidelity(
                 "proxies": compare(sampler, batch, folds),
             }
         )
-        with file.open("a") as lines:
-            lines.write(json.dumps(records[-1]) + "\n")
+        append_lines(file, records[-1:])
     return records[:batches]
 
 
@@ -147,7 +145,7 @@ def table(records: list[dict[str, Any]]) -> str:
         cells = [
             _with_interval([p[name][side][measure] for p in telling if measure in p.get(name, {}).get(side, ())])
             for measures in (("rank_correlation",), ("same_sign", "chance"))
-            for side in SIDES
+            for side in ADVANTAGE_SIDES
             for measure in measures
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")

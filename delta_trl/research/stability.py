@@ -7,7 +7,6 @@ over the batches so far.
 The comparison is between tokens whose advantage has the same sign in both, side by side.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from tqdm.auto import tqdm
 from ..coefficients import margins
 from ..features import FEATURES
 from ..hidden_states import RolloutTokens
-from .credit.measures import SIDES, measure
+from ..jsonl import append_lines
+from .credit.measures import ADVANTAGE_SIDES, measure
 from .credit.run import earlier_records, model_digest
 from .credit.tokens import token_classes
 from .full_gradient import coefficients_from
@@ -193,7 +193,7 @@ def _compare(pool, numbers, values, expected, before, after) -> dict[str, Any]:
     )
     aucs = measure(values, tokens, pool.classes[numbers.numpy()])
     found: dict[str, Any] = {name: aucs[name] for name in ("blame_auc", "credit_auc") if name in aucs}
-    for name, side in zip(SIDES, (credited > 0, credited < 0), strict=True):
+    for name, side in zip(ADVANTAGE_SIDES, (credited > 0, credited < 0), strict=True):
         one, other = values[side], expected[side]
         if len(one):
             found[f"mean_{name}"], found[f"spread_{name}"] = one.mean().item(), one.std(unbiased=False).item()
@@ -293,7 +293,6 @@ def measure_stability(
     todo = [(k, level) for k, level in todo if (k, level) not in done and not (k == "responses" and level > responses)]
     for kind, level in tqdm(todo, desc="Levels"):
         record = {"kind": kind, "level": level, "batches": examine(pool, kind, level, batch_size, seed)}
-        with (folder / "levels.jsonl").open("a") as lines:
-            lines.write(json.dumps(record) + "\n")
+        append_lines(folder / "levels.jsonl", [record])
         records.append(record)
     return records
