@@ -29,6 +29,7 @@ def test_the_8b_recipe_worked_out_by_hand():
     assert cost.feature_bytes == 256 * 20480 * 4096 * 2 == 42_949_672_960
     assert cost.sweeps == 4
     assert cost.sweep_seconds == pytest.approx(4 * 42.95e9 / 2e12, rel=1e-3)  # 0.086 s
+    assert cost.host_sweep_seconds == pytest.approx(3.44, rel=1e-2)  # at PCIe's 50 GB/s
     assert cost.seconds == cost.sweep_seconds  # output rows need no head, and TRL's pass is recorded
     assert (cost.reductions, cost.gathered_bytes) == (6, 0)
     more = delta_cost(**QWEN3_8B, features="hidden_gradient", extra_forward=True, bytes_per_second=2e12, flops=4e14)
@@ -75,7 +76,7 @@ def test_every_feature_has_a_cost():
     assert HEAD_PRODUCTS.keys() == FEATURES.keys()
     with pytest.raises(ValueError, match="features must be one of output_row"):
         delta_cost(**QWEN3_8B, features="row")
-    with pytest.raises(ValueError, match="must be positive; got 0, 8"):
+    with pytest.raises(ValueError, match="must be positive; got responses=0"):
         delta_cost(**{**QWEN3_8B, "responses": 0})
 
 
@@ -85,8 +86,4 @@ def test_the_extra_pass_is_foretold(options, tmp_path):
     trainer = build(DeltaGRPOTrainer, args)
     trainer.train()
     (logged,) = (log["delta/extra_forward_passes"] for log in trainer.state.log_history if "delta/seconds" in log)
-    names = (
-        *("steps_per_generation", "num_iterations", "gradient_accumulation_steps"),
-        *("use_vllm", "vllm_importance_sampling_correction"),
-    )
-    assert has_extra_forward(**{name: getattr(args, name) for name in names}) == bool(logged)
+    assert has_extra_forward(args) == bool(logged)

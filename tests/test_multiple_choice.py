@@ -1,18 +1,25 @@
 """Multiple-choice questions: rows of the real schemas, and answers as models write them."""
 
 import hashlib
+import json
+import subprocess
+import sys
 
 import datasets
 import pytest
+from conftest import tiny_model
 from datasets.exceptions import DatasetNotFoundError
 
+from delta_trl.data import PromptFormat
+from delta_trl.evaluation.benchmarks import BENCHMARKS, find_benchmarks, load_problems
 from delta_trl.evaluation.multiple_choice import (
     LETTERS,
     answer_letter,
     gpqa_questions,
-    load_rows,
+    grade_choice,
     mmlu_pro_questions,
 )
+from delta_trl.research.tasks import character_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,41 @@ def test_the_subset_is_the_same_in_any_order():
         mmlu_pro_questions(rows[:599])
 
 
+def test_verdicts_look_after_the_thoughts():
+    verdict = grade_choice("<think>Answer: A</think>Answer: B", "B", "ABCD")
+    assert (verdict.score, verdict.answer, verdict.reason) == (1.0, "B", "correct")
+    assert grade_choice("Answer: C", "B", "ABCD").reason == "wrong"
+    assert grade_choice("<think>Answer: B", "B", "ABCD").reason == "unfinished thought"
+    nothing = grade_choice("Answer: E", "B", "ABCD")
+    assert (nothing.score, nothing.answer, nothing.reason) == (0.0, None, "no letter")
+
+
+def test_local_copies_become_problems(tmp_path):
+    gpqa, mmlu_pro = tmp_path / "gpqa.jsonl", tmp_path / "mmlu_pro.jsonl"
+    gpqa.write_text("".join(json.dumps({**GPQA, "Record ID": f"rec{i}"}) + "\n" for i in range(198)))
+    mmlu_pro.write_text("".join(json.dumps(mmlu_pro_row(i)) + "\n" for i in range(700)))
+    first, second = find_benchmarks([f"gpqa_diamond={gpqa}", f"mmlu_pro={mmlu_pro}"])
+    assert [b.name for b in find_benchmarks(["out_of_domain"])] == [first.name, second.name]
+    problems = load_problems(first)
+    assert len(problems) == 198
+    assert (problems[0].id, problems[0].letters) == ("rec0", "ABCD")
+    assert f"{problems[0].answer}) 10^-8 s" in problems[0].question
+    assert len(load_problems(second)) == 600
+    gpqa.write_text(json.dumps(GPQA) + "\n")
+    with pytest.raises(ValueError, match="has 1 problems where 198 are expected"):
+        load_problems(first)
+
+
+def test_the_question_brings_its_own_instruction():
+    for name in ("paper", "chat"):
+        with_box, without = (str(PromptFormat(name).render("Q?", instruct)) for instruct in (True, False))
+        assert "boxed" in with_box
+        assert "boxed" not in without
+        assert "Q?" in without
+    assert PromptFormat().render("Q?", instruct=False) == "User:\nQ?\n\nAssistant:\n"
+    assert PromptFormat("{question}!").render("Q?", instruct=False) == "Q?!"
+
+
 def test_gated_data_says_what_to_do(monkeypatch):
     def refused(*args, **kwargs):
         raise DatasetNotFoundError(message)
@@ -155,9 +197,31 @@ def test_gated_data_says_what_to_do(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refused)
     message = "Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub. You must be authenticated to access it."
     with pytest.raises(
-        ValueError, match=r"gated: accept its conditions at https://.*hf auth login.*gpqa_diamond=FILE"
+        ValueError, match=r"gated: accept its conditions at https://.*hf auth login.*gpqa_diamond=file"
     ):
-        load_rows("Idavidrein/gpqa", "gpqa_diamond", "train")
-    message = "Dataset 'x/y' doesn't exist on the Hub or cannot be accessed."
-    with pytest.raises(DatasetNotFoundError, match="doesn't exist"):
-        load_rows("x/y", None, "train")
+        load_problems(BENCHMARKS["gpqa_diamond"])
+    message = "Dataset 'TIGER-Lab/MMLU-Pro' doesn't exist on the Hub or cannot be accessed."
+    with pytest.raises(ValueError, match="doesn't exist"):
+        load_problems(BENCHMARKS["mmlu_pro"])
+
+
+@pytest.mark.slow
+def test_an_evaluation_by_letters(tmp_path):
+    """The command on a model that knows nothing: prompts, records and the weighted average are real."""
+    tokenizer = character_tokenizer()
+    tiny_model(tokenizer=tokenizer, max_position_embeddings=512).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    gpqa = tmp_path / "gpqa.jsonl"
+    gpqa.write_text("".join(json.dumps({**GPQA, "Record ID": f"rec{i}"}) + "\n" for i in range(198)))
+    command = [sys.executable, "-m", "delta_trl.evaluation", "--model", str(tmp_path / "model"), "--samples", "1"]
+    command += ["--benchmark", f"gpqa_diamond={gpqa}", "--max_tokens", "2", "--output", str(tmp_path / "out")]
+    command += ["--backend", "transformers", "--dtype", "float32", "--batch_size", "99"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    (file,) = (tmp_path / "out").glob("*.jsonl")
+    samples = [line for line in map(json.loads, file.read_text().splitlines()) if "sample" in line]
+    assert len(samples) == 198
+    assert {sample["reason"] for sample in samples} <= {"no letter", "correct", "wrong"}
+    assert {sample["solution"] for sample in samples} == set("ABCD")
+    assert samples[0]["prompt"].startswith("User:\nAnswer the following multiple choice question.")
+    assert samples[0]["prompt"].endswith("\n\nAssistant:\n")
+    assert "boxed" not in samples[0]["prompt"]

@@ -11,8 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..rewards import Verdict
+from ..rewards.exact import CORRECT, WRONG
+from ..rewards.extraction import UNFINISHED_THOUGHT
+
 
 LETTERS = "ABCDEFGHIJ"
+# Why a completion is wrong, besides the reasons of `rewards`
+NO_LETTER = "no letter"
 # Of the order of options, and of the choice of questions
 SEED = 0
 # The paper takes 600 of MMLU-Pro's 12,032 test questions and does not say which
@@ -97,26 +103,6 @@ def mmlu_pro_questions(
     return [question for question in questions if question.id in names]
 
 
-def load_rows(source: str, name: str | None, split: str) -> list[dict[str, Any]]:
-    """The rows of a data set on the Hub.
-
-    Raises:
-        ValueError: It is gated, and this account has no access.
-    """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    try:
-        return list(load_dataset(source, name, split=split))
-    except DatasetNotFoundError as error:
-        if "gated" not in str(error):
-            raise
-        raise ValueError(
-            f"{source} is gated: accept its conditions at https://huggingface.co/datasets/{source}, log in with "
-            "`hf auth login`, and run the command again. Or name a local copy of its rows: gpqa_diamond=FILE.jsonl."
-        ) from error
-
-
 # "Answer:" or "answer is", then what may stand before a letter, then the letter; or the letter in a box
 _BEFORE = r"(?:[ \t*_$(\[{]|\\[(\[]|\\(?:boxed|text|textbf|mathrm|mathbf)[ \t]*\{)*"
 _LETTER = re.compile(
@@ -149,6 +135,17 @@ def answer_letter(response: str, letters: str = LETTERS) -> str | None:
         return None
     letter = last["letter"].upper()
     return letter if letter in letters else None
+
+
+def grade_choice(completion: str, solution: str, letters: str) -> Verdict:
+    """The verdict on a completion by the letter it gives after its thoughts; a thought that never ends gives none."""
+    answer = completion.rpartition("</think>")[2]
+    if "<think>" in answer:
+        return Verdict(0.0, None, UNFINISHED_THOUGHT)
+    letter = answer_letter(answer, letters)
+    if letter is None:
+        return Verdict(0.0, None, NO_LETTER)
+    return Verdict(float(letter == solution), letter, CORRECT if letter == solution else WRONG)
 
 
 def _columns(row: Mapping[str, Any], number: int, name: str, columns: tuple[str, ...]) -> list[Any]:

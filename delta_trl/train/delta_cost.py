@@ -5,11 +5,20 @@ own to record, one forward pass. Nothing but that pass's attention grows with th
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..config import GRPOBaseConfig
+
+
+if TYPE_CHECKING:
+    from .memory import ModelSize
 
 
 # Of one GPU, for a plan: about what an H100 reaches of its 3.35 TB/s and 989 TFLOP/s in bf16
 GPU_BYTES_PER_SECOND = 2e12
 GPU_FLOPS = 4e14
+# Between a GPU and host memory, where hidden states wait that have no room on the GPU: about what PCIe 5 reaches
+HOST_BYTES_PER_SECOND = 5e10
 # Bytes per element of what processes sum
 REDUCED_BYTES = 8
 
@@ -31,7 +40,8 @@ class DeltaCost:
         tokens: Response tokens of the whole rollout batch.
         feature_bytes: Of the hidden states kept by a process.
         sweeps: How often these are read: 2K + 2.
-        sweep_seconds: Reading them so often, at the stated bandwidth.
+        sweep_seconds: Reading them so often, from the GPU's memory.
+        host_sweep_seconds: The same from host memory.
         feature_flops, feature_seconds: Making features from them, through the LM head.
         extra_forward: Whether a forward pass is added, because TRL makes none to record.
         forward_flops, forward_seconds: Of that pass; 0 without it. Attention is counted.
@@ -44,6 +54,7 @@ class DeltaCost:
     feature_bytes: int
     sweeps: int
     sweep_seconds: float
+    host_sweep_seconds: float
     feature_flops: float
     feature_seconds: float
     extra_forward: bool
@@ -55,14 +66,17 @@ class DeltaCost:
 
     @property
     def seconds(self) -> float:
-        """Of all that is computed, without communication."""
+        """Of all that is computed, without communication, with hidden states on the GPU."""
         return self.sweep_seconds + self.feature_seconds + self.forward_seconds
 
     def __str__(self) -> str:
         rows = [
             ("tokens", f"at most {self.tokens:,} in a rollout batch"),
             ("hidden states", f"{self.feature_bytes / 1e9:.1f} GB for each process, read {self.sweeps} times"),
-            ("coefficients", f"{self.sweep_seconds:.2f} s"),
+            (
+                "coefficients",
+                f"{self.sweep_seconds:.2f} s, or {self.host_sweep_seconds:.1f} s with them in host memory",
+            ),
             ("features", f"{self.feature_seconds:.2f} s in the LM head" if self.feature_flops else "none to compute"),
             (
                 "forward pass",
@@ -93,6 +107,7 @@ def delta_cost(
     refinement_steps: int = 1,
     extra_forward: bool = False,
     bytes_per_second: float = GPU_BYTES_PER_SECOND,
+    host_bytes_per_second: float = HOST_BYTES_PER_SECOND,
     flops: float = GPU_FLOPS,
 ) -> DeltaCost:
     """
@@ -110,7 +125,7 @@ def delta_cost(
         features: `coef_features`.
         refinement_steps: `coef_refinement_steps`, K.
         extra_forward: Whether TRL makes no pass over the rollout batch that can be recorded; see `has_extra_forward`.
-        bytes_per_second: From memory, on one process: where the hidden states lie.
+        bytes_per_second, host_bytes_per_second: From the GPU's memory and from host memory, of one process.
         flops: Floating-point operations a second of one process.
 
     Raises:
@@ -118,11 +133,17 @@ def delta_cost(
     """
     if features not in HEAD_PRODUCTS:
         raise ValueError(f"features must be one of {', '.join(HEAD_PRODUCTS)}; got {features!r}.")
-    if min(responses, processes, completion_tokens, parameters, bytes_per_second, flops) <= 0:
-        raise ValueError(
-            f"responses, processes, completion_tokens, parameters, bytes_per_second and flops must be positive; got "
-            f"{responses}, {processes}, {completion_tokens}, {parameters}, {bytes_per_second}, {flops}."
-        )
+    positive = {
+        "responses": responses,
+        "processes": processes,
+        "completion_tokens": completion_tokens,
+        "parameters": parameters,
+        "bytes_per_second": bytes_per_second,
+        "flops": flops,
+        "host_bytes_per_second": host_bytes_per_second,
+    }
+    if wrong := [f"{name}={value}" for name, value in positive.items() if value <= 0]:
+        raise ValueError(f"Counts and speeds must be positive; got {', '.join(wrong)}.")
     local_responses = responses / processes
     local_tokens = local_responses * completion_tokens
     feature_bytes = round(local_tokens * hidden_size * element_bytes)
@@ -140,6 +161,7 @@ def delta_cost(
         feature_bytes=feature_bytes,
         sweeps=sweeps,
         sweep_seconds=sweeps * feature_bytes / bytes_per_second,
+        host_sweep_seconds=sweeps * feature_bytes / host_bytes_per_second,
         feature_flops=feature_flops,
         feature_seconds=feature_flops / flops,
         extra_forward=extra_forward,
@@ -151,15 +173,28 @@ def delta_cost(
     )
 
 
-def has_extra_forward(
-    *,
-    steps_per_generation: int,
-    num_iterations: int,
-    gradient_accumulation_steps: int,
-    use_vllm: bool,
-    vllm_importance_sampling_correction: bool,
-) -> bool:
+def cost_of_run(args: GRPOBaseConfig, size: "ModelSize", prompt_tokens: int, trainer: str) -> DeltaCost | None:
+    """The cost under a run's options, on `args.world_size` processes; `None` for a trainer without coefficients."""
+    if trainer not in ("delta", "variant") or not args.coef_enabled:
+        return None
+    return delta_cost(
+        responses=args.generation_batch_size,
+        processes=args.world_size,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=args.max_completion_length,
+        parameters=size.parameters,
+        layers=size.config.num_hidden_layers,
+        attention_width=size.config.num_attention_heads * size.head_dim,
+        hidden_size=size.config.hidden_size,
+        vocab_size=size.config.vocab_size,
+        features=args.coef_features,
+        refinement_steps=args.coef_refinement_steps,
+        extra_forward=has_extra_forward(args),
+    )
+
+
+def has_extra_forward(args: GRPOBaseConfig) -> bool:
     """Whether TRL makes no pass for old log-probabilities, which it does where a rollout batch serves several updates or its
-    generation is corrected for: DelTA then adds one."""
-    aligned = gradient_accumulation_steps % (steps_per_generation * num_iterations) == 0
-    return aligned and not (use_vllm and vllm_importance_sampling_correction)
+    generation is corrected for. DelTA then adds one."""
+    aligned = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
+    return aligned and not (args.use_vllm and args.vllm_importance_sampling_correction)
