@@ -18,6 +18,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", required=True, help="folder of a warmed-up model with one token a character")
+    add("--data", help="problems with the columns question and final_answer (default: sums)")
     add("--responses", type=int, default=2048, help="responses in all (default: %(default)s)")
     add("--batch_size", type=int, default=256, help="responses of a rollout batch (default: %(default)s)")
     add("--group", type=int, default=8, help="responses of a prompt (default: %(default)s)")
@@ -36,13 +37,13 @@ def main() -> None:
 
     model, folder = args.pop("model"), args.pop("folder")
     try:
-        rows = summarise(measure_stability(model, problem_rows(), folder, **args))
+        rows = summarise(measure_stability(model, problem_rows(args.pop("data")), folder, **args))
     except ValueError as error:
         sys.exit(f"error: {error}")
     text = table(rows)
     (folder / "stability.md").write_text(text + "\n")
     print(text)
-    print(f"\nAlso in {folder / 'stability.md'}; picture: {draw(rows, folder / 'stability.png', str(model))}")
+    print(f"\nAlso in {folder / 'stability.md'}; picture: {draw(rows, folder / 'stability.png', folder.name)}")
 
 
 if __name__ == "__main__":

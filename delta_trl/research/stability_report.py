@@ -79,7 +79,7 @@ def draw(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str) ->
     axes = figure.subplots(2, len(kinds), squeeze=False, sharey="row")
     for column, kind in enumerate(kinds):
         for line, (name, label) in enumerate(
-            (("rank_correlation_positive", "rank correlation with undisturbed λ, A > 0"), ("credit_auc", "credit AUC"))
+            (("rank_correlation_positive", "rank correlation, A > 0"), ("credit_auc", "credit AUC"))
         ):
             axis = axes[line, column]
             for number, feature in enumerate(features):
