@@ -24,6 +24,7 @@ from delta_trl.train.shapes import shape_beside
 
 
 PAPER = ("qwen3_8b", "qwen3_14b", "olmo3_7b")
+LARGE = ("qwen3_32b", "llama3_70b")
 EXPERIMENTS = sorted(
     path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name not in ("accelerate", "study")
 )
@@ -52,7 +53,7 @@ def planned(models, path, processes, *arguments, gpu_memory=80):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_experiment_can_be_planned_and_fits_its_hardware(models, path):
-    processes = 8 if path.parent.name in PAPER else 1
+    processes = 8 if path.parent.name in PAPER else 64 if path.parent.name in LARGE else 1
     gpu_memory = {"qwen3_14b": 180, "qwen3_0.6b": 24, "qwen3_1.7b": 24}.get(path.parent.name, 80)
     plan = planned(models, path, processes, gpu_memory=gpu_memory)
     assert plan.processes == processes
@@ -79,6 +80,29 @@ def test_the_papers_arithmetic(models, name, kind):
     assert plan.max_tokens == plan.rollout_batches * 2048 * 20480
     assert (plan.prompt_tokens, plan.completion_tokens) == (2048, 20480)
     assert plan.checkpoints == (10 if name == "qwen3_14b" else 11)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_large_recipes_say_what_delta_adds(models, name):
+    plan = planned(models, ROOT / f"configs/{name}/delta.yaml", 64)
+    assert (plan.responses, plan.prompts, plan.vllm) == (2048, 128, "on its own server")
+    width, parameters = {"qwen3_32b": (5120, 32_762_123_264), "llama3_70b": (8192, 70_553_706_496)}[name]
+    assert plan.parameters == parameters  # as published
+    assert plan.delta.feature_bytes == 32 * 20480 * width * 2
+    assert not plan.delta.extra_forward
+    text = str(plan)
+    assert "DelTA adds to a rollout batch, at 2 TB/s and 400 TFLOP/s a process:" in text
+    assert "none is added: TRL's is recorded" in text
+    assert "DelTA adds" not in str(planned(models, ROOT / f"configs/{name}/dapo.yaml", 64))
+    # The header's command, as accelerate reads it
+    launch = launch_command_parser().parse_args(
+        f"--config_file {ROOT}/configs/accelerate/multi_node_zero3.yaml --num_machines 8 --num_processes 64 --machine_rank"
+        "  3 --main_process_ip 10.0.0.1 scripts/train.py".split()
+    )
+    launch, _, _ = _validate_launch_command(launch)
+    assert (launch.num_machines, launch.num_processes, launch.machine_rank) == (8, 64, 3)
+    assert launch.use_deepspeed
+    assert launch.zero_stage == 3
 
 
 def test_memory_of_the_8b_recipe(models):

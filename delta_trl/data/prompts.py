@@ -35,13 +35,18 @@ class PromptFormat:
                 "a template of your own."
             )
 
-    def render(self, question: str) -> str | list[dict[str, str]]:
-        """The prompt: a string, or for "chat" a list of messages that TRL renders with the chat template."""
+    def render(self, question: str, instruct: bool = True) -> str | list[dict[str, str]]:
+        """The prompt: a string, or for "chat" a list of messages that TRL renders with the chat template.
+
+        With `instruct` off, "paper" and "chat" add no `INSTRUCTION`: the question says itself how it is to be answered.
+        """
+        instruction = f"\n{INSTRUCTION}" if instruct else ""
         if self.name == "chat":
             system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt is not None else []
-            return [*system, {"role": "user", "content": f"{question}\n{INSTRUCTION}"}]
+            return [*system, {"role": "user", "content": f"{question}{instruction}"}]
         # Not str.format: questions and templates are full of LaTeX braces.
-        return (PAPER_TEMPLATE if self.name == "paper" else self.name).replace("{question}", question)
+        template = PAPER_TEMPLATE.replace(f"\n{INSTRUCTION}", instruction) if self.name == "paper" else self.name
+        return template.replace("{question}", question)
 
     @property
     def stop_strings(self) -> list[str]:

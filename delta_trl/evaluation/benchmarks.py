@@ -6,12 +6,13 @@ No problem text is bundled: the competitions' texts are CC BY-NC-SA and are load
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..jsonl import short
+from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Benchmark:
         question: Column with the problem's text. For a local file, None: the first of `QUESTION_COLUMNS` it has.
         answer: Column with the reference answer, cast to str. For a local file, None: as above.
         problem_id: Column that names a problem. None: the row number, from 0.
+        config: Configuration of the Hub dataset, where it has several.
         split: Split of the Hub dataset.
+        choices: Makes multiple-choice questions of the rows, in place of the three columns.
         size: Number of problems it must have, or None where any number will do.
         licence: What may be done with the problem texts.
     """
@@ -36,18 +39,21 @@ class Benchmark:
     question: str | None = "problem"
     answer: str | None = "answer"
     problem_id: str | None = "problem_idx"
+    config: str | None = None
     split: str = "train"
+    choices: Callable[[list[dict[str, Any]]], list[ChoiceQuestion]] | None = None
     size: int | None = 30
     licence: str = "CC BY-NC-SA 4.0: load it, do not bundle it"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: its id within the benchmark, its text, and its reference answer."""
+    """One problem: its id within the benchmark, its text, its reference answer, and the letters of its options, if any."""
 
     id: str
     question: str
     answer: str
+    letters: str = ""
 
 
 BENCHMARKS = {
@@ -64,11 +70,23 @@ BENCHMARKS = {
             "math500", "MATH-500", "HuggingFaceH4/MATH-500", problem_id="unique_id", split="test", size=500,
             licence="MIT",
         ),
+        Benchmark(
+            "gpqa_diamond", "GPQA-Diamond", "Idavidrein/gpqa", config="gpqa_diamond", choices=gpqa_questions, size=198,
+            licence="CC BY 4.0, gated: its questions are not to be published",
+        ),
+        Benchmark(
+            "mmlu_pro", "MMLU-Pro", "TIGER-Lab/MMLU-Pro", split="test", choices=mmlu_pro_questions, size=600,
+            licence="MIT",
+        ),
     )
 }  # fmt: skip
 
 # The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order.
-SUITES = {"paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25")}
+# And its benchmarks outside mathematics.
+SUITES = {
+    "paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25"),
+    "out_of_domain": ("gpqa_diamond", "mmlu_pro"),
+}
 
 # Tried in this order in a local file. `answer` before `solution`: several sets have a full worked solution beside it.
 QUESTION_COLUMNS = ("question", "problem", "prompt")
@@ -143,11 +161,36 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
         from datasets import load_dataset
 
         try:
-            rows = list(load_dataset(benchmark.source, split=benchmark.split))
-        except OSError as error:  # no connection, or no such dataset
+            rows = list(load_dataset(benchmark.source, benchmark.config, split=benchmark.split))
+        except OSError as error:  # no connection, no such dataset, or one that asks for conditions to be accepted
+            if "gated" in str(error):
+                raise ValueError(
+                    f"{where} is gated: accept its conditions at https://huggingface.co/datasets/{benchmark.source}, log in "
+                    f"with `hf auth login`, and try again. To use a local copy: {benchmark.name}=file.jsonl."
+                ) from error
             raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
     if not rows:
         raise ValueError(f"{where} has no rows.")
+    if benchmark.choices is not None:
+        id_column = "id"
+        problems = [Problem(q.id, q.prompt, q.answer, q.letters) for q in benchmark.choices(rows)]
+    else:
+        problems, id_column = _read_problems(benchmark, rows, where)
+
+    if benchmark.size is not None and len(problems) != benchmark.size:
+        raise ValueError(
+            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
+            "is not complete. Figures would not be comparable with published ones."
+        )
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
+    return problems
+
+
+def _read_problems(benchmark: Benchmark, rows: list[dict[str, Any]], where: str) -> tuple[list[Problem], str | None]:
+    """From the columns for question, answer and id; also the name of the last."""
     columns = sorted(rows[0])
     question = benchmark.question or _first_of(QUESTION_COLUMNS, columns, where, "question")
     answer = benchmark.answer or _first_of(ANSWER_COLUMNS, columns, where, "answer")
@@ -168,17 +211,7 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
             raise ValueError(f"{where}: {empty} is empty in row {number}. Every problem needs both.")
         identity = str(number) if id_column is None else str(row[id_column])
         problems.append(Problem(identity, str(row[question]), str(row[answer])))
-
-    if benchmark.size is not None and len(problems) != benchmark.size:
-        raise ValueError(
-            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
-            "is not complete. Figures would not be comparable with published ones."
-        )
-    ids = [problem.id for problem in problems]
-    if len(set(ids)) != len(ids):
-        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
-    return problems
+    return problems, id_column
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:

@@ -47,6 +47,7 @@ class Request:
     prompt: str
     prompt_ids: tuple[int, ...]
     solution: str
+    letters: str = ""  # of the options of a multiple-choice question
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ def sample_seed(seed: int, benchmark: str, problem: str, index: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def encode_prompt(question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
-    """The prompt as text and as token ids, made as TRL makes them in training."""
-    prompt = decoding.format.render(question)
+def encode_prompt(
+    question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase, instruct: bool = True
+) -> tuple[str, list[int]]:
+    """The prompt as text and as token ids, made as TRL makes them in training; see `PromptFormat.render` for `instruct`."""
+    prompt = decoding.format.render(question, instruct)
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"]
     decoding.format.check(tokenizer)

@@ -18,6 +18,7 @@ from ..rewards.extraction import opens_thought
 from .benchmarks import Benchmark, Problem, fingerprint, load_problems
 from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
 from .models import ModelSource, find_model
+from .multiple_choice import grade_choice
 from .options import Decoding, Engine
 from .samples import SampleFile, plan
 from .summary import no_answer_warning
@@ -195,20 +196,34 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
     requests = []
     for benchmark, problems in task.benchmarks:
         for problem in problems:
-            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer)
+            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, instruct=not problem.letters)
             for index in range(task.decoding.samples):
                 seed = sample_seed(task.decoding.seed, benchmark.name, problem.id, index)
-                requests.append(Request(benchmark.name, problem.id, index, seed, prompt, tuple(ids), problem.answer))
+                requests.append(
+                    Request(
+                        benchmark.name, problem.id, index, seed, prompt, tuple(ids), problem.answer, problem.letters
+                    )
+                )
     return requests
 
 
 def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[str, Any]]:
-    """The records of finished samples, graded by the checker that training's reward uses."""
+    """The records of finished samples, graded by the checker that training's reward uses, or by their letter."""
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
     texts = [
         ("<think>" if opens_thought(request.prompt) else "") + completion.text for request, completion in finished
     ]
-    verdicts = grade(texts, [request.solution for request, _ in finished])
+    letters = [request.letters for request, _ in finished]
+    graded = iter(
+        grade(
+            [text for text, options in zip(texts, letters, strict=True) if not options],
+            [request.solution for request, _ in finished if not request.letters],
+        )
+    )
+    verdicts = [
+        grade_choice(text, request.solution, options) if options else next(graded)
+        for text, options, (request, _) in zip(texts, letters, finished, strict=True)
+    ]
     return [
         {
             "benchmark": request.benchmark,

@@ -14,6 +14,7 @@ from trl import ModelConfig, get_peft_config
 
 from ..config import DeltaGRPOConfig, GRPOBaseConfig
 from ..data import DataArguments
+from .delta_cost import GPU_BYTES_PER_SECOND, GPU_FLOPS, DeltaCost, cost_of_run
 from .memory import (
     ASSUMPTIONS,
     GB,
@@ -102,6 +103,7 @@ class Plan:
     gpu_memory: float
     vllm: str | None
     memory: tuple[Memory, ...]
+    delta: DeltaCost | None
     notes: tuple[str, ...]
 
     @property
@@ -149,6 +151,9 @@ class Plan:
             lines.append(f"{label:<27}" + "".join(f"{getattr(m, name) / GB:>17.1f}" for m in self.memory))
         fits = ("yes" if m.fits(self.gpu_memory) else "DOES NOT FIT" for m in self.memory)
         lines.append(f"{f'fits in {self.gpu_memory:g} GB':<27}" + "".join(f"{answer:>17}" for answer in fits))
+        if self.delta is not None:
+            speeds = f"{GPU_BYTES_PER_SECOND / 1e12:g} TB/s and {GPU_FLOPS / 1e12:g} TFLOP/s a process"
+            lines += ["", f"DelTA adds to a rollout batch, at {speeds}:", str(self.delta)]
         lines += ["", "Assumptions:", ASSUMPTIONS]
         lines += [f"Note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -247,6 +252,7 @@ def make_plan(
         gpu_memory=gpu_memory,
         vllm=describe_vllm(args, size, gpu_memory, length),
         memory=estimate_memory(args, model_args, size, length, trainer=trainer, gpu_memory=gpu_memory),
+        delta=cost_of_run(args, size, data_args.max_prompt_length or 0, trainer),
         notes=tuple(notes),
     )
 

@@ -13,6 +13,7 @@ from ...coefficients import Coefficients, delta_coefficients
 from ...features import gathered_lm_head
 from ...hidden_states import RolloutTokens
 from ..fipo import fipo_weights
+from ..full_gradient import full_gradient_coefficients
 from ..rollouts import Rollouts
 from ..variants import VARIANTS
 
@@ -58,6 +59,19 @@ def variant(name: str, features: str = "output_row") -> CreditMethod:
     return method
 
 
+def full_gradient(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    """Published DelTA on the gradient with respect to all parameters, which its features stand for."""
+    args, policy = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    return full_gradient_coefficients(
+        policy,
+        trainer.sequences,
+        temperature=trainer.temperature,
+        coef_min=args.coef_min,
+        coef_max=args.coef_max,
+        refinement_steps=args.coef_refinement_steps,
+    ).values
+
+
 def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
     """Entropy of the policy where the token was sampled, scaled to mean 1."""
     with gathered_lm_head(trainer.accelerator.unwrap_model(trainer.model), trainer.temperature) as head:
@@ -94,6 +108,7 @@ CREDIT_METHODS: dict[str, CreditMethod] = {
     "no_refinement": delta("output_row", refinement_steps=0),
     **{name: variant(name) for name in VARIANTS},
     **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},
+    "full_gradient": full_gradient,
     "entropy": entropy,
 }
 AFTER_UPDATE: dict[str, AfterUpdate] = {"fipo": fipo}

@@ -22,6 +22,7 @@ from ...hidden_states import RolloutTokens
 from ...jsonl import append_lines, refuse_differences, update_lines
 from ...rewards import math_reward
 from ...trainer import DeltaGRPOTrainer
+from ..full_gradient import Sequences
 from ..tasks import arithmetic_problems
 from .measures import measure
 from .methods import AfterUpdate, CreditMethod
@@ -62,6 +63,11 @@ class CreditTrainer(DeltaGRPOTrainer):
         self.add_callback(_AfterUpdate(self))
 
     @property
+    def sequences(self) -> Sequences:
+        """The current batch's responses with their prompts."""
+        return Sequences.of(self._batch, self.num_generations)
+
+    @property
     def batch_seed(self) -> int:
         """Of everything random in the current batch."""
         return int(np.random.SeedSequence((self.args.seed, self.batch_number)).generate_state(1)[0])
@@ -69,13 +75,13 @@ class CreditTrainer(DeltaGRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         torch.manual_seed(self.batch_seed)
         self._batch = super()._generate_and_score_completions(inputs)
+        self._values = {name: method(self._tokens, self) for name, method in self.methods.items()}
         return self._batch
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
         self._tokens = tokens
         self._classes = token_classes(tokens, self._tokenizer)
         require_ledger(self._classes, tokens, self.model.config._name_or_path)
-        self._values = {name: method(tokens, self) for name, method in self.methods.items()}
         return Coefficients(torch.ones_like(tokens.log_probs))  # so that the update is plain DAPO's
 
     def finish_batch(self) -> None:
@@ -144,21 +150,14 @@ def score_methods(
     tokenizer = AutoTokenizer.from_pretrained(model)
     require_characters(tokenizer, model)
     settings = {
-        "model": _digest(policy),
+        "model": model_digest(policy),
         "prompts": prompts,
         "group": group,
         "seed": seed,
         "methods": sorted([*methods, *after_update]),
     }
     file = Path(folder) / "batches.jsonl"
-
-    def header(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if not lines:
-            return [settings]
-        refuse_differences(file, lines[0], settings, "settings", "Choose another --folder, or delete the file.")
-        return []
-
-    records = update_lines(file, header)[1:]
+    records = earlier_records(file, settings)
     missing = batches - len(records)
     if missing <= 0:
         return records[:batches]
@@ -210,9 +209,25 @@ def score_methods(
     return records
 
 
-def _digest(model: PreTrainedModel) -> str:
+def model_digest(model: PreTrainedModel) -> str:
     """Tells one model's weights from another's, wherever they lie."""
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def earlier_records(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of a JSON Lines file that begins with these settings; it is made if there is none.
+
+    Raises:
+        ValueError: It was begun with others.
+    """
+
+    def header(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not lines:
+            return [settings]
+        refuse_differences(file, lines[0], settings, "settings", "Choose another --folder, or delete the file.")
+        return []
+
+    return update_lines(file, header)[1:]

@@ -1,0 +1,277 @@
+"""DelTA on the gradient with respect to all parameters, or to a part of them: what the LM-head features stand for.
+
+The full gradient v = ∇ log π of every token would be an (N, P) tensor. It is never needed:
+
+- A centroid is a weighted mean of v: one backward pass of the weighted sum of log-probs. A response is on one side only, so
+  both centroids together take one pass over the rollout batch.
+- A margin needs v only in the direction d = μ₊ − μ₋: m = ± (2 d·v + ‖μ₋‖² − ‖μ₊‖²), and d·v is the change of log π when
+  the parameters move along d. Two forward passes give it by central differences.
+
+Each refinement repeats both. Memory: about eight copies of the chosen parameters, and the
+activations of `rows` responses.
+
+Symbols: N tokens, P parameters, B responses of a padded length of T tokens, S₊ and S₋ the tokens with A > 0 and A < 0.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from trl.trainer.utils import selective_log_softmax
+
+from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, assign, spread
+from ..trainer import token_mask
+
+
+# Parts of the parameters: all; all but the embeddings and the LM head; the last decoder layer; the LM head
+PARTS = ("full", "body", "last_layer", "head")
+
+# Of central differences: length of the step over that of the parameters. Shorter ones drown in float32's rounding
+RELATIVE_STEP = 1e-3
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """
+    The B responses of a rollout batch with their prompts, on one process.
+
+    Attributes:
+        input_ids, attention_mask (`torch.Tensor`): Shape (B, length), int64: prompts and padded responses.
+        token_mask (`torch.Tensor`): Shape (B, T), bool: the response tokens that count in the loss.
+        advantages (`torch.Tensor`): Shape (B,).
+        prompts (`torch.Tensor`): Shape (B,), int64: the number of each response's prompt in the rollout batch.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_mask: torch.Tensor
+    advantages: torch.Tensor
+    prompts: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: dict[str, Any], num_generations: int) -> "Sequences":
+        """From a rollout batch of TRL's `GRPOTrainer`, before it is shuffled."""
+        mask = token_mask(batch)
+        return cls(
+            input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            token_mask=mask,
+            advantages=batch["advantages"],
+            prompts=torch.arange(len(mask), device=mask.device) // num_generations,
+        )
+
+    @property
+    def token_advantages(self) -> torch.Tensor:
+        """Shape (N,), in the order of `token_mask`."""
+        return self.advantages[:, None].expand_as(self.token_mask)[self.token_mask]
+
+
+@torch.no_grad()
+def full_gradient_coefficients(
+    model: PreTrainedModel,
+    sequences: Sequences,
+    *,
+    part: str = "full",
+    folds: int = 1,
+    temperature: float = 1.0,
+    coef_min: float = 0.8,
+    coef_max: float = 1.2,
+    refinement_steps: int = 1,
+    rows: int = 64,
+    relative_step: float = RELATIVE_STEP,
+) -> Coefficients:
+    """
+    DelTA's coefficients with v = ∇ log π, exact but for the error of central differences.
+
+    Args:
+        model (`PreTrainedModel`): The policy. Run in evaluation mode, and left as it was.
+        sequences (`Sequences`): The rollout batch.
+        part (`str`): Which of `PARTS` the gradient is taken with respect to. With tied embeddings the head is the embedding
+            too, and "body" has neither.
+        folds (`int`): With F > 1, prompts are dealt into F folds, and the margins of a fold's tokens are taken at the
+            centroids of the other folds: no token contributes to the centroids it is compared with.
+        temperature (`float`): That logits are divided by.
+        coef_min, coef_max, refinement_steps: As for `delta_coefficients`.
+        rows (`int`): Responses in one forward or backward pass.
+        relative_step (`float`): Of central differences: length of the step over that of the parameters.
+
+    Returns:
+        [`Coefficients`] of the N tokens in the order of `sequences.token_mask`; without distances and cosines.
+
+    Raises:
+        `ValueError`: for an unknown part, or if the prompts outside a fold lack a side.
+    """
+    gradient = _FullGradient(model, sequences, _parameters(model, part), folds, temperature, rows, relative_step)
+    with _only_these_require_grad(model, gradient.parameters):
+        return coefficients_from(
+            lambda step, weights: gradient.margins(weights),
+            sequences.token_advantages,
+            coef_min=coef_min,
+            coef_max=coef_max,
+            refinement_steps=refinement_steps,
+        )
+
+
+def coefficients_from(
+    margins: Callable[[int, torch.Tensor], torch.Tensor],
+    advantages: torch.Tensor,
+    *,
+    coef_min: float = 0.8,
+    coef_max: float = 1.2,
+    refinement_steps: int = 1,
+) -> Coefficients:
+    """
+    The method's steps 1 to 6 as in `delta_coefficients`, on one process, for features that are known by their margins alone.
+
+    Args:
+        margins (`Callable`): From the refinement step, 0 for the initial centroids, and the tokens' weights in them, shape
+            (N,), to the margins at those centroids, shape (N,), signed for each token's own side.
+        advantages (`torch.Tensor`): Shape (N,).
+    """
+    side = torch.stack([advantages > 0, advantages < 0])
+    if not side.any(1).all():
+        return Coefficients(torch.ones(len(advantages)), fallback=NO_CONTRAST)
+
+    def gamma_of(m: torch.Tensor) -> torch.Tensor:
+        return spread(m, side, lambda *sums: list(sums))
+
+    weight = advantages.abs()
+    m = margins(0, weight)
+    gamma = gamma_of(m)
+    for step in range(refinement_steps):
+        alpha, gamma = assign(m, gamma, side[1]), gamma_of(m)  # lagged: γ is never that of the last margins
+        m = margins(step + 1, weight * alpha)
+    values = torch.where(side.any(0), coef_min + (coef_max - coef_min) * assign(m, gamma, side[1]), coef_min)
+    if not values.isfinite().all():
+        return Coefficients(torch.ones(len(advantages)), fallback=NON_FINITE)
+    mean = values.double().mean().item()
+    return Coefficients(
+        values=(values / mean).float(),
+        mean=mean,
+        temperature_positive=gamma[0].item(),
+        temperature_negative=gamma[1].item(),
+    )
+
+
+class _FullGradient:
+    """Margins of a rollout batch at weighted centroids of the gradient with respect to some parameters."""
+
+    def __init__(self, model, sequences, parameters, folds, temperature, rows, relative_step):
+        self.model, self.sequences, self.parameters = model, sequences, parameters
+        self.folds, self.temperature, self.rows, self.relative_step = folds, temperature, rows, relative_step
+        self.sides = (sequences.advantages > 0, sequences.advantages < 0)
+
+    def margins(self, weights: torch.Tensor) -> torch.Tensor:
+        """From weights (N,) in the centroids to margins (N,)."""
+        mask = self.sequences.token_mask
+        weight = torch.zeros(mask.shape, dtype=weights.dtype, device=mask.device)
+        weight[mask] = weights
+        whole = [self._weighted_sum(weight, side) for side in self.sides]
+        m = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
+        for fold in range(self.folds):
+            inside = self.sequences.prompts % self.folds == fold
+            centroids = []
+            for side, total in zip(self.sides, whole, strict=True):
+                mass = weight[side].sum()
+                if self.folds > 1:
+                    own = self._weighted_sum(weight, side & inside)
+                    total = [x - y for x, y in zip(total, own, strict=True)]
+                    mass = weight[side & ~inside].sum()
+                if mass == 0:
+                    raise ValueError(
+                        f"The prompts outside fold {fold} of {self.folds} have no response on one advantage side, and "
+                        "so no centroid. Use fewer folds or a larger rollout batch."
+                    )
+                centroids.append([x / mass for x in total])
+            direction = [x - y for x, y in zip(*centroids, strict=True)]
+            offset = _dot(centroids[1], centroids[1]) - _dot(centroids[0], centroids[0])
+            counted = inside & (self.sides[0] | self.sides[1])
+            m[counted] = 2 * self._derivative(direction, counted) + offset
+        m[self.sides[1]] *= -1
+        return m[mask]
+
+    def _weighted_sum(self, weight: torch.Tensor, chosen: torch.Tensor) -> list[torch.Tensor]:
+        """Σ w v over the tokens of the chosen responses, in the parameters' shapes."""
+        total = [torch.zeros_like(p) for p in self.parameters]
+        for rows in self._chunks(chosen):
+            with torch.enable_grad():
+                value = (self._log_probs(rows) * weight[rows]).sum()
+            for t, gradient in zip(
+                total, torch.autograd.grad(value, self.parameters, materialize_grads=True), strict=True
+            ):
+                t += gradient
+        return total
+
+    def _derivative(self, direction: list[torch.Tensor], chosen: torch.Tensor) -> torch.Tensor:
+        """direction · v of the tokens of the chosen responses, shape (chosen, T), float64, by central differences."""
+        length = _dot(direction, direction).sqrt()
+        if length == 0 or not chosen.any():
+            return torch.zeros(int(chosen.sum()), self.sequences.token_mask.shape[1], dtype=torch.float64)
+        step = float(self.relative_step * _dot(self.parameters, self.parameters).sqrt() / length)
+        kept = [p.clone() for p in self.parameters]
+        values = []
+        try:
+            for sign in (1, -1):
+                for p, start, d in zip(self.parameters, kept, direction, strict=True):
+                    p.copy_(start).add_(d, alpha=sign * step)
+                values.append(torch.cat([self._log_probs(rows).double() for rows in self._chunks(chosen)]))
+        finally:
+            for p, start in zip(self.parameters, kept, strict=True):
+                p.copy_(start)
+        return (values[0] - values[1]) / (2 * step)
+
+    def _chunks(self, chosen: torch.Tensor) -> list[torch.Tensor]:
+        """The numbers of the chosen responses, as many as run at a time."""
+        return list(chosen.nonzero()[:, 0].split(self.rows)) if chosen.any() else []
+
+    def _log_probs(self, rows: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the response tokens, shape (rows, T); 0 where there is no token."""
+        mask = self.sequences.token_mask[rows]
+        ids, attention = self.sequences.input_ids[rows], self.sequences.attention_mask[rows]
+        logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        logits = logits[:, -mask.shape[1] - 1 : -1]
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+        log_probs = selective_log_softmax(logits, ids[:, -mask.shape[1] :])
+        return torch.where(mask, log_probs, 0.0)
+
+
+def _dot(one: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
+    return sum((x.double() * y.double()).sum() for x, y in zip(one, other, strict=True))
+
+
+def _parameters(model: PreTrainedModel, part: str) -> list[nn.Parameter]:
+    """The parameters of one of `PARTS`, tied ones once."""
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
+    head = list(model.get_output_embeddings().parameters())
+    if part == "head":
+        return head
+    if part == "last_layer":
+        layers = getattr(model.base_model, "layers", None)
+        if layers is None:
+            raise ValueError(
+                f"{type(model).__name__} keeps its decoder layers elsewhere than in `layers`, so that the last one is "
+                f"unknown. Use another part: {', '.join(p for p in PARTS if p != part)}."
+            )
+        return list(layers[-1].parameters())
+    outside = head + list(model.get_input_embeddings().parameters()) if part == "body" else []
+    return [p for p in model.parameters() if not any(p is other for other in outside)]
+
+
+@contextmanager
+def _only_these_require_grad(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """The model in evaluation mode with gradients for these parameters alone, for the time being."""
+    training, before = model.training, [(p, p.requires_grad) for p in model.parameters()]
+    model.eval()
+    try:
+        for p, _ in before:
+            p.requires_grad_(any(p is chosen for chosen in parameters))
+        yield
+    finally:
+        for p, required in before:
+            p.requires_grad_(required)
+        model.train(training)

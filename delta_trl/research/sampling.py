@@ -1,0 +1,100 @@
+"""Rollout batches of a policy that stays as it is, sampled and scored by TRL's own machinery, for measurements."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..coefficients import Coefficients
+from ..config import DeltaGRPOConfig
+from ..data import load_math_dataset
+from ..hidden_states import RolloutTokens
+from ..rewards import math_reward
+from ..trainer import DeltaGRPOTrainer
+from .full_gradient import Sequences
+from .tasks import arithmetic_problems
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """
+    One rollout batch: responses in the order of their prompts, not shuffled.
+
+    Attributes:
+        tokens (`RolloutTokens`): Its N tokens.
+        sequences (`Sequences`): Its B responses with their prompts.
+        rewards (`torch.Tensor`): Shape (B,), float32.
+    """
+
+    tokens: RolloutTokens
+    sequences: Sequences
+    rewards: torch.Tensor
+
+
+class RolloutSampler(DeltaGRPOTrainer):
+    """Samples rollout batches and trains nothing. Arguments as for [`DeltaGRPOTrainer`]."""
+
+    def sample(self, rows: list[dict[str, str]], seed: tuple[int, ...]) -> RolloutBatch:
+        """A rollout batch of these prompts with their solutions; the same seed gives the same responses."""
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        self.model.train()
+        batch = self._generate_and_score_completions([row for row in rows for _ in range(self.num_generations)])
+        rewards = torch.tensor(self._local_rewards(len(batch["completion_ids"])))
+        return RolloutBatch(self._tokens, Sequences.of(batch, self.num_generations), rewards)
+
+    def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
+        self._tokens = tokens
+        return Coefficients(torch.ones_like(tokens.log_probs))
+
+
+def problem_rows(
+    data: str | os.PathLike | None = None, prompt_format: str = "{question}\n", tokenizer=None
+) -> list[dict[str, str]]:
+    """Rows `prompt`, `solution` of a data file that training reads, or of the made task's sums in a seeded order."""
+    if data is not None:
+        rows = load_math_dataset(
+            str(data), prompt_format=prompt_format, tokenizer=tokenizer, max_prompt_length=None
+        ).train
+        return [{"prompt": row["prompt"], "solution": row["solution"]} for row in rows]
+    return [
+        {"prompt": prompt_format.replace("{question}", row["question"]), "solution": row["final_answer"]}
+        for row in arithmetic_problems(6561)
+    ]
+
+
+def make_sampler(
+    model: str | os.PathLike,
+    rows: list[dict[str, str]],
+    *,
+    prompts: int,
+    group: int,
+    max_completion_length: int,
+    output_dir: str | os.PathLike,
+) -> RolloutSampler:
+    """A sampler of batches of `prompts` prompts with `group` responses each, at temperature 1, in float32."""
+    if prompts < 1 or group < 2:
+        raise ValueError(f"A rollout batch takes a prompt and two responses to it; got {prompts} prompts x {group}.")
+    return RolloutSampler(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        reward_funcs=math_reward,
+        args=DeltaGRPOConfig(
+            output_dir=str(output_dir),
+            use_cpu=not torch.cuda.is_available(),
+            bf16=False,
+            activation_checkpointing=False,
+            per_device_train_batch_size=prompts * group,
+            gradient_accumulation_steps=1,
+            num_generations=group,
+            max_completion_length=max_completion_length,
+            temperature=1.0,
+            disable_dropout=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(model),
+    )

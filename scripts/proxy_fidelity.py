@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Do DelTA's LM-head features stand for the full gradient? Measured on rollouts of any model, without training:
+
+    python scripts/proxy_fidelity.py --model outputs/quickstart/warm
+    python scripts/proxy_fidelity.py --model Qwen/Qwen3-0.6B-Base --data problems.jsonl --prompt_format paper
+
+Without --data the problems are the made task's sums. Prints a table and writes it to fidelity.md in the folder. Rollout
+batches are kept in batches.jsonl as they are measured: after an interruption, run the command again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help="folder or Hub id")
+    add("--data", help="problems with the columns question and final_answer: file, folder or Hub id (default: sums)")
+    add("--prompt_format", default="{question}\n", help="as in training (default: %(default)r)")
+    add("--batches", type=int, default=4, help="rollout batches (default: %(default)s)")
+    add("--prompts", type=int, default=32, help="prompts of a rollout batch (default: %(default)s)")
+    add("--group", type=int, default=8, help="responses of a prompt (default: %(default)s)")
+    add("--max_completion_length", type=int, default=200, help="tokens of a response (default: %(default)s)")
+    add("--folds", type=int, default=8, help="of the cross-fitted coefficients (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the rollouts (default: %(default)s)")
+    add("--folder", type=Path, default=Path("outputs/proxy_fidelity"), help="where results go (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = vars(parse())
+    from transformers import AutoTokenizer
+
+    from delta_trl.research.fidelity import measure_fidelity, table
+    from delta_trl.research.sampling import problem_rows
+
+    model, folder = args.pop("model"), args.pop("folder")
+    try:
+        rows = problem_rows(args.pop("data"), args.pop("prompt_format"), AutoTokenizer.from_pretrained(model))
+        text = table(measure_fidelity(model, rows, folder, **args))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    (folder / "fidelity.md").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""How steady are coefficients on the same rollouts, when rewards are wrong or missing, batches small, responses padded?
+
+    python scripts/stability.py --model outputs/quickstart/warm
+
+Nothing is trained. Responses to the made tasks' sums are sampled once; then rewards are flipped or taken away, rollout
+batches made smaller, and wording added or left out. Prints a table, writes it to stability.md
+in the folder and draws stability.png. Levels are kept in levels.jsonl as they are measured: after an interruption, run the
+command again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help="folder of a warmed-up model with one token a character")
+    add("--data", help="problems with the columns question and final_answer (default: sums)")
+    add("--responses", type=int, default=2048, help="responses in all (default: %(default)s)")
+    add("--batch_size", type=int, default=256, help="responses of a rollout batch (default: %(default)s)")
+    add("--group", type=int, default=8, help="responses of a prompt (default: %(default)s)")
+    add("--max_completion_length", type=int, default=200, help="tokens of a response (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of rollouts and disturbances (default: %(default)s)")
+    add("--folder", type=Path, default=Path("outputs/stability"), help="where results go (default: %(default)s)")
+    add("--kinds", nargs="+", help="only these: flipped, kept, responses, formatting (default: all)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = vars(parse())
+    from delta_trl.research.sampling import problem_rows
+    from delta_trl.research.stability import measure_stability
+    from delta_trl.research.stability_report import draw, summarise, table
+
+    model, folder = args.pop("model"), args.pop("folder")
+    try:
+        rows = summarise(measure_stability(model, problem_rows(args.pop("data")), folder, **args))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    text = table(rows)
+    (folder / "stability.md").write_text(text + "\n")
+    print(text)
+    print(f"\nAlso in {folder / 'stability.md'}; picture: {draw(rows, folder / 'stability.png', folder.name)}")
+
+
+if __name__ == "__main__":
+    main()
