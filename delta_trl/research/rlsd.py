@@ -10,7 +10,8 @@ import torch
 from trl.data_utils import is_conversational
 from trl.trainer.utils import pad
 
-from ..token_coefficients import for_each_token
+from ..checks import column_names
+from ..token_coefficients import TokenCoefficientsTrainer, for_each_token
 from .weights import WeightedGRPOConfig, WeightedGRPOTrainer
 
 
@@ -106,7 +107,7 @@ class RLSDTrainer(WeightedGRPOTrainer):
         return super()._generate_and_score_completions(inputs)
 
     def token_weights(self, batch, recorded, mask):
-        teacher = self._teacher_log_probs(batch)
+        teacher = teacher_log_probs(self, batch, self._inputs, self.args.rlsd_hint)
         has_teacher = torch.tensor([row.get(SOLUTION) is not None for row in self._inputs], device=mask.device)
         return rlsd_weights(
             teacher[mask].float(),
@@ -116,20 +117,24 @@ class RLSDTrainer(WeightedGRPOTrainer):
             clip=self.args.rlsd_clip,
         )
 
-    def _teacher_log_probs(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Log-probs of the completions under the policy that knows the answers, shape (B, T)."""
-        prompts = [hinted(row["prompt"], row.get(SOLUTION), self.args.rlsd_hint) for row in self._inputs]
-        ids = [
-            torch.tensor(prompt, device=batch["prompt_ids"].device) for prompt in self._tokenize_prompts(prompts)[0]
-        ]
-        masks = [torch.ones_like(prompt) for prompt in ids]
-        teacher = {
-            "prompt_ids": pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side="left"),
-            "prompt_mask": pad(masks, padding_value=0, padding_side="left"),
-            "completion_ids": batch["completion_ids"],
-            "completion_mask": batch["completion_mask"],
-        }
-        return self.record_policy(teacher).log_probs
+
+def teacher_log_probs(
+    trainer: TokenCoefficientsTrainer, batch: dict[str, Any], inputs: list[dict[str, Any]], hint: str
+) -> torch.Tensor:
+    """Log-probs of a local rollout batch's completions under the policy that was told the answers, shape (B, T).
+
+    `inputs` are the rows of the dataset, one for each completion.
+    """
+    prompts = [hinted(row["prompt"], row.get(SOLUTION), hint) for row in inputs]
+    ids = [torch.tensor(prompt, device=batch["prompt_ids"].device) for prompt in trainer._tokenize_prompts(prompts)[0]]
+    masks = [torch.ones_like(prompt) for prompt in ids]
+    told = {
+        "prompt_ids": pad(ids, padding_value=trainer._tokenizer.pad_token_id, padding_side="left"),
+        "prompt_mask": pad(masks, padding_value=0, padding_side="left"),
+        "completion_ids": batch["completion_ids"],
+        "completion_mask": batch["completion_mask"],
+    }
+    return trainer.record_policy(told).log_probs
 
 
 def hinted(prompt: str | list[dict[str, Any]], solution: Any, hint: str) -> str | list[dict[str, Any]]:
@@ -151,7 +156,7 @@ def hinted(prompt: str | list[dict[str, Any]], solution: Any, hint: str) -> str 
 
 
 def _check_columns(dataset: Any) -> None:
-    columns = getattr(dataset, "column_names", None)  # an iterable dataset may not know
+    columns = column_names(dataset)
     if columns is None:
         return
     if SOLUTION not in columns:
