@@ -58,8 +58,10 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                 f"{type(self).__name__} needs a {name} as args; got {type(args).__name__}. Replace the class name: {name} "
                 "takes every option of GRPOConfig."
             )
-        # Before the model is loaded: TRL would find out at the end of the first rollout batch
-        check_reward_columns(reward_funcs, kwargs.get("train_dataset", positional[0] if positional else None))
+        # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
+        # returns besides completions is handed to the rewards as well, and is not known before it runs.
+        if kwargs.get("rollout_func") is None:
+            check_reward_columns(reward_funcs, kwargs.get("train_dataset", positional[0] if positional else None))
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
 
     def add_callback(self, callback) -> None:

@@ -2,6 +2,7 @@
 """Does a method give more weight to the tokens that decide? Scored on rollout batches that all methods share, no training.
 
     python scripts/credit_benchmark.py
+    python scripts/credit_benchmark.py --task precedence
     python scripts/credit_benchmark.py --methods output_row hidden_gradient random --batches 20
 
 Prints tables, writes them to credit.md in the folder, and draws credit.png. Rollout batches are kept in batches.jsonl as
@@ -14,22 +15,25 @@ import sys
 from pathlib import Path
 
 
-# Problems that the warm-up does not see, as in the quickstart
-HELD_OUT = 256
+# Problems that the warm-up does not see
+HELD_OUT = {"ledger": 256, "precedence": 300}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", type=Path, help="folder of a warmed-up ledger model (default: made in the folder's model/)")
+    add("--task", choices=HELD_OUT, default="ledger", help="made task (default: %(default)s)")
+    add("--model", type=Path, help="folder of a model warmed up on the task (default: made in the folder's model/)")
     add("--batches", type=int, default=10, help="rollout batches (default: %(default)s)")
     add("--methods", nargs="+", metavar="NAME", help="methods (default: all)")
     add("--prompts", type=int, default=32, help="prompts of a rollout batch (default: %(default)s)")
     add("--group", type=int, default=8, help="responses of a prompt (default: %(default)s)")
     add("--seed", type=int, default=0, help="of problems, rollouts and a model made here (default: %(default)s)")
-    add("--folder", type=Path, default=Path("outputs/credit"), help="where results go (default: %(default)s)")
+    add("--folder", type=Path, help="where results go (default: outputs/credit/TASK)")
     add("--json", type=Path, help="write every figure there as well")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    args.folder = args.folder or Path("outputs/credit") / args.task
+    return args
 
 
 def main() -> None:
@@ -39,7 +43,7 @@ def main() -> None:
     from delta_trl.research.credit.methods import choose_methods
     from delta_trl.research.credit.run import score_methods
     from delta_trl.research.credit.scores import write_scores
-    from delta_trl.research.tasks import arithmetic_problems, warm_up
+    from delta_trl.research.tasks import TASKS, warm_up
 
     try:
         methods = choose_methods(args.methods)
@@ -47,15 +51,17 @@ def main() -> None:
         if model is None:
             model = args.folder / "model"
             if not (model / "config.json").exists():
-                print(f"Warming up a random 0.4 M parameter Qwen3 on flawed ledgers, for {model} (minutes) ...")
-                questions = [problem["question"] for problem in arithmetic_problems(6561)[HELD_OUT:]]
-                warm_up(str(model), questions, task="ledger", seed=args.seed)
+                print(f"Warming up a random 0.4 M parameter Qwen3 on flawed solutions, for {model} (minutes) ...")
+                made = TASKS[args.task]
+                problems = made.problems(made.n_problems, 0)[HELD_OUT[args.task] :]
+                warm_up(str(model), [row["question"] for row in problems], task=args.task, seed=args.seed)
         elif not (model / "config.json").exists():
             sys.exit(f"error: there is no model in {model}. Without --model one is made.")
         records = score_methods(
             model,
             args.folder,
             *methods,
+            task=args.task,
             batches=args.batches,
             prompts=args.prompts,
             group=args.group,

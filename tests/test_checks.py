@@ -97,6 +97,27 @@ def test_what_the_check_lets_pass_trl_calls(tmp_path):
     build(DeltaGRPOTrainer, args, reward_funcs=all_by_name, train_dataset=data).train()
 
 
+def test_what_a_rollout_function_returns_is_not_missed(tmp_path):
+    """TRL hands its further fields to the rewards, which the dataset's columns do not show."""
+
+    def of_the_rollout(completions, score, **kwargs):
+        return score
+
+    def rollouts(prompts, trainer):
+        ids = [[5 + i, 6] for i in range(len(prompts))]
+        return {
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "logprobs": None,
+            "score": [float(i) for i in range(len(ids))],
+        }
+
+    args = config(tmp_path, max_steps=1)
+    build(DeltaGRPOTrainer, args, reward_funcs=of_the_rollout, rollout_func=rollouts).train()
+    with pytest.raises(ValueError, match="of_the_rollout needs a column 'score'"):
+        build(DeltaGRPOTrainer, args, reward_funcs=of_the_rollout)
+
+
 def test_prompts_and_responses_must_fit_in_the_context():
     with pytest.raises(ValueError, match=r"has 18000 tokens, .*=256, .* context is 512\. Drop prompts longer"):
         check_prompt_lengths(18_000, 256, 512)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,26 @@ from delta_trl.research.credit.measures import auc, mean, measure
 from delta_trl.research.credit.methods import CREDIT_METHODS, choose_methods, method_names
 from delta_trl.research.credit.run import score_methods
 from delta_trl.research.credit.scores import method_figures, tables, write_scores
-from delta_trl.research.credit.tokens import CLASSES, ERROR, PHRASING, REST, RIGHT, character_classes, token_classes
-from delta_trl.research.tasks import LEDGER_STEPS, arithmetic_problems, character_tokenizer, warm_up
+from delta_trl.research.credit.tokens import (
+    CLASSES,
+    ERROR,
+    PHRASING,
+    REST,
+    RIGHT,
+    RIGHT_FORK,
+    TOKEN_TASKS,
+    WRONG_FORK,
+    character_classes,
+    token_classes,
+)
+from delta_trl.research.tasks import (
+    LEDGER_STEPS,
+    TASKS,
+    arithmetic_problems,
+    character_tokenizer,
+    warm_up,
+    written_precedence,
+)
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +91,20 @@ def test_scores_count_uncertain_tokens_of_the_right_side_only():
     assert "explained" not in constant
 
 
+def test_forks_and_digits_are_ranked_apart():
+    """Each against the tokens that decide nothing, so that one pair of figures does not pull the other down."""
+    classes = np.array([ERROR, WRONG_FORK, REST, RIGHT_FORK, RIGHT, REST])
+    tokens = RolloutTokens(
+        hidden=torch.zeros(6, 2),
+        log_probs=torch.full((6,), 0.5).log(),
+        ids=torch.zeros(6, dtype=torch.int64),
+        advantages=torch.tensor([-1.0, -1, -1, 1, 1, 1]),
+        responses=torch.arange(6),
+    )
+    scored = measure(torch.tensor([1.1, 1.2, 1.0, 0.9, 1.1, 1.0]), tokens, classes)
+    assert [scored[name] for name in ("blame_auc", "fork_blame_auc", "credit_auc", "fork_credit_auc")] == [1, 1, 1, 0]
+
+
 def test_interval_is_students_over_batches_and_needs_two():
     values = [0.5, 0.6, 0.7]
     found = mean(values)
@@ -83,9 +116,12 @@ def test_interval_is_students_over_batches_and_needs_two():
 # --- Token classes
 
 
-def shown(text: str, finished: bool = True) -> dict[str, list[str]]:
+LEDGER, PRECEDENCE = TOKEN_TASKS["ledger"], TOKEN_TASKS["precedence"]
+
+
+def shown(text: str, finished: bool = True, task=LEDGER, question: str = "") -> dict[str, list[str]]:
     """The runs of characters of each class but the rest."""
-    classes = character_classes(text, finished)
+    classes = character_classes(text, task, question, finished)
     result = {}
     for number, name in enumerate(CLASSES[:REST]):
         kept = "".join(c if k == number else " " for c, k in zip(text, classes, strict=True))
@@ -111,7 +147,7 @@ def test_wordings_choose_where_they_part():
         assert shown(text) == {"right": ["7"], "phrasing": [text[0]]}
     # Two closings begin with "The": T of T or I, e of e or u, and what follows
     assert shown("Therefore, the final answer is $")["phrasing"] == ["T", "er"]
-    assert character_classes("The answer is $").tolist()[:4] == [PHRASING, REST, PHRASING, PHRASING]
+    assert character_classes("The answer is $", LEDGER).tolist()[:4] == [PHRASING, REST, PHRASING, PHRASING]
     assert shown("In total we have $") == {"phrasing": ["I"]}
 
 
@@ -128,6 +164,38 @@ def test_junk_has_no_class(junk):
     assert shown(junk) == {}
 
 
+@pytest.mark.parametrize(
+    ("question", "text", "expected"),
+    [
+        ("3+5*2=?", "Hence 3+5=8. Hence 8*2=16. ", {"right": ["8", "16"], "wrong_fork": ["3"]}),
+        ("3+5*2=?", "Hence 5*2=10. Hence 3+10=14. ", {"right": ["10"], "error": ["14"], "right_fork": ["5"]}),
+        # The same digit: the operator decides
+        ("3+3*2=?", "Hence 3+3=6. Hence 6*2=12. ", {"right": ["6", "12"], "wrong_fork": ["+"]}),
+        ("3+3*2=?", "Hence 3*2=6. Hence 3+6=9. ", {"right": ["6", "9"], "right_fork": ["*"]}),
+        # The order does not matter, or was not taken from the problem
+        ("3*5+2=?", "Hence 3*5=15. Hence 15+2=17. ", {"right": ["15", "17"]}),
+        ("3+5*2=?", "Hence 3*5=15. Hence 15+2=17. ", {"right": ["15", "17"]}),
+        ("3+5*2=?", "Hence 3+5*2=13. ", {}),
+    ],
+)
+def test_the_fork_is_where_the_two_orders_part(question, text, expected):
+    found = shown(text, task=PRECEDENCE, question=question)
+    assert found.pop("phrasing") == ["H"] * text.count("H")
+    assert found == expected
+    assert not {"right_fork", "wrong_fork"} & shown(text, task=PRECEDENCE).keys()  # only a problem has a fork
+
+
+@pytest.mark.parametrize("left_to_right", [0.0, 1.0])
+def test_written_solutions_of_precedence_have_the_classes_they_were_written_with(left_to_right):
+    made, rng = TASKS["precedence"], random.Random(0)
+    for problem in made.problems(200, 0):
+        text = written_precedence(problem["question"], rng, 0.0, left_to_right)
+        found = shown(text, task=PRECEDENCE, question=problem["question"])
+        assert "error" not in found
+        forks = ["wrong_fork" if left_to_right else "right_fork"] if problem["difficulty"] == 2 else []
+        assert [name for name in found if "fork" in name] == forks
+
+
 def test_special_tokens_keep_their_place():
     tokenizer = character_tokenizer()
     texts = ["Hence 3+4=7. Thus $\\boxed{7}$<eos>", "Hence 3+4=8<eos>", "Hence 3+4=8"]
@@ -136,7 +204,7 @@ def test_special_tokens_keep_their_place():
     responses = torch.cat([torch.full((len(row),), 2 * i) for i, row in enumerate(ids)])
     n = len(flat)
     tokens = RolloutTokens(torch.zeros(n, 1), torch.zeros(n), flat, torch.zeros(n), responses)
-    classes = token_classes(tokens, tokenizer)
+    classes = token_classes(tokens, tokenizer, LEDGER, [""] * 5)
     found = [tokenizer.decode(flat[classes == kind]) for kind in (RIGHT, ERROR, PHRASING)]
     assert found == ["7", "8", "HTuHH"]
 
@@ -189,6 +257,21 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(ledger_mo
     for one, other in zip(records, repeated, strict=True):
         assert one["tokens"] == other["tokens"]
         assert one["methods"]["output_row"] == other["methods"]["output_row"]
+
+
+@pytest.mark.slow
+def test_precedence_has_figures_of_the_fork(tmp_path):
+    made = TASKS["precedence"]
+    questions = [problem["question"] for problem in made.problems(made.n_problems, 0)[:48]]
+    warm_up(str(tmp_path / "model"), questions, task="precedence", steps=100)
+    methods = choose_methods(["output_row", "rlsd", "stare", "ar", "gtpo"])
+    records = score_methods(tmp_path / "model", tmp_path, *methods, task="precedence", batches=1, **SMALL)
+    assert records[0]["right_fork"] > 0 < records[0]["wrong_fork"]
+    text = write_scores(records, tmp_path)
+    assert "fork blame" in text
+    assert "A < 0: wrong_fork" in text
+    with pytest.raises(ValueError, match=r"task: 'precedence' in the file, now 'ledger'"):
+        score_methods(tmp_path / "model", tmp_path, *methods, batches=1, **SMALL)
 
 
 @pytest.mark.slow

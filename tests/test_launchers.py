@@ -5,6 +5,7 @@ distributed type, the number of processes and the sharding are asserted before a
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +95,7 @@ def assert_equal(expected: dict, expected_folder: Path, folder: Path) -> None:
             assert other["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-5)
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4, abs=1e-5)
             assert other.keys() == one.keys()
-            for name in [key for key in one if key.startswith("fipo/")]:
+            for name in [key for key in one if re.match(r"(fipo|stare|rlsd)/(?!seconds)", key)]:
                 assert other[name] == pytest.approx(one[name], rel=0, abs=1e-6), name
     one, other = saved_weights(expected_folder), saved_weights(folder)
     assert one.keys() == other.keys()
@@ -126,6 +127,13 @@ def test_the_cases_are_what_they_are_called(one_process):
 def test_fipo_weighs_tokens_in_the_second_update_only(one_process):
     entries = one_process[1]["FIPO"]["logs"]
     assert all((entry["fipo/mean"] == 1) == (number % 2 == 0) for number, entry in enumerate(entries[: 2 * 4]))
+
+
+@pytest.mark.parametrize("variant", ["STARE", "RLSD"])
+def test_the_rivals_weights_differ_in_the_cases_that_have_a_contrast(one_process, variant):
+    for case, rows in zip(CASES, one_process[1][variant]["coefficients"], strict=True):
+        if case != "no advantage at all":
+            assert torch.cat(rows).std() > 0.03, case
 
 
 def test_the_model_moves_a_thousand_times_further_than_the_tolerance(one_process):

@@ -15,7 +15,11 @@ from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.base import GRPOBaseTrainer
 from delta_trl.baselines import DAPOTrainer, ForkingTokensTrainer, SAPOTrainer
 from delta_trl.config import GRPOBaseConfig
+from delta_trl.research.ar import ARTrainer
 from delta_trl.research.fipo import FIPOConfig, FIPOTrainer
+from delta_trl.research.gtpo import GTPOTrainer
+from delta_trl.research.rlsd import RLSDTrainer
+from delta_trl.research.stare import STARETrainer
 from delta_trl.research.variant_trainer import VariantGRPOTrainer
 from delta_trl.train.__main__ import train
 from delta_trl.train.methods import METHODS, TrainingMethod, methods, trainer_argument
@@ -29,6 +33,10 @@ EXPECTED = {
     "forking_tokens": (ForkingTokensTrainer, "dapo", 0.28, None, 0.2),
     "sapo": (SAPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
+    "rlsd": (RLSDTrainer, "dapo", 0.28, None, 1.0),
+    "stare": (STARETrainer, "dapo", 0.28, None, 1.0),
+    "ar": (ARTrainer, "dapo", 0.28, None, 1.0),
+    "gtpo": (GTPOTrainer, "dapo", 0.28, None, 1.0),
     "variant": (VariantGRPOTrainer, "dapo", 0.28, None, 1.0),
 }
 # What a method cannot be built without
@@ -138,7 +146,7 @@ class FailingReward:
         (
             "ppo",
             {},
-            "Unknown trainer 'ppo': .* 'delta', 'dapo', 'grpo', 'forking_tokens', 'sapo', 'fipo'",
+            "Unknown trainer 'ppo': .* 'delta', 'dapo', 'grpo', 'forking_tokens', 'sapo', .*'fipo'",
         ),
     ],
 )

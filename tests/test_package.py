@@ -12,12 +12,16 @@ import delta_trl
 from delta_trl import DeltaGRPOTrainer, base
 from delta_trl.base import TESTED_TRL, GRPOBaseTrainer, check_seams
 from delta_trl.research.fipo import FIPOTrainer
+from delta_trl.research.rlsd import RLSDTrainer
+from delta_trl.token_coefficients import TokenCoefficientsTrainer
 
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("trainer", [GRPOBaseTrainer, DeltaGRPOTrainer, FIPOTrainer])
+@pytest.mark.parametrize(
+    "trainer", [GRPOBaseTrainer, TokenCoefficientsTrainer, DeltaGRPOTrainer, FIPOTrainer, RLSDTrainer]
+)
 def test_every_overridden_method_of_trl_is_a_seam(trainer):
     overridden = {name for name, value in vars(trainer).items() if callable(value) and hasattr(GRPOTrainer, name)}
     assert overridden - {"__init__", "add_callback", "log"} <= trainer._seams.keys()

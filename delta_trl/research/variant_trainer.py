@@ -80,9 +80,3 @@ class VariantGRPOTrainer(DeltaGRPOTrainer):
             memory=self._memory,
             share=self.args.variant_share,
         )
-
-    def _gather_uneven(self, values: torch.Tensor) -> torch.Tensor:
-        """The 1-D tensors of all processes, concatenated. -inf marks padding, and is no value."""
-        padded = self.accelerator.pad_across_processes(values, pad_index=-torch.inf)
-        gathered = self.accelerator.gather(padded)
-        return gathered[gathered > -torch.inf]

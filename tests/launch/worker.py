@@ -18,7 +18,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from accelerate.state import GradientState  # noqa: E402
-from conftest import build, config, digit_reward, tiny_model  # noqa: E402
+from conftest import build, config, digit_reward, prompts, tiny_model  # noqa: E402
 from leaving import leave_together  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from vllm_client import StandInClient, install  # noqa: E402
@@ -26,6 +26,8 @@ from vllm_client import StandInClient, install  # noqa: E402
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer  # noqa: E402
 from delta_trl import trainer as trainer_module  # noqa: E402
 from delta_trl.research.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
+from delta_trl.research.rlsd import RLSDConfig, RLSDTrainer  # noqa: E402
+from delta_trl.research.stare import STAREConfig, STARETrainer  # noqa: E402
 
 
 RESPONSES = 16
@@ -65,6 +67,22 @@ VARIANTS = {
         "num_iterations": 2,
         "max_steps": 2 * len(CASES),
     },
+    # A quantile over the tokens of all processes, and an entropy that switches it: on at any
+    "STARE": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+        "max_steps": len(CASES),
+        "stare_target_entropy": 100.0,
+        "stare_weight": 1.5,
+    },
+    # A second pass, over longer prompts of other lengths
+    "RLSD": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+        "max_steps": len(CASES),
+        "rlsd_mix": 1.0,
+        "rlsd_clip": 0.5,
+    },
     # Real sampling, not the cases: TRL sends weights to a server (see vllm_client.py) and hands out what it returns
     "vLLM server": {
         "gradient_accumulation_steps": 2,
@@ -77,7 +95,13 @@ VARIANTS = {
 }
 # Made before there is a config: under ZeRO-3 it would be sharded. Its weights are overwritten before it is used.
 SERVER_MODEL = tiny_model(seed=1)
-WITH_COEFFICIENTS = [variant for variant in VARIANTS if variant not in ("FIPO", "vLLM server")]
+# Trainers other than DelTA's
+TRAINERS = {
+    "FIPO": (FIPOTrainer, FIPOConfig),
+    "STARE": (STARETrainer, STAREConfig),
+    "RLSD": (RLSDTrainer, RLSDConfig),
+}
+WITH_COEFFICIENTS = [variant for variant in VARIANTS if variant not in (*TRAINERS, "vLLM server")]
 
 
 @dataclass(frozen=True)
@@ -129,7 +153,7 @@ def given_until_it_raises(completions, given_reward, trainer_state, **kwargs):
     return given_reward
 
 
-class RecordingTrainer(DeltaGRPOTrainer):
+class Recording:
     """Keeps the coefficients of each rollout batch, a list of one tensor for each response of this process."""
 
     def __init__(self, *args, **kwargs):
@@ -138,6 +162,8 @@ class RecordingTrainer(DeltaGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
+        if "token_coefficients" not in batch:  # FIPO's weights come later
+            return batch
         rows = zip(batch["token_coefficients"], batch["completion_mask"].bool(), strict=True)
         self.kept.append([coefficients[mask].clone() for coefficients, mask in rows])
         return batch
@@ -161,10 +187,10 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
     """Train the model in `base`, save it in `output`, and return what another number of processes must reproduce."""
     options = VARIANTS[variant]
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    is_fipo = variant == "FIPO"
+    trainer_class, config_class = TRAINERS.get(variant, (DeltaGRPOTrainer, DeltaGRPOConfig))
     args = config(
         output,
-        FIPOConfig if is_fipo else DeltaGRPOConfig,
+        config_class,
         **{
             "per_device_train_batch_size": RESPONSES // processes // options["steps_per_generation"],
             "num_generations": GROUP,
@@ -185,7 +211,9 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
         sampling = {"reward_funcs": reward, "rollout_func": rollouts}
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if variant == "LoRA" else None
     # A path, not an instance: under ZeRO-3 a new model would get other random weights
-    trainer = build(FIPOTrainer if is_fipo else RecordingTrainer, args, str(base), **sampling, peft_config=lora)
+    recording = type(trainer_class.__name__, (Recording, trainer_class), {})
+    data = prompts().map(lambda row: {"solution": row["prompt"][:3] * (1 + len(row["prompt"]) % 3)})
+    trainer = build(recording, args, str(base), **sampling, peft_config=lora, train_dataset=data)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model(str(output))
     return {
@@ -198,7 +226,7 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
             sum(held(group["params"])[0] for group in trainer.optimizer.param_groups),
             held(p for p in trainer.model.parameters() if p.requires_grad)[1],
         ),
-        "coefficients": [] if is_fipo else trainer.kept,
+        "coefficients": trainer.kept,
         "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
 

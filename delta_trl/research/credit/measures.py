@@ -11,7 +11,7 @@ from scipy import stats
 from ...evaluation.statistics import CONFIDENCE
 from ...hidden_states import RolloutTokens
 from ...metrics import explained_by_uncertainty
-from .tokens import CLASSES, ERROR, RIGHT
+from .tokens import CLASSES, ERROR, RIGHT, RIGHT_FORK, WRONG_FORK
 
 
 # A token decides only if it could have come out otherwise: 1 − p above this
@@ -52,7 +52,9 @@ def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarr
 
     Returns:
         `blame_auc`: among the uncertain tokens of negative responses, how well the coefficient ranks the error tokens;
-        `credit_auc`: among those of positive responses, how well it ranks the right digits; `blame_auc_digits` and
+        `credit_auc`: among those of positive responses, how well it ranks the right digits; `fork_blame_auc` and
+        `fork_credit_auc`: the same of the wrong and of the right fork, each pair without the tokens that the other pair
+        ranks; `blame_auc_digits` and
         `credit_auc_digits`: the same among digits of sums alone, where a place tells nothing; `mean_SIDE_CLASS`: mean
         coefficient of all tokens of a class; and those of `explained_by_uncertainty`. What is undefined is left out.
     """
@@ -60,10 +62,11 @@ def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarr
     values, advantages = coefficients.double().cpu().numpy(), tokens.advantages.cpu().numpy()
     uncertain = doubt.cpu().numpy() > UNCERTAIN
     blamed, credited = uncertain & (advantages < 0), uncertain & (advantages > 0)
-    result = {
-        "blame_auc": auc(values[blamed], classes[blamed] == ERROR),
-        "credit_auc": auc(values[credited], classes[credited] == RIGHT),
-    }
+    result = {}
+    for name, side, labels in (("blame", blamed, (ERROR, WRONG_FORK)), ("credit", credited, (RIGHT, RIGHT_FORK))):
+        for prefix, label, other in (("", *labels), ("fork_", *reversed(labels))):
+            compared = side & (classes != other)
+            result[f"{prefix}{name}_auc"] = auc(values[compared], classes[compared] == label)
     digits = (classes == ERROR) | (classes == RIGHT)
     for name, side, label in (("blame", blamed, ERROR), ("credit", credited, RIGHT)):
         result[f"{name}_auc_digits"] = auc(values[side & digits], classes[side & digits] == label)

@@ -12,9 +12,14 @@ import torch
 from ...coefficients import Coefficients, delta_coefficients
 from ...features import gathered_lm_head
 from ...hidden_states import RolloutTokens
+from ...token_coefficients import token_mask
+from ..ar import ar_weights
 from ..fipo import fipo_weights
 from ..full_gradient import full_gradient_coefficients
+from ..gtpo import gtpo_weights
+from ..rlsd import RLSDConfig, rlsd_weights, teacher_log_probs
 from ..rollouts import Rollouts
+from ..stare import stare_weights
 from ..variants import VARIANTS
 
 
@@ -72,12 +77,37 @@ def full_gradient(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tens
     ).values
 
 
-def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """Entropy of the policy where the token was sampled, scaled to mean 1."""
+def entropies(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    """Entropy of the policy where the token was sampled, in nats."""
     with gathered_lm_head(trainer.accelerator.unwrap_model(trainer.model), trainer.temperature) as head:
         parts = [head.log_probs_and_slope(rows)[0] for rows in tokens.hidden.split(ENTROPY_ROWS)]
-    values = torch.cat([torch.special.entr(part.exp()).sum(1) for part in parts])
+    return torch.cat([torch.special.entr(part.exp()).sum(1) for part in parts])
+
+
+def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    """Entropy, scaled to mean 1."""
+    values = entropies(tokens, trainer)
     return values / values.mean()
+
+
+def ar(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    return ar_weights(tokens.log_probs)
+
+
+def gtpo(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    return gtpo_weights(entropies(tokens, trainer), tokens.responses)
+
+
+def stare(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    """STARE's weights as if the policy's entropy was low, whatever it is."""
+    return stare_weights(tokens.log_probs, entropies(tokens, trainer), tokens.advantages, target_entropy=float("inf"))
+
+
+def rlsd(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
+    """RLSD's weights with the default hint."""
+    batch = trainer.batch
+    teacher = teacher_log_probs(trainer, batch, trainer.inputs, RLSDConfig.rlsd_hint)[token_mask(batch)]
+    return rlsd_weights(teacher, tokens.log_probs, tokens.advantages)
 
 
 def fipo(log_ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
@@ -110,6 +140,10 @@ CREDIT_METHODS: dict[str, CreditMethod] = {
     **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},
     "full_gradient": full_gradient,
     "entropy": entropy,
+    "rlsd": rlsd,
+    "stare": stare,
+    "ar": ar,
+    "gtpo": gtpo,
 }
 AFTER_UPDATE: dict[str, AfterUpdate] = {"fipo": fipo}
 

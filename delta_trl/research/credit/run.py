@@ -23,13 +23,12 @@ from ...jsonl import append_lines, refuse_differences, update_lines
 from ...rewards import math_reward
 from ...trainer import DeltaGRPOTrainer
 from ..full_gradient import Sequences
-from ..tasks import arithmetic_problems
+from ..tasks import TASKS
 from .measures import measure
 from .methods import AfterUpdate, CreditMethod
-from .tokens import CLASSES, require_characters, require_ledger, token_classes
+from .tokens import CLASSES, TOKEN_TASKS, TokenTask, require_characters, require_task, token_classes
 
 
-PROBLEMS = 6561
 # The longest ledger has 190 tokens
 MAX_COMPLETION_LENGTH = 200
 # The quickstart's
@@ -42,6 +41,7 @@ class CreditTrainer(DeltaGRPOTrainer):
 
     Args:
         methods, after_update: By name, see `methods.py`.
+        task (`TokenTask`): How completions are read.
         on_batch (`Callable`): Receives the record of each batch.
         first_batch (`int`): Number of the first batch: batches are seeded one by one, so that any of them can be repeated.
         Others: As for [`DeltaGRPOTrainer`], with one update a rollout batch.
@@ -52,12 +52,13 @@ class CreditTrainer(DeltaGRPOTrainer):
         *positional,
         methods: dict[str, CreditMethod],
         after_update: dict[str, AfterUpdate],
+        task: TokenTask,
         on_batch: Callable[[dict[str, Any]], None],
         first_batch: int = 0,
         **kwargs,
     ):
         super().__init__(*positional, **kwargs)
-        self.methods, self.after_update, self.on_batch = methods, after_update, on_batch
+        self.methods, self.after_update, self.task, self.on_batch = methods, after_update, task, on_batch
         self.batch_number = first_batch
         self._policy = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.add_callback(_AfterUpdate(self))
@@ -65,7 +66,7 @@ class CreditTrainer(DeltaGRPOTrainer):
     @property
     def sequences(self) -> Sequences:
         """The current batch's responses with their prompts."""
-        return Sequences.of(self._batch, self.num_generations)
+        return Sequences.of(self.batch, self.num_generations)
 
     @property
     def batch_seed(self) -> int:
@@ -74,24 +75,26 @@ class CreditTrainer(DeltaGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         torch.manual_seed(self.batch_seed)
-        self._batch = super()._generate_and_score_completions(inputs)
+        self.inputs = inputs
+        self.batch = super()._generate_and_score_completions(inputs)
         self._values = {name: method(self._tokens, self) for name, method in self.methods.items()}
-        return self._batch
+        return self.batch
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
         self._tokens = tokens
-        self._classes = token_classes(tokens, self._tokenizer)
-        require_ledger(self._classes, tokens, self.model.config._name_or_path)
+        questions = [row["prompt"].strip() for row in self.inputs]
+        self._classes = token_classes(tokens, self._tokenizer, self.task, questions)
+        require_task(self._classes, tokens, self.task, self.model.config._name_or_path)
         return Coefficients(torch.ones_like(tokens.log_probs))  # so that the update is plain DAPO's
 
     def finish_batch(self) -> None:
         """Score what needs the update, hand over the record, and undo the update."""
-        mask = self._batch["completion_mask"].bool()
+        mask = self.batch["completion_mask"].bool()
         if self.after_update:
             log_ratio = torch.zeros(mask.shape)
-            log_ratio[mask] = self.record_policy(self._batch).log_probs[mask] - self._tokens.log_probs
+            log_ratio[mask] = self.record_policy(self.batch).log_probs[mask] - self._tokens.log_probs
             for name, method in self.after_update.items():
-                self._values[name] = method(log_ratio, mask, self._batch["advantages"])[mask]
+                self._values[name] = method(log_ratio, mask, self.batch["advantages"])[mask]
         self.on_batch(self._record())
         self.model.load_state_dict(self._policy)
         self.optimizer.state.clear()
@@ -101,8 +104,8 @@ class CreditTrainer(DeltaGRPOTrainer):
         tokens, classes = self._tokens, self._classes
         return {
             "batch": self.batch_number,
-            "reward": float(np.mean(self._local_rewards(len(self._batch["completion_ids"])))),
-            "responses": len(self._batch["completion_ids"]),
+            "reward": float(np.mean(self._local_rewards(len(self.batch["completion_ids"])))),
+            "responses": len(self.batch["completion_ids"]),
             "tokens": len(tokens.ids),
             **{name: int((classes == number).sum()) for number, name in enumerate(CLASSES)},
             "methods": {name: measure(values, tokens, classes) for name, values in self._values.items()},
@@ -123,6 +126,7 @@ def score_methods(
     methods: dict[str, CreditMethod],
     after_update: dict[str, AfterUpdate],
     *,
+    task: str = "ledger",
     batches: int = 10,
     prompts: int = 32,
     group: int = 8,
@@ -130,7 +134,8 @@ def score_methods(
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """
-    Score methods on rollout batches of a warmed-up ledger model. Records are kept in `folder`/batches.jsonl as they come.
+    Score methods on rollout batches of a model that was warmed up on `task`, one of `TOKEN_TASKS`. Records are kept in
+    `folder`/batches.jsonl as they come.
 
     An interrupted benchmark continues with the batch that is missing, and more batches may be asked for later.
 
@@ -138,18 +143,20 @@ def score_methods(
         One record a batch.
 
     Raises:
-        `ValueError`: if `folder` has batches with other settings, if the model does not write ledgers, or if there are not
-        enough problems.
+        `ValueError`: if `folder` has batches with other settings, if the model does not write in the task's words, or if
+            there are not enough problems.
     """
-    if min(batches, prompts) < 1 or group < 2 or batches * prompts > PROBLEMS:
+    made, read = TASKS[task], TOKEN_TASKS[task]
+    if min(batches, prompts) < 1 or group < 2 or batches * prompts > made.n_problems:
         raise ValueError(
             f"{batches} batches of {prompts} prompts with {group} responses each were asked for. It takes at least one "
-            f"batch, one prompt and two responses, and there are {PROBLEMS} problems in all."
+            f"batch, one prompt and two responses, and there are {made.n_problems} problems in all."
         )
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    require_characters(tokenizer, model)
+    require_characters(tokenizer, read, model)
     settings = {
+        "task": task,
         "model": model_digest(policy),
         "prompts": prompts,
         "group": group,
@@ -163,7 +170,7 @@ def score_methods(
         return records[:batches]
 
     # All of them, so that a batch has the same problems however many batches there are
-    problems = arithmetic_problems(PROBLEMS, seed)[len(records) * prompts : batches * prompts]
+    problems = made.problems(made.n_problems, seed)[len(records) * prompts : batches * prompts]
     with tqdm(total=batches, initial=len(records), desc="Rollout batches", disable=not progress) as bar:
 
         def keep(record: dict[str, Any]) -> None:
@@ -201,6 +208,7 @@ def score_methods(
             processing_class=tokenizer,
             methods=methods,
             after_update=after_update,
+            task=read,
             on_batch=keep,
             first_batch=len(records),
         )
