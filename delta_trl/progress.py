@@ -7,7 +7,7 @@ from transformers import ProgressCallback
 
 
 # Label, key in the logs, format. In reading order; what a log does not hold is left out.
-COLUMNS = (
+SHOWN_METRICS = (
     ("reward", "reward", "{:.3f}"),
     ("length", "completions/mean_length", "{:.0f}"),
     ("entropy", "entropy", "{:.3f}"),
@@ -52,7 +52,7 @@ class ReadableProgressCallback(ProgressCallback):
             return
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
         parts = []
-        for label, key, form in COLUMNS:
+        for label, key, form in SHOWN_METRICS:
             value = logs.get(prefix + key)
             if value is not None:
                 parts.append(f"{label} {form.format(float(value))}")

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 
-SHAPES = {
-    # hidden size, layers, intermediate size, heads, key-value heads, head size, vocabulary
+SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+SIZES += ("head_dim", "vocab_size")
+SHAPES = {  # in the order of SIZES
     "small": (384, 8, 1152, 6, 2, 64, 8192),
     "qwen3-0.6b": (1024, 28, 3072, 16, 8, 128, 151936),
     "qwen3-8b": (4096, 36, 12288, 32, 8, 128, 151936),
@@ -43,14 +44,15 @@ class Bench:
         return time.perf_counter()
 
     def alternate(self, sides: dict) -> dict[str, list[float]]:
-        """Seconds of each function, measured in turn, after one turn that is not counted."""
+        """Seconds of each function, or what it returns as its own, measured in turn, after one turn that is not counted."""
         seconds = {name: [] for name in sides}
         for turn in range(self.arguments.repeats + 1):
             for name, function in sides.items():
                 start = self.now()
-                function()
+                own = function()
+                spent = own if isinstance(own, float) else self.now() - start
                 if turn:
-                    seconds[name].append(self.now() - start)
+                    seconds[name].append(spent)
         return seconds
 
     def trainer(self, kind: str, updates: int, **options):
@@ -65,25 +67,17 @@ class Bench:
         a = self.arguments
         if self.model is None:
             self.tokenizer = character_tokenizer()
-            keys = (
-                "hidden_size",
-                "num_hidden_layers",
-                "intermediate_size",
-                "num_attention_heads",
-                "num_key_value_heads",
-            )
             config = Qwen3Config(
-                **dict(zip((*keys, "head_dim", "vocab_size"), SHAPES[a.shape], strict=True)),
+                **dict(zip(SIZES, SHAPES[a.shape], strict=True)),
                 tie_word_embeddings=False,
                 bos_token_id=None,
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
             self.torch.manual_seed(0)
+            dtype = self.torch.bfloat16 if a.device == "cuda" else self.torch.float32
             with self.device:
-                self.model = Qwen3ForCausalLM(config).to(
-                    self.torch.bfloat16 if a.device == "cuda" else self.torch.float32
-                )
+                self.model = Qwen3ForCausalLM(config).to(dtype)
         settings = {
             "output_dir": "outputs/benchmark",
             "use_cpu": a.device == "cpu",
@@ -109,8 +103,8 @@ class Bench:
             # Random, so that both advantage sides have tokens
             reward_funcs=lambda completions, **kwargs: self.torch.randint(2, (len(completions),)).float().tolist(),
             args=DeltaGRPOConfig(**settings, **options),
-            train_dataset=Dataset.from_dict(
-                {"prompt": [problem["question"] + "\n" for problem in arithmetic_problems(a.completions)]}
+            train_dataset=Dataset.from_list(
+                [{"prompt": f"{p['question']}\n"} for p in arithmetic_problems(a.completions)]
             ),
             processing_class=self.tokenizer,
         )
@@ -130,31 +124,29 @@ class Bench:
         """Seconds from the start of a rollout batch to its last update, without setting up a trainer."""
         from transformers import TrainerCallback
 
+        class Clock(TrainerCallback):
+            def on_train_begin(clock, *args, **kwargs):
+                clock.total = 0.0
+
+            def on_step_begin(clock, *args, **kwargs):
+                clock.start = self.now()
+
+            def on_step_end(clock, *args, **kwargs):
+                clock.total += self.now() - clock.start
+
+        def rollout_batch_of(trainer, clock) -> float:
+            trainer._step, trainer._buffered_inputs = 0, None  # a new rollout batch
+            trainer.train()
+            return clock.total
+
         rows = []
         for name, updates in (("aligned (1 update a rollout batch)", 1), ("misaligned (4 updates)", 4)):
-            sides, seconds = {}, {"delta": [], "grpo": []}
-            for kind in seconds:
-                trainer = self.trainer(kind, updates)
-
-                class Clock(TrainerCallback):
-                    def on_train_begin(clock, *args, **kwargs):
-                        clock.total = 0.0
-
-                    def on_step_begin(clock, *args, **kwargs):
-                        clock.start = self.now()
-
-                    def on_step_end(clock, *args, **kwargs):
-                        clock.total += self.now() - clock.start
-
-                clock = Clock()
+            sides = {}
+            for kind in ("delta", "grpo"):
+                trainer, clock = self.trainer(kind, updates), Clock()
                 trainer.add_callback(clock)
-                sides[kind] = (trainer, clock)
-            for turn in range(self.arguments.repeats + 1):
-                for kind, (trainer, clock) in sides.items():
-                    trainer._step, trainer._buffered_inputs = 0, None  # a new rollout batch
-                    trainer.train()
-                    if turn:
-                        seconds[kind].append(clock.total)
+                sides[kind] = lambda trainer=trainer, clock=clock: rollout_batch_of(trainer, clock)
+            seconds = self.alternate(sides)
             rows.append(compare(f"step, {name}: DeltaGRPOTrainer / GRPOTrainer", seconds["delta"], seconds["grpo"]))
         return rows
 
@@ -171,29 +163,31 @@ class Bench:
             trainer.add_token_coefficients({**batch}, recorded)
             return self.now() - start
 
-        seconds = {"published": [], "ours": []}
-        for turn in range(self.arguments.repeats + 1):
-            for name, passes in (("published", 3), ("ours", 0)):
-                spent = overhead(passes)
-                if turn:
-                    seconds[name].append(spent)
+        seconds = self.alternate({"published": lambda: overhead(3), "ours": lambda: overhead(0)})
         return [compare("overhead, published way / ours", seconds["published"], seconds["ours"])]
 
-    def coefficients(self) -> list[dict]:
+    def maths(self, n: int, dtype) -> tuple:
+        """Random features (n, 4096), the function that makes coefficients of them, and a name."""
         from delta_trl import delta_coefficients
+
+        features = self.torch.empty(n, 4096, dtype=dtype, device=self.device)
+        for part in features.split(8192):
+            part.copy_(self.torch.randn(part.shape, device=self.device))
+        advantages, scale = self.torch.randn(n, device=self.device), self.torch.rand(n, device=self.device)
+        name = f"N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}"
+        return features, lambda: delta_coefficients(features, advantages, feature_scale=scale), name
+
+    def coefficients(self) -> list[dict]:
         from delta_trl.coefficients import _chunks
 
         torch, rows = self.torch, []
         reads = 2 * 1 + 2  # sweeps at K = 1
         for dtype in (torch.float32, torch.bfloat16):
             for n in self.arguments.tokens:
-                features = torch.empty(n, 4096, dtype=dtype, device=self.device)
-                for part in features.split(8192):
-                    part.copy_(torch.randn(part.shape, device=self.device))
-                advantages, scale = torch.randn(n, device=self.device), torch.rand(n, device=self.device)
+                features, maths, name = self.maths(n, dtype)
                 words = features.view(torch.float32)  # a sum over float32 words reads every byte at full speed
                 sides = {
-                    "maths": lambda f=features, a=advantages, s=scale: delta_coefficients(f, a, feature_scale=s),
+                    "maths": maths,
                     "reads": lambda w=words: [w.sum() for _ in range(reads)],
                 }
                 if dtype == torch.bfloat16:
@@ -203,13 +197,13 @@ class Bench:
                         part for _ in range(reads) for part, _ in _chunks(f, self.device, torch.float32)
                     ]
                 seconds = self.alternate(sides)
-                name = f"coefficients, N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}: maths / {reads} plain reads"
+                name = f"coefficients, {name}: maths / {reads} plain reads"
                 row = compare(name, seconds["maths"], seconds["reads"])
                 if "casts" in seconds:
                     row["casts_alone"] = compare("", seconds["casts"], seconds["reads"])["ratio"]
                 row["gigabytes_per_second"] = reads * features.nbytes / statistics.median(seconds["maths"]) / 1e9
                 rows.append(row)
-                del features, words
+                del features, maths, words
         return rows
 
     def peak(self, function) -> int:
@@ -231,37 +225,27 @@ class Bench:
 
     def memory(self) -> list[dict]:
         """Peaks above the level before: of the maths on given features, and on CUDA of recording and maths in a trainer."""
-        from delta_trl import delta_coefficients
-
         torch, rows, n = self.torch, [], max(self.arguments.tokens)
         for dtype in (torch.float32, torch.bfloat16):
-            features = torch.ones(n, 4096, dtype=dtype, device=self.device)
-            advantages, scale = torch.randn(n, device=self.device), torch.rand(n, device=self.device)
-            extra = self.peak(lambda f=features, a=advantages, s=scale: delta_coefficients(f, a, feature_scale=s))
-            name = (
-                f"memory, coefficients, N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}: besides the features"
-            )
+            features, maths, name = self.maths(n, dtype)
+            extra, name = self.peak(maths), f"memory, coefficients, {name}: besides the features"
             rows.append({"name": name, "features_megabytes": features.nbytes / 1e6, "peak_megabytes": extra / 1e6})
-            del features
+            del features, maths
         if self.device.type != "cuda":
             return rows  # there is one memory, and nothing to offload to
         for offload in ("never", "always"):
             trainer, batch = self.rollout_batch(1, coef_offload=offload)
             trainer.model.train()
-            self.torch.cuda.synchronize()
-            self.torch.cuda.reset_peak_memory_stats()
-            before = self.torch.cuda.memory_allocated()
-            recorded = trainer.record_policy(batch)
-            with_pass = self.torch.cuda.max_memory_allocated() - before
-            self.torch.cuda.reset_peak_memory_stats()
-            trainer.add_token_coefficients({**batch}, recorded)
-            peak = self.torch.cuda.max_memory_allocated() - before
+            kept, before = [], self.torch.cuda.memory_allocated()
+            in_pass = self.peak(lambda kept=kept, t=trainer, b=batch: kept.append(t.record_policy(b)))
+            recorded, held = kept[0], self.torch.cuda.memory_allocated() - before
+            in_maths = held + self.peak(lambda t=trainer, b=batch, r=recorded: t.add_token_coefficients({**b}, r))
             rows.append(
                 {
                     "name": f"memory, coef_offload={offload}",
                     "recorded_gigabytes": recorded.hidden_states.packed.nbytes / 1e9,
-                    "peak_in_pass_gigabytes": with_pass / 1e9,
-                    "peak_in_maths_gigabytes": peak / 1e9,
+                    "peak_in_pass_gigabytes": in_pass / 1e9,
+                    "peak_in_maths_gigabytes": in_maths / 1e9,
                 }
             )
         return rows
@@ -317,16 +301,15 @@ def show(row: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shape", choices=SHAPES, default="small", help="shape of the random Qwen3")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to run")
-    parser.add_argument("--repeats", type=int, default=5, help="counted turns of each side")
-    parser.add_argument("--completions", type=int, default=32, help="completions of a rollout batch")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a completion")
-    parser.add_argument(
-        "--tokens", type=int, nargs="+", default=[10_000, 100_000], help="N of the part 'coefficients'"
-    )
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--shape", choices=SHAPES, default="small", help="shape of the random Qwen3")
+    add("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to run")
+    add("--repeats", type=int, default=5, help="counted turns of each side")
+    add("--completions", type=int, default=32, help="completions of a rollout batch")
+    add("--length", type=int, default=128, help="tokens of a completion")
+    add("--tokens", type=int, nargs="+", default=[10_000, 100_000], help="N of 'coefficients'")
+    add("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
 
     import torch

@@ -11,7 +11,6 @@ they are scored: after an interruption, run the command again.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 
@@ -40,12 +39,13 @@ def main() -> None:
     args = parse()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+    from delta_trl.commands import one_line_errors
     from delta_trl.research.credit.methods import choose_methods
     from delta_trl.research.credit.run import score_methods
     from delta_trl.research.credit.scores import write_scores
     from delta_trl.research.tasks import TASKS, warm_up
 
-    try:
+    with one_line_errors():
         methods = choose_methods(args.methods)
         model = args.model
         if model is None:
@@ -56,7 +56,7 @@ def main() -> None:
                 problems = made.problems(made.n_problems, 0)[HELD_OUT[args.task] :]
                 warm_up(str(model), [row["question"] for row in problems], task=args.task, seed=args.seed)
         elif not (model / "config.json").exists():
-            sys.exit(f"error: there is no model in {model}. Without --model one is made.")
+            raise ValueError(f"There is no model in {model}. Without --model one is made.")
         records = score_methods(
             model,
             args.folder,
@@ -68,8 +68,6 @@ def main() -> None:
             seed=args.seed,
         )
         print(write_scores(records, args.folder, args.json))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     print(f"\nAlso in {args.folder / 'credit.md'}; picture: {args.folder / 'credit.png'}")
 
 

@@ -14,7 +14,7 @@ from delta_trl.commands import one_line_errors, quiet_dependencies
 
 def main() -> None:
     from delta_trl.data import DataArguments
-    from delta_trl.data.inspection import InspectionArguments, Statistics, describe, draw, show_examples
+    from delta_trl.data.inspection import InspectionArguments, Statistics, describe_data, draw_lengths, show_examples
     from delta_trl.train.parser import Parser
 
     parser = Parser((DataArguments, InspectionArguments), description=__doc__)
@@ -30,11 +30,11 @@ def main() -> None:
     data = arguments.load(tokenizer)
     counted = Statistics.of(data)
     print(show_examples(data, tokenizer, options.examples))
-    print(describe(data, counted))
+    print(describe_data(data, counted))
     scorable = f"{1 - data.unscorable_share:.1%} of the answers scorable"
     title = f"{arguments.dataset_name}: {len(data.train)} problems, {scorable}"
     try:
-        draw(Path(options.picture), title, counted, arguments.max_prompt_length)
+        draw_lengths(Path(options.picture), title, counted, arguments.max_prompt_length)
     except ImportError:
         print("\nNo picture: it needs matplotlib, as in: pip install 'delta_trl[report]'")
     else:

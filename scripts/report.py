@@ -25,13 +25,13 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    from delta_trl.report import write_report
+    from delta_trl.commands import one_line_errors
 
     start = time.perf_counter()
-    try:
+    with one_line_errors():
+        from delta_trl.report import write_report
+
         path = write_report(args.runs, args.output, args.min_support)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
     size, seconds = path.stat().st_size / 1e6, time.perf_counter() - start
     print(f"Report written to {path} ({size:.1f} MB, {seconds:.0f} s). Open it in a browser.")
 

@@ -37,7 +37,7 @@ def pass_rate(model: Path, problems: Path, output: Path) -> float:
 
 def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     from delta_trl.report import write_report
-    from delta_trl.research.smollm2 import warm_up
+    from delta_trl.research.smollm2 import warm_up_smollm2
     from delta_trl.train.arguments import parse
 
     _, data_args, args, _ = parse(["--config", str(config), *further])
@@ -49,7 +49,7 @@ def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     rows = [{"question": row["prompt"], "answer": row["solution"]} for row in data.held_out]
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if not (warm / "trainer_state.json").exists():  # the last file that is written
-        warm_up(model, warm, data.train["prompt"])
+        warm_up_smollm2(model, warm, data.train["prompt"])
     before = pass_rate(warm, problems, folder / "evaluation")
     print(f"Pass rate after the warm-up: {before:.1f}%.", flush=True)
     if not (trained / "adapter_config.json").exists():

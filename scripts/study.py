@@ -31,20 +31,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, help="only the first so many seeds (default: all)")
     add("--jobs", type=int, help="runs at a time (default: the number of cores)")
     add("--folder", type=Path, help="where everything is written (default: outputs/study/NAME)")
-    add(
-        "--tables",
-        action="store_true",
-        help="only tables and plots, from finished runs or else docs/results",
-    )
+    add("--tables", action="store_true", help="only tables and plots, from finished runs or else docs/results")
     add("--discard", action="store_true", help="remove results that were made with other settings, and run them again")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     args = parse()
+    from delta_trl.commands import one_line_errors
     from delta_trl.research.study.settings import load_study
 
-    try:
+    with one_line_errors():
         if args.jobs is not None and args.jobs < 1:
             raise ValueError(f"--jobs must be at least 1; got {args.jobs}.")
         study = load_study(args.config)
@@ -52,13 +49,10 @@ def main() -> None:
         if args.tables:
             take_shipped_records(study, folder)
         failures = [] if args.tables else run(study, folder, args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for failure in failures:
-        log = folder / "runs" / failure.run.name / "log.txt"
-        print(f"\n{failure.run.name} failed: {failure.reason}. The end of {log}:\n{failure.log}", file=sys.stderr)
-
-    print(report(study, folder))
+        for failure in failures:
+            log = folder / "runs" / failure.run.name / "log.txt"
+            print(f"\n{failure.run.name} failed: {failure.reason}. The end of {log}:\n{failure.log}", file=sys.stderr)
+        print(report(study, folder))
     if failures:
         sys.exit(f"error: {len(failures)} runs failed. The same command tries them again.")
 
@@ -93,6 +87,8 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from delta_trl.research.study import runner
+    from delta_trl.rewards.pool import available_cores
+    from delta_trl.train.stopping import Stopped
 
     runs = study.runs(args.methods, args.seeds)
     runner.check_runs(study)
@@ -101,15 +97,9 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
         with runner.locked(folder) as lock:
             fingerprint = runner.prepare(study.task, folder)
             todo = runner.open_runs(runs, folder, fingerprint, args.discard)
-            return runner.execute(
-                todo,
-                folder,
-                fingerprint,
-                jobs=args.jobs or runner.default_jobs(),
-                done=len(runs) - len(todo),
-                lock=lock,
-            )
-    except runner.Stopped as stop:
+            jobs, done = args.jobs or available_cores(), len(runs) - len(todo)
+            return runner.execute(todo, folder, fingerprint, jobs=jobs, done=done, lock=lock)
+    except Stopped as stop:
         print(f"{stop}: finished runs are kept, and the same command does the others.", file=sys.stderr)
         sys.exit(128 + stop.number)
 

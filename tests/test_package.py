@@ -95,6 +95,19 @@ def test_public_names():
         delta_trl.no_such_name  # noqa: B018
 
 
+def test_no_two_public_things_have_one_name():
+    """A constant may stand twice only with the same value; `main` and `parse` are every command's, `logger` a module's."""
+    places = {}
+    for path in (ROOT / "delta_trl").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                places.setdefault(node.name, set()).add(path)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                places.setdefault(node.targets[0].id, set()).add(ast.unparse(node.value))
+    twice = {name: found for name, found in places.items() if len(found) > 1 and not name.startswith("_")}
+    assert twice.keys() <= {"main", "parse", "logger"}, twice
+
+
 def test_the_product_does_not_import_research():
     package = ROOT / "delta_trl"
     product = [path for path in package.rglob("*.py") if "research" not in path.relative_to(package).parts]

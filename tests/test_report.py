@@ -464,7 +464,7 @@ def test_script(trained, tmp_path):
     assert re.search(r"Report written to .*comparison\.html \(0\.\d MB, \d+ s\)", done.stdout)
     Page(output.read_text(encoding="utf-8"))
     failed = subprocess.run([*script, str(tmp_path / "nowhere")], capture_output=True, text=True, timeout=120)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert re.fullmatch(r"error: \S*nowhere holds neither trainer_state\.json .*\n", failed.stderr)
 
 

@@ -121,14 +121,14 @@ def test_a_worker_that_dies_while_idle_is_replaced_unnoticed(pool):
 def test_a_worker_killed_while_it_starts_is_no_loss_while_others_live(pool, monkeypatch, victims):
     started = []
 
-    class Killed(pool_module.Worker):
+    class Killed(pool_module.GradingWorker):
         def __init__(self, config):
             super().__init__(config)
             if len(started) in victims:
                 self.process.kill()
             started.append(self)
 
-    monkeypatch.setattr(pool_module, "Worker", Killed)
+    monkeypatch.setattr(pool_module, "GradingWorker", Killed)
     two = pool(workers=2)
     assert two.run([EASY] * 6) == [("correct", True)] * 6
     assert len(started) > max(victims)

@@ -450,11 +450,11 @@ def test_results_of_two_settings_are_not_mixed(finished, tmp_path):
     _, folder, _ = finished
     before = (folder / "results.jsonl").read_bytes()
     other = run(write(tmp_path / "other.yaml", settings={**SETTINGS, "temperature": 0.5}), folder)
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "5 results" in other.stderr
     assert "--discard" in other.stderr
     task = run(write(tmp_path / "task.yaml", task={**STUDY["task"], "error_rate": 0.5}), folder)
-    assert task.returncode == 1
+    assert task.returncode == 2
     assert "Results of two tasks are not mixed" in task.stderr
     assert (folder / "results.jsonl").read_bytes() == before
 
@@ -500,7 +500,7 @@ def test_sigterm_ends_the_runs_and_leaves_a_folder_to_continue(finished, tmp_pat
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.5)
     blocked = run(path, tmp_path / "out")
-    assert blocked.returncode == 1
+    assert blocked.returncode == 2
     assert "Another study" in blocked.stderr
     process.send_signal(signal.SIGTERM)
     _, printed = process.communicate(timeout=60)

@@ -62,7 +62,7 @@ def show_examples(data: MathData, tokenizer: "PreTrainedTokenizerBase | None", n
     return "\n".join(shown)
 
 
-def describe(data: MathData, counted: Statistics) -> str:
+def describe_data(data: MathData, counted: Statistics) -> str:
     """The report of the loader, and the statistics as text."""
     lengths, total = counted.lengths, len(counted.lengths)
     marks = {"min": lengths[0], "median": statistics.median(lengths), "mean": statistics.fmean(lengths)}
@@ -85,7 +85,7 @@ def describe(data: MathData, counted: Statistics) -> str:
     return "\n".join(lines)
 
 
-def draw(path: Path, title: str, counted: Statistics, limit: int | None) -> None:
+def draw_lengths(path: Path, title: str, counted: Statistics, limit: int | None) -> None:
     """Save one picture of prompt lengths, difficulty and topics; `limit` is max_prompt_length. Needs matplotlib."""
     import matplotlib as mpl
 

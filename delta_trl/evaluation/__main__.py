@@ -13,11 +13,10 @@ With several GPUs: --tensor_parallel_size and --data_parallel_size (vLLM), or fo
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..commands import one_line_errors
 from .options import Decoding, Engine
 
 
@@ -76,21 +75,6 @@ def options_of(kind: type, given: dict[str, Any]) -> dict[str, Any]:
     return {option.name: given[option.name] for option in fields(kind) if option.name in given}
 
 
-@contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
-    """Ends the program with `error: ...` where the user has something to mend, unless `debug` asks for the traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        sys.exit("Stopped. What was finished is kept: the same command continues.")
-    except (ValueError, OSError, ImportError, ChildProcessError) as error:
-        if debug:
-            raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
 def evaluate(given: dict[str, Any]) -> None:
     """Evaluates every model, each with its own settings, and prints the tables."""
     from .benchmarks import find_benchmarks
@@ -124,8 +108,13 @@ def evaluate(given: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     given = parse(arguments)
-    with one_line_errors(given.get("debug", False)):
-        evaluate(given)
+    try:
+        with one_line_errors(arguments):
+            evaluate(given)
+    except KeyboardInterrupt:
+        if given.get("debug"):
+            raise
+        sys.exit("Stopped. What was finished is kept: the same command continues.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from .__main__ import one_line_errors
+from ..commands import one_line_errors
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    with one_line_errors(args.debug):
+    with one_line_errors(arguments):
         from .results import write_comparison, write_results
 
         if args.seed < 0:

@@ -9,12 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+from ..train.folder import RUN_FILE
 from .models import ModelSource
 from .options import Dtype
-
-
-# Written by `python -m delta_trl.train` into its output folder.
-RUN_FILE = "delta_trl_run.json"
 
 
 def inherited_settings(source: ModelSource) -> tuple[dict[str, Any], Path | None]:

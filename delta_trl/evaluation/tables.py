@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .samples import Evaluation
 from .statistics import CONFIDENCE, Estimate
 from .summary import OVERALL, BenchmarkSummary, ComparedRun, no_answer_warning
 
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLES = ("markdown", "latex")
 
@@ -170,20 +174,10 @@ def settings_notes(runs: Sequence[Evaluation], summaries: dict[str, Sequence[Ben
 
 
 def plot_comparison(compared: Sequence[ComparedRun], path: str | os.PathLike) -> None:
-    """Draws each run's differences from the baseline with their intervals, one line a benchmark.
-
-    Raises:
-        ValueError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError("The plot needs matplotlib: pip install 'delta_trl[report]'.") from error
-    from matplotlib.figure import Figure
-
+    """Draws each run's differences from the baseline with their intervals, one line a benchmark."""
     titles = list(dict.fromkeys(row.title for row in compared))
     runs = list(dict.fromkeys(row.run for row in compared))
-    figure = Figure(figsize=(7, 1.2 + 0.32 * len(titles) * max(1, 0.6 * len(runs))), layout="constrained")
+    figure = new_figure((7, 1.2 + 0.32 * len(titles) * max(1, 0.6 * len(runs))))
     axes = figure.subplots()
     axes.axvline(0, color="0.6", linewidth=1)
     for number, run in enumerate(runs):
@@ -195,8 +189,7 @@ def plot_comparison(compared: Sequence[ComparedRun], path: str | os.PathLike) ->
             [100 * max(0.0, row.comparison.difference - row.comparison.low) for row in rows],
             [100 * max(0.0, row.comparison.high - row.comparison.difference) for row in rows],
         ]
-        colour = matplotlib.colormaps["tab10"](number % 10)
-        axes.errorbar(middle, offsets, xerr=reach, fmt="o", markersize=5, capsize=3, color=colour, label=run)
+        axes.errorbar(middle, offsets, xerr=reach, fmt="o", markersize=5, capsize=3, color=f"C{number}", label=run)
     axes.set_yticks(range(len(titles)), titles)
     axes.invert_yaxis()
     axes.set_xlabel(f"difference from {compared[0].baseline} in points of avg@n, {CONFIDENCE:.0%} bootstrap interval")
@@ -205,6 +198,19 @@ def plot_comparison(compared: Sequence[ComparedRun], path: str | os.PathLike) ->
     if len(runs) > 1:
         figure.legend(loc="outside upper center", ncols=len(runs), frameon=False)
     figure.savefig(path, dpi=160)
+
+
+def new_figure(size: tuple[float, float]) -> "Figure":
+    """An empty figure of so many inches.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("The plot needs matplotlib: pip install 'delta_trl[report]'.") from error
+    return Figure(figsize=size, layout="constrained")  # not pyplot, which would choose a backend
 
 
 def points(estimate: Estimate) -> str:

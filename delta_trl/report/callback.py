@@ -15,7 +15,7 @@ from .token_statistics import groups_of
 
 KEY = "delta/heat_map"
 HTML_BACKENDS = ("wandb", "trackio")  # modules with the same two functions, `log` and `Html`
-TABLE_ROWS = 8  # highest, and as many lowest, tokens of a completion in TensorBoard
+SHOWN_TOKENS = 8  # highest, and as many lowest, tokens of a completion in TensorBoard
 
 
 class HeatMapCallback(TrainerCallback):
@@ -104,8 +104,8 @@ def telling_heat_maps(path: Path) -> list[HeatMap]:
 def extremes_table(shown: HeatMap) -> str:
     """A Markdown table of the tokens with the highest and lowest coefficients, in the order of λ."""
     order = sorted(range(len(shown.tokens)), key=lambda i: -shown.coefficients[i])
-    if len(order) > 2 * TABLE_ROWS:
-        order = order[:TABLE_ROWS] + order[-TABLE_ROWS:]
+    if len(order) > 2 * SHOWN_TOKENS:
+        order = order[:SHOWN_TOKENS] + order[-SHOWN_TOKENS:]
     lines = [
         _literal(visible(shown.title or "", alone=True)).replace("␣", " "),
         "",

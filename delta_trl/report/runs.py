@@ -12,7 +12,7 @@ from .token_records import Completions, record_files
 STATE_FILE = "trainer_state.json"
 SETTINGS_FILE = "delta_trl_run.json"  # written by `python -m delta_trl.train`
 # Coefficients are float32 in the records and in the log
-TOLERANCE = 1e-5
+COEFFICIENT_TOLERANCE = 1e-5
 
 
 @dataclass
@@ -163,7 +163,7 @@ def logged_by(run: TrainingRun, completions: Completions) -> bool:
     if entry is None or run.state.get("logging_steps") != 1 or not counted.any():
         return True  # an entry over several steps has their means, and the records only the last one's coefficients
     values = completions.coefficients[counted]
-    low, high = entry["delta/coef/min"] - TOLERANCE, entry["delta/coef/max"] + TOLERANCE
+    low, high = entry["delta/coef/min"] - COEFFICIENT_TOLERANCE, entry["delta/coef/max"] + COEFFICIENT_TOLERANCE
     return bool(low <= values.min() and values.max() <= high)
 
 

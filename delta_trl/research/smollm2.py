@@ -42,7 +42,7 @@ def model_from_package(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def written_solution(question: str) -> str:
+def gym_solution(question: str) -> str:
     r"""A problem of reasoning-gym's basic_arithmetic with + and -: 'Calculate 4 - 1 - 7.' to '4-1=3, 3-7=-4. \boxed{-4}'."""
     total, *rest = question.strip().removeprefix("Calculate ").removesuffix(".").split()
     steps = []
@@ -53,7 +53,7 @@ def written_solution(question: str) -> str:
     return f"{', '.join(steps)}. \\boxed{{{total}}}"
 
 
-def warm_up(
+def warm_up_smollm2(
     model: str, folder: Path, prompts: list[str], *, steps: int = 60, batch: int = 8, learning_rate: float = 5e-5
 ) -> None:
     """Fine-tune all weights of `model` on the written solutions of `steps * batch` of the prompts, and save it."""
@@ -79,9 +79,7 @@ def warm_up(
             use_cpu=True,
             seed=0,
         ),
-        train_dataset=Dataset.from_list(
-            [{"prompt": prompt, "completion": written_solution(prompt)} for prompt in drawn]
-        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt, "completion": gym_solution(prompt)} for prompt in drawn]),
     )
     trainer.train()
     trainer.save_model(str(folder))

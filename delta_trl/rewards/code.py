@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..sandbox import Limits, Sandbox
-from .code_grading import NO_CODE, REASONS, UNUSABLE_TESTS, CodeVerdict, extract_code, grade_program
+from .code_grading import CODE_REASONS, NO_CODE, UNUSABLE_TESTS, CodeVerdict, extract_code, grade_program
 from .code_tests import CodeTests, read_tests
 
 
@@ -108,7 +108,7 @@ def make_code_reward(
             log_extra("verdict", [verdict.reason for verdict in verdicts])
             log_extra("detail", [verdict.detail for verdict in verdicts])
         if log_metric is not None and verdicts:
-            for reason in REASONS:
+            for reason in CODE_REASONS:
                 share = sum(verdict.reason == reason for verdict in verdicts) / len(verdicts)
                 log_metric(f"code_reward/{reason.replace(' ', '_')}", share)
             hard_coded = sum(verdict.is_hard_coded for verdict in verdicts) / len(verdicts)

@@ -15,9 +15,9 @@ import math
 import re
 
 
-TOLERANCE = 1e-6
-MAX_DIGITS = 4300  # of an integer: Python's own limit, since reading one takes quadratic time
-MAX_DEPTH = 100  # of nested lists and dicts
+FLOAT_TOLERANCE = 1e-6
+MAX_INTEGER_DIGITS = 4300  # of an integer: Python's own limit, since reading one takes quadratic time
+MAX_VALUE_DEPTH = 100  # of nested lists and dicts
 MAX_TOKEN = 400  # characters of a decimal number
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -46,7 +46,7 @@ def _same_token(expected: str, got: str) -> bool:
 
 
 def _close(expected: float, got: float) -> bool:
-    return abs(expected - got) <= TOLERANCE * max(1.0, abs(expected))
+    return abs(expected - got) <= FLOAT_TOLERANCE * max(1.0, abs(expected))
 
 
 def same_value(expected: object, got: object) -> bool:
@@ -78,21 +78,21 @@ def read_value(text: str | bytes) -> object:
     try:
         value = json.loads(text, parse_int=_read_integer)
     except RecursionError:
-        raise ValueError(f"the value is nested more than {MAX_DEPTH} levels deep") from None
+        raise ValueError(f"the value is nested more than {MAX_VALUE_DEPTH} levels deep") from None
     _check_depth(value)
     return value
 
 
 def _read_integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"an integer has {len(digits)} digits; at most {MAX_DIGITS} are compared")
+    if len(digits) > MAX_INTEGER_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits; at most {MAX_INTEGER_DIGITS} are compared")
     return int(digits)
 
 
 def _check_depth(value: object) -> None:
     """ValueError if a value is nested too deep. Not recursive, since the value may be."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_VALUE_DEPTH):
         inner: list[object] = []
         for item in level:
             if isinstance(item, list):
@@ -102,4 +102,4 @@ def _check_depth(value: object) -> None:
         if not inner:
             return
         level = inner
-    raise ValueError(f"the value is nested more than {MAX_DEPTH} levels deep")
+    raise ValueError(f"the value is nested more than {MAX_VALUE_DEPTH} levels deep")

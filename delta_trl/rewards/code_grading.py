@@ -19,7 +19,7 @@ RIGHT = "right"
 NO_CODE = "no code"
 WRONG = "wrong"
 UNUSABLE_TESTS = "unusable tests"
-REASONS = (RIGHT, NO_CODE, CRASHED, WRONG, TIMED_OUT, OUT_OF_MEMORY, UNUSABLE_TESTS)
+CODE_REASONS = (RIGHT, NO_CODE, CRASHED, WRONG, TIMED_OUT, OUT_OF_MEMORY, UNUSABLE_TESTS)
 LONGER = 8  # times the expected output is what a program may give at most,
 LONGER_BYTES = 2**16  # and this many bytes: nothing longer is read
 MIN_LITERAL = 4  # characters of an expected output that tell something when the program contains it
@@ -35,7 +35,7 @@ class CodeVerdict:
 
     Attributes:
         score: Share of tests passed where fractions are asked for, else 1.0 (all) or 0.0; None if the tests are unusable.
-        reason: One of `REASONS`; that of the first test that failed.
+        reason: One of `CODE_REASONS`; that of the first test that failed.
         detail: The exception or why the tests are unusable, "" otherwise. In part the program's own words.
         is_hard_coded: Whether a program that is right contains an expected output (`contains_outputs`).
     """
@@ -161,7 +161,7 @@ def _failure(result: Result) -> tuple[str, str] | None:
     if result.status == FINISHED:
         return None
     detail = result.stderr.rstrip().rpartition(b"\n")[2][-500:].decode("utf-8", "replace")
-    return (result.status if result.status in REASONS else WRONG), detail
+    return (result.status if result.status in CODE_REASONS else WRONG), detail
 
 
 def contains_outputs(program: str, tests: CodeTests) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 START_SECONDS = 120.0  # for importing reasoning-gym and making a problem, which for some takes many seconds
 SCORE_SECONDS = 5.0
 MEMORY_BYTES = 4 * 2**30
-MAX_CHARACTERS = 10_000  # of an answer; longer ones score 0
+MAX_ANSWER_CHARACTERS = 10_000  # of an answer; longer ones score 0
 
 
 class Scorer:
@@ -37,7 +37,7 @@ class Scorer:
         Raises:
             RuntimeError: The process does not start, or cannot make the problem.
         """
-        if len(answer) > MAX_CHARACTERS:
+        if len(answer) > MAX_ANSWER_CHARACTERS:
             return 0.0
         with self._lock:
             if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:

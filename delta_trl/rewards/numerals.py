@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 
-MAX_DIGITS = 4000  # Python converts no more between text and integers
+MAX_LITERAL_DIGITS = 4000  # Python converts no more between text and integers
 
 # A decimal stands for an exact value that it equals to six decimals. math-verify rounds at the sixth decimal too, but
 # without the relative bound two tiny numbers would be equal.
@@ -51,7 +51,7 @@ def literal(text: str) -> Literal | None:
     """The number that `text` writes out, or None. A zero denominator is no number."""
     if text.startswith("(") and text.endswith(")") and "," not in text:  # (1,234) is a pair
         text = text.lstrip("(").rstrip(")")
-    if len(text) > MAX_DIGITS or not any(c.isdigit() for c in text):
+    if len(text) > MAX_LITERAL_DIGITS or not any(c.isdigit() for c in text):
         return None
     if text.startswith("-{") and text.endswith("}"):
         text = "-" + text[2:-1]

@@ -77,7 +77,7 @@ class PoolConfig:
             )
 
 
-class Worker:
+class GradingWorker:
     """One child process and the item it is busy with."""
 
     def __init__(self, config: PoolConfig):
@@ -165,7 +165,7 @@ class WorkerPool:
 
     def __init__(self, config: PoolConfig | None = None):
         self.config = config or PoolConfig()
-        self._workers: list[Worker] = []
+        self._workers: list[GradingWorker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0  # in a row
         self._most_workers = self.config.workers
@@ -191,7 +191,7 @@ class WorkerPool:
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
             while batch.unfinished:
                 while len(self._workers) < min(self._most_workers, batch.unfinished):
-                    worker = Worker(self.config)
+                    worker = GradingWorker(self.config)
                     self._workers.append(worker)
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
                 most = max(most, len(self._workers))
@@ -210,10 +210,10 @@ class WorkerPool:
                         batch.finish(worker.index, TIMED_OUT, repeatable=False)
                     self._remove(worker, selector)
         while len(self._workers) < most:  # successors of those that ended: ready when the next call comes
-            self._workers.append(Worker(self.config))
+            self._workers.append(GradingWorker(self.config))
         return batch.results
 
-    def _give_item(self, worker: "Worker", batch: "_Batch") -> bool:
+    def _give_item(self, worker: "GradingWorker", batch: "_Batch") -> bool:
         """Send the next item to an idle worker; False if the worker is dead."""
         if batch.waiting:
             index = batch.waiting[0]
@@ -224,7 +224,7 @@ class WorkerPool:
             batch.waiting.popleft()
         return True
 
-    def _take_reply(self, worker: "Worker", batch: "_Batch") -> bool:
+    def _take_reply(self, worker: "GradingWorker", batch: "_Batch") -> bool:
         """Read from a worker; False if it is dead or about to exit."""
         try:
             reply = worker.receive()
@@ -248,13 +248,13 @@ class WorkerPool:
         worker.index = None
         return not last
 
-    def _remove(self, worker: "Worker", selector: selectors.BaseSelector | None = None) -> None:
+    def _remove(self, worker: "GradingWorker", selector: selectors.BaseSelector | None = None) -> None:
         if selector is not None:
             selector.unregister(worker.process.stdout)
         self._workers.remove(worker)
         worker.stop()
 
-    def _bear_failed_start(self, worker: "Worker", reason: str) -> None:
+    def _bear_failed_start(self, worker: "GradingWorker", reason: str) -> None:
         """A worker that something kills while it starts is no loss as long as another one lives, which a few are
         allowed; RuntimeError where none is left, or none of several starts: then something is missing."""
         self._failed_starts += 1

@@ -1,7 +1,7 @@
 """The worker process: compares two LaTeX answers (see `algebra`), under limits, over pipes.
 
-Run as a plain script by `pool.Worker`, so it imports nothing but math-verify, the standard library and the modules beside
-it that need no more (no torch, no user script). One JSON array a line: `[gold, answer]` (answer null: can the gold be
+Run as a plain script by `pool.GradingWorker`: it imports nothing but math-verify, the standard library and the modules
+beside it that need no more (no torch, no user script). One JSON array a line: `[gold, answer]` (answer null: can the gold be
 parsed?), with a third item for a step of a chain (see `Comparer.compare`), in; `[reason, last]` out, where `last` says that
 the worker exits now. The first line out is `["ready", false]`, or the error that prevents it.
 """

@@ -32,7 +32,7 @@ PRELOADED = (
     # Not of the standard library: there if the environment has them
     *("numpy", "numpy.fft", "numpy.random", "sortedcontainers"),
 )
-SEED = 0  # the same program gets the same verdict
+NUMPY_SEED = 0  # the same program gets the same verdict
 LEFT_OUT = {
     "site-packages",
     "dist-packages",
@@ -59,7 +59,7 @@ def preload() -> None:
         except ImportError:
             continue  # of another Python version, or not installed
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(SEED)
+        sys.modules["numpy"].random.seed(NUMPY_SEED)
 
 
 def names_for_called_programs() -> dict[str, object]:

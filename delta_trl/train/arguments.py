@@ -10,7 +10,7 @@ from trl import GRPOConfig, ModelConfig
 
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
-from .methods import DEFAULT, check_method, describe, method_named, methods, trainer_argument
+from .methods import DEFAULT, check_method, method_named, methods, methods_help, trainer_argument
 from .parser import Parser, UnknownOptionError, read_yaml, split_config
 from .plan import PlanArguments, config_on, plan_arguments
 
@@ -29,7 +29,7 @@ class ScriptArguments(PlanArguments):
         default=DEFAULT,
         metadata={
             "choices": list(methods()),
-            "help": f"Training method. {describe()}. A method's own settings are defaults that may not be contradicted.",
+            "help": f"Training method. {methods_help()}. A method's own settings are defaults that may not be contradicted.",
         },
     )
     reward_funcs: list[str] = field(

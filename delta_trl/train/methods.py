@@ -78,7 +78,7 @@ def _registered() -> dict[str, TrainingMethod]:
     return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
 
 
-def describe() -> str:
+def methods_help() -> str:
     """All names with what they are, for a script's help."""
     return "; ".join(f"'{name}': {method.help}" for name, method in methods().items())
 

@@ -1,16 +1,14 @@
 """Pictures of a study: reward curves with bands over seeds, and the differences to the baselines."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ...evaluation.tables import new_figure
 from .analysis import AREA, FINAL, Row, curve, estimate, title_of
 from .settings import Study
 
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # More curves with bands cannot be told apart; the other methods are in the picture of the differences
 MOST_CURVES = 7
@@ -34,12 +32,12 @@ def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> Non
         runs = [list(curve(r, "reward").values()) for r in records if r["method"] == name]
         if runs:
             shortest = min(map(len, runs))
-            of_method[name] = [smoothed(values[:shortest], SMOOTHED_STEPS) for values in runs]
+            of_method[name] = [_smoothed(values[:shortest]) for values in runs]
     baseline = [study.baseline] if study.baseline in of_method else []
     others = sorted((n for n in of_method if n != study.baseline), key=lambda name: -len(of_method[name]))
     chosen = [*baseline, *others][:MOST_CURVES]
 
-    figure = _figure((8, 4.6))
+    figure = new_figure((8, 4.6))
     axes = figure.subplots()
     # The first colour is the baseline's, also where it has no run yet
     for name, colour in zip(chosen, COLOURS if baseline else COLOURS[1:], strict=False):
@@ -73,7 +71,7 @@ def plot_differences(rows: list[Row], path: Path) -> None:
     names += sorted(rates - {"pass_rate@0"}, key=lambda name: int(name.partition("@")[2]))
     if not names:
         return
-    figure = _figure((2.6 + 2.6 * len(names), 1.3 + 0.34 * len(compared)))
+    figure = new_figure((2.6 + 2.6 * len(names), 1.3 + 0.34 * len(compared)))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         axes.axvline(0, color="0.55", linewidth=1)
         for line, (_, of_pair) in enumerate(compared):
@@ -106,22 +104,12 @@ def plot_differences(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def _smoothed(values: list[float]) -> np.ndarray:
+    """Mean of each value and those of the steps before it, `SMOOTHED_STEPS` in all."""
+    counts = np.minimum(np.arange(len(values)) + 1, SMOOTHED_STEPS)
+    return np.convolve(values, np.ones(SMOOTHED_STEPS))[: len(values)] / counts
+
+
 def _plain(axes, *sides: str) -> None:
     for side in sides:
         axes.spines[side].set_visible(False)
-
-
-def _figure(size: tuple[float, float]) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("The plots need matplotlib: pip install 'delta_trl[report]'.") from error
-    return Figure(figsize=size, layout="constrained")  # not pyplot: it would choose a backend
-
-
-def smoothed(values: list[float], window: int) -> np.ndarray:
-    """Mean of each value and up to `window - 1` before it."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    stops = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, stops - window)
-    return (sums[stops] - sums[starts]) / (stops - starts)

@@ -26,6 +26,7 @@ import yaml
 from tqdm import tqdm
 
 from ...train.arguments import parse as parse_arguments
+from ...train.stopping import stopped_by_signals
 from ..tasks import TASKS, warm_up
 from .settings import WARM, Study, StudyRun, TaskSettings
 from .store import append_record, read_records, write_records
@@ -33,7 +34,7 @@ from .store import append_record, read_records, write_records
 
 POLL_SECONDS = 0.2
 # What a stopped run gets to end by itself
-GRACE_SECONDS = 10
+ENDING_SECONDS = 10
 LOG_LINES = 12
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # a run has one core
@@ -43,14 +44,6 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM. Like KeyboardInterrupt not an Exception, so that nothing on the way takes it for a failure."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 @dataclass(frozen=True)
@@ -86,12 +79,8 @@ def prepare(task: TaskSettings, folder: Path) -> str:
         warm_up(str(warm), questions, task=task.name, steps=task.warm_up_steps, error_rate=task.error_rate)
         noted.write_text(settings)
     digest = hashlib.sha256()
-    for file in (
-        data / "train.jsonl",
-        data / "test.jsonl",
-        *sorted(warm.glob("*.safetensors")),
-        warm / "tokenizer.json",
-    ):
+    weights = sorted(warm.glob("*.safetensors"))
+    for file in (data / "train.jsonl", data / "test.jsonl", *weights, warm / "tokenizer.json"):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -142,20 +131,20 @@ def open_runs(runs: list[StudyRun], folder: Path, fingerprint: str, discard: boo
 
 
 def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, done: int, lock: int) -> list[Failure]:
-    """StudyRun what is open, `jobs` at a time, one thread each. Returns the runs that failed.
+    """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
 
     Args:
         done: Runs finished by earlier starts, for the progress bar.
         lock: From `locked`.
 
     Raises:
-        Stopped: after SIGINT or SIGTERM, when the running ones have been ended.
+        train.stopping.Stopped: after SIGINT or SIGTERM, when the running ones have been ended.
     """
     waiting, failures, shown = list(runs), [], None
     active: dict[subprocess.Popen, tuple[StudyRun, float]] = {}
     origin = {"git": git_state(Path(__file__).parent), "versions": versions()}
     bar = tqdm(total=done + len(runs), initial=done, desc="runs", unit="run", smoothing=0, dynamic_ncols=True)
-    with bar, _signals_raise():
+    with bar, stopped_by_signals():
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
@@ -174,30 +163,22 @@ def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, 
                         failures.append(outcome)
                         bar.write(f"{run.name} failed: {outcome.reason}")
                         continue
-                    append_record(
-                        folder,
-                        {
-                            "method": run.method,
-                            "seed": run.seed,
-                            "key": run.key(fingerprint),
-                            "options": run.options,
-                            **origin,
-                            "wall_seconds": wall,
-                            "log_history": outcome,
-                        },
-                    )
-                    shutil.rmtree(
-                        folder / "runs" / run.name / "output"
-                    )  # the model; everything logged is in the record
+                    record = {
+                        "method": run.method,
+                        "seed": run.seed,
+                        "key": run.key(fingerprint),
+                        "options": run.options,
+                        **origin,
+                        "wall_seconds": wall,
+                        "log_history": outcome,
+                    }
+                    append_record(folder, record)
+                    # The model; everything logged is in the record
+                    shutil.rmtree(folder / "runs" / run.name / "output")
                     bar.update()
         finally:
             _end(list(active))
     return failures
-
-
-def default_jobs() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(run: StudyRun, folder: Path, lock: int) -> subprocess.Popen:
@@ -236,7 +217,7 @@ def _end(processes: list[subprocess.Popen]) -> None:
     """End runs with their worker processes."""
     for process in processes:
         _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + ENDING_SECONDS
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -247,23 +228,6 @@ def _end(processes: list[subprocess.Popen]) -> None:
 def _signal_group(process: subprocess.Popen, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """The first SIGINT or SIGTERM raises `Stopped`; later ones cannot disturb the ending of the runs."""
-
-    def stop(number, frame):
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -300,7 +264,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+    """What the figures depend on."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -321,6 +285,5 @@ def check_runs(study: Study) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 parse_arguments(["--config", str(write_config(run, Path(folder)))])
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"The options of method {run.method!r} do not fit the training command: {error}"
-            ) from error
+            message = f"The options of method {run.method!r} do not fit the training command: {error}"
+            raise ValueError(message) from error

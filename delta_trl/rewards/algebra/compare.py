@@ -5,7 +5,7 @@ import logging
 import sympy as s
 from math_verify import verify
 
-from .reading import parse
+from .reading import parse_latex
 from .relations import equal_relations, is_solved, relations_in
 from .undone import is_undone
 from .values import equal_by_value
@@ -22,7 +22,7 @@ class Comparer:
         if text not in self._golds:
             if len(self._golds) > 1000:
                 self._golds.clear()
-            self._golds[text] = parse(text)
+            self._golds[text] = parse_latex(text)
         return self._golds[text]
 
     def compare(self, gold_text: str, answer_text: str | None, is_final: bool = True) -> str:
@@ -33,7 +33,7 @@ class Comparer:
             return "unscorable gold"
         if answer_text is None:
             return "scorable"
-        answer = parse(answer_text)
+        answer = parse_latex(answer_text)
         if answer is None or _is_undefined(answer):
             return "unparseable answer"
         if is_final and is_undone(gold, answer):

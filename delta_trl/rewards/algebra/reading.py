@@ -11,7 +11,7 @@ _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
 _BUILDER = re.compile(r"\\\{((?:[^{}|:]|\{[^{}|:]*\})*)[|:](.*)\\\}")
 
 
-def parse(text: str):
+def parse_latex(text: str):
     """A sympy object, or None. What is written as a sum stays a sum, so that work left undone can be seen."""
     try:
         parsed = latex2sympy(
