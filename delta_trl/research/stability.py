@@ -24,7 +24,7 @@ from ..hidden_states import RolloutTokens
 from ..jsonl import append_lines
 from .credit.measures import ADVANTAGE_SIDES, measure
 from .credit.run import earlier_records, model_digest
-from .credit.tokens import token_classes
+from .credit.tokens import TOKEN_TASKS, token_classes
 from .full_gradient import coefficients_from
 from .sampling import RolloutSampler, make_sampler
 
@@ -206,10 +206,13 @@ def sample_pool(sampler: RolloutSampler, rows: Sequence[dict[str, str]], prompts
     """Sample a response group for each of these problems, `prompts` problems at a time."""
     parts: list[dict[str, Any]] = []
     for number in tqdm(range(len(rows) // prompts), desc="Sampling"):
-        batch = sampler.sample(list(rows[number * prompts : (number + 1) * prompts]), (seed, number))
+        asked = list(rows[number * prompts : (number + 1) * prompts])
+        batch = sampler.sample(asked, (seed, number))
         tokens = batch.tokens
         tokenizer = sampler.processing_class
         written = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+        questions = [row["prompt"].strip() for row in asked for _ in range(sampler.num_generations)]
+        task = TOKEN_TASKS["precedence" if any("*" in question for question in questions) else "ledger"]
         features = {}
         for name in FEATURES:
             v, scale = sampler._features(tokens, name)
@@ -220,7 +223,7 @@ def sample_pool(sampler: RolloutSampler, rows: Sequence[dict[str, str]], prompts
                 "log_probs": tokens.log_probs,
                 "ids": tokens.ids,
                 "responses": tokens.responses + number * prompts * sampler.num_generations,
-                "classes": torch.from_numpy(token_classes(tokens, tokenizer)),
+                "classes": torch.from_numpy(token_classes(tokens, tokenizer, task, questions)),
                 "wording": torch.tensor([len(t) == 1 and not t.isdigit() and t not in "+-*/=" for t in written]),
                 "rewards": batch.rewards,
             }
