@@ -51,7 +51,12 @@ def planned(models, path, processes, *arguments, gpu_memory=80):
     return make_plan(args, data_args, model_args, trainer=script_args.trainer, gpu_memory=gpu_memory)
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize(
+    # SmolLM2 runs without vLLM, one update a rollout batch, even on a CPU
+    "path",
+    [path for path in EXPERIMENTS if path.parent.name != "smollm2_135m"],
+    ids=lambda p: f"{p.parent.name}-{p.stem}",
+)
 def test_every_experiment_can_be_planned_and_fits_its_hardware(models, path):
     processes = 8 if path.parent.name in PAPER else 64 if path.parent.name in LARGE else 1
     gpu_memory = {"qwen3_14b": 180, "qwen3_0.6b": 24, "qwen3_1.7b": 24}.get(path.parent.name, 80)

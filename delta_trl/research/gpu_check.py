@@ -27,7 +27,7 @@ REFINEMENTS = 1  # K, as published: 2K + 2 sweeps over the features
 
 
 @dataclass(frozen=True)
-class Row:
+class Finding:
     """One result. `ok` is None where there is nothing to meet."""
 
     check: str
@@ -41,7 +41,7 @@ class Row:
 class Check(Bench):
     """The checks. Each yields rows."""
 
-    def equal_bounds(self) -> Iterator[Row]:
+    def equal_bounds(self) -> Iterator[Finding]:
         """Equal bounds must give TRL's weights, bit for bit, after two rollout batches of two updates."""
         first = self.model((*self.sizes.model[:1], 2, *self.sizes.model[2:]))
         weights = {}
@@ -53,11 +53,11 @@ class Check(Bench):
         moved = max((weights["grpo"][name] - value).abs().max().item() for name, value in first.state_dict().items())
         apart = max((weights["grpo"][name] - value).abs().max().item() for name, value in weights["delta"].items())
         note = f"weights moved by up to {moved:.2g}"
-        yield Row(
+        yield Finding(
             "equal bounds against GRPOTrainer: largest difference of weights", apart, "", "0", apart == 0 < moved, note
         )
 
-    def coefficients(self) -> Iterator[Row]:
+    def coefficients(self) -> Iterator[Finding]:
         """The same features on this device and on the CPU; seconds against copies of the bytes that the maths reads."""
         hidden = self.sizes.wide[0]
         n, sweeps = self.sizes.coefficient_tokens, 2 * REFINEMENTS + 2
@@ -79,7 +79,7 @@ class Check(Bench):
                 few.to(self.device), advantages.to(self.device), feature_scale=scale.to(self.device)
             ).values.cpu()
             apart = (here - delta_coefficients(few, advantages, feature_scale=scale).values).abs().max().item()
-            yield Row(f"coefficients here against the CPU's, {name}", apart, "", "≤ 1e-3", apart <= 1e-3)
+            yield Finding(f"coefficients here against the CPU's, {name}", apart, "", "≤ 1e-3", apart <= 1e-3)
 
             features = torch.empty(n, hidden, dtype=dtype, device=self.device)
             for part in features.split(8192):
@@ -97,7 +97,7 @@ class Check(Bench):
             yield self.cost(f"maths over {sweeps} device copies of the features, {name}", ratio, 1.5, note)
             del features, target
 
-    def steps(self) -> Iterator[Row]:
+    def steps(self) -> Iterator[Finding]:
         """Seconds of a rollout batch, DelTA over GRPO: the updates as measured, and with sampling as estimated."""
         model = self.model(self.sizes.model)
         for length in self.sizes.lengths:
@@ -108,13 +108,13 @@ class Check(Bench):
                 limit = limits[length >= self.sizes.lengths[-1]]
                 note = f"{seconds['delta']:.3g} s against {seconds['grpo']:.3g} s"
                 ratio = seconds["delta"] / seconds["grpo"]
-                yield Row(f"step without sampling, {name}, {length} tokens: DelTA / GRPO", ratio, "", note=note)
+                yield Finding(f"step without sampling, {name}, {length} tokens: DelTA / GRPO", ratio, "", note=note)
                 ratio = (seconds["delta"] + sampling) / (seconds["grpo"] + sampling)
                 note = f"sampling estimated at {sampling:.3g} s"
                 yield self.cost(f"step, {name}, {length} tokens: DelTA / GRPO", ratio, limit, note)
                 self.free()
 
-    def offload(self) -> Iterator[Row]:
+    def offload(self) -> Iterator[Finding]:
         """Peak memory above the weights, and seconds, with the hidden states on the device and in host memory."""
         model, length = self.model(self.sizes.model), self.sizes.lengths[-1]
         choices = ("never", "auto", "always")
@@ -128,11 +128,11 @@ class Check(Bench):
                 trainers[choice]._step, trainers[choice]._buffered_inputs = 0, None
                 trainers[choice].train()
                 peak = (torch.cuda.max_memory_allocated() - before) / 1e9
-                yield Row(f"peak above the weights, coef_offload={choice}, {length} tokens", peak, "GB")
+                yield Finding(f"peak above the weights, coef_offload={choice}, {length} tokens", peak, "GB")
         ratio = seconds["always"] / seconds["never"]
         yield self.cost("step without sampling, coef_offload always / never", ratio, 1.03)
 
-    def modes(self) -> Iterator[Row]:
+    def modes(self) -> Iterator[Finding]:
         """One rollout batch of each mode: everything is finite, and coefficients are not all alike."""
         from peft import LoraConfig
 
@@ -155,12 +155,12 @@ class Check(Bench):
             finite = torch.tensor([entry["loss"], entry["grad_norm"], spread or 0.0]).isfinite().all().item()
             ok = finite and (spread is None or spread > 0)
             value = entry["grad_norm"] if spread is None else spread
-            yield Row(f"{name}: " + ("gradient norm" if spread is None else "spread of the coefficients"), value, "",
+            yield Finding(f"{name}: " + ("gradient norm" if spread is None else "spread of the coefficients"), value, "",
                       "finite" if spread is None else "finite, above 0", ok)  # fmt: skip
             del trainer
             self.free()
 
-    def wide(self) -> Iterator[Row]:
+    def wide(self) -> Iterator[Finding]:
         """The width of an 8B model, with as many of its layers as fit."""
         hidden, layers, inner, heads, kv_heads, head, vocabulary = self.sizes.wide
         if self.is_cuda:
@@ -174,19 +174,21 @@ class Check(Bench):
         seconds = self.rollout_seconds({kind: self.trainer(kind, model, length, 4) for kind in kinds})
         note = f"{layers} layers, {seconds['delta']:.3g} s against {seconds['grpo']:.3g} s"
         ratio = seconds["delta"] / seconds["grpo"]
-        yield Row(
+        yield Finding(
             f"step without sampling, hidden {hidden}, misaligned, {length} tokens: DelTA / GRPO", ratio, "", note=note
         )
 
-    def cost(self, check: str, ratio: float, limit: float, note: str = "") -> Row:
+    def cost(self, check: str, ratio: float, limit: float, note: str = "") -> Finding:
         """A ratio of seconds with its target, which is one for GPUs: on a CPU nothing is judged."""
-        return Row(check, ratio, "", f"≤ {limit}", ratio <= limit if self.is_cuda else None, note)
+        return Finding(check, ratio, "", f"≤ {limit}", ratio <= limit if self.is_cuda else None, note)
 
 
 CHECKS = ("equal_bounds", "coefficients", "modes", "steps", "offload", "wide")
 
 
-def run(device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS, seconds: float = 500) -> list[Row]:
+def run_checks(
+    device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS, seconds: float = 500
+) -> list[Finding]:
     """
     Run the checks, and write `output`/gpu_check.json and gpu_check.md after each row.
 
@@ -207,29 +209,29 @@ def run(device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS,
     for name in checks:
         try:
             if time.monotonic() - start > seconds:
-                found: Iterable[Row] = [
-                    Row(name, math.nan, "", ok=False, note=f"not run: {seconds:g} seconds were over")
+                found: Iterable[Finding] = [
+                    Finding(name, math.nan, "", ok=False, note=f"not run: {seconds:g} seconds were over")
                 ]
             else:
                 found = getattr(check, name)()
             for row in found:
                 rows.append(row)
-                write(output, rows, {**machine, "seconds": time.monotonic() - start})
+                write_findings(output, rows, {**machine, "seconds": time.monotonic() - start})
         except Exception as error:  # one check that fails must not cost the results of the others
             traceback.print_exc()
-            rows.append(Row(name, math.nan, "", ok=False, note=f"{type(error).__name__}: {error}".splitlines()[0]))
-            write(output, rows, {**machine, "seconds": time.monotonic() - start})
+            rows.append(Finding(name, math.nan, "", ok=False, note=f"{type(error).__name__}: {error}".splitlines()[0]))
+            write_findings(output, rows, {**machine, "seconds": time.monotonic() - start})
         check.free()
     return rows
 
 
-def write(output: Path, rows: Sequence[Row], machine: dict[str, Any]) -> None:
+def write_findings(output: Path, rows: Sequence[Finding], machine: dict[str, Any]) -> None:
     report = {**machine, "rows": [asdict(row) for row in rows]}
     (output / "gpu_check.json").write_text(json.dumps(report, indent=1))
-    (output / "gpu_check.md").write_text(table(rows, machine))
+    (output / "gpu_check.md").write_text(findings_table(rows, machine))
 
 
-def table(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+def findings_table(rows: Sequence[Finding], machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
         f"{machine['device']}, {versions}, {machine['seconds']:.0f} s",

@@ -16,7 +16,7 @@ from trl import ModelConfig
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.data import DataArguments, PromptFormat
 from delta_trl.report import heat_map, write_report
-from delta_trl.research.smollm2 import model_from_package, written_solution
+from delta_trl.research.smollm2 import gym_solution, model_from_package
 from delta_trl.train.plan import make_plan
 
 
@@ -53,8 +53,8 @@ def test_chat_template_and_end_tokens(tokenizer):
     assert chat.count_tokens([chat.render("1+1=?")], tokenizer)[0] > 30
 
 
-def test_written_solutions():
-    assert written_solution("Calculate 4 - 1 - 17.\n") == r"4-1=3, 3-17=-14. \boxed{-14}"
+def test_gym_solutions():
+    assert gym_solution("Calculate 4 - 1 - 17.\n") == r"4-1=3, 3-17=-14. \boxed{-14}"
 
 
 def trained(folder, tokenizer, output, peft_config=None, **options):
