@@ -28,12 +28,13 @@ test: lint
 test-fast: lint
 	$(PYTEST) -m 'not slow'
 
-# The lowest and the newest versions that pyproject.toml allows, each in an environment of its own
+# The lowest and the newest versions that pyproject.toml allows, each in an environment of its own. Left out with the
+# lowest: torch 2.8 has no grouped matrix product for experts on a CPU, and transformers 5.10 reads tiny images otherwise.
 test-oldest: VENV := .venv-oldest
 test-oldest: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints-oldest.txt --editable '.[test]'
-	$(PYTEST) -m 'not slow' $(CORE)
+	$(PYTEST) -m 'not slow' -k 'not qwen3_moe and not vision_language' $(CORE)
 
 test-newest: VENV := .venv-newest
 test-newest: pyproject.toml

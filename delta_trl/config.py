@@ -13,6 +13,14 @@ from .coefficients import check_options
 from .features import FEATURES
 
 
+# transformers gave the option another name in 5.18, which the recipes use
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in GRPOConfig.__dataclass_fields__
+    else "gradient_checkpointing"
+)
+
+
 @dataclass
 class GRPOBaseConfig(GRPOConfig):
     """

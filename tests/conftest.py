@@ -14,11 +14,12 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl import trainer as trainer_module
+from delta_trl.config import CHECKPOINTING
 from delta_trl.research.tasks import arithmetic_problems, character_tokenizer
 from delta_trl.train.arguments import parse as parse_arguments
 
@@ -28,13 +29,6 @@ ROOT = Path(__file__).parent.parent
 
 # Tensors here are tiny: a second thread only waits for the first, and much longer when another process has the core
 torch.set_num_threads(1)
-
-# transformers renamed the option
-CHECKPOINTING = (
-    "activation_checkpointing"
-    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
-    else "gradient_checkpointing"
-)
 
 # What differs between architectures for the LM head and its input: tied or untied, soft-capped, scaled, routed
 ARCHITECTURES = {

@@ -22,6 +22,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from vllm_client import StandInClient, install
 
 from delta_trl import DeltaGRPOTrainer
+from delta_trl.config import CHECKPOINTING
 from delta_trl.research.tasks import character_tokenizer
 
 
@@ -67,7 +68,7 @@ def run(tmp_path, schedule, model=None, trainer_options=None, **options):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(tmp_path, collected, schedule, reentrant):
-    options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    options = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": reentrant}}
     assert_coefficients_are_the_policys(run(tmp_path, schedule, **options), collected)
     checkpointed = run(tmp_path, schedule, **options, learning_rate=1e-2)
     plain = run(tmp_path, schedule, learning_rate=1e-2)

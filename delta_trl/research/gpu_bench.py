@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOTrainer
 
-from ..config import DeltaGRPOConfig
+from ..config import CHECKPOINTING, DeltaGRPOConfig
 from ..trainer import DeltaGRPOTrainer
 from .fipo import FIPOConfig, FIPOTrainer
 from .tasks import character_tokenizer
@@ -101,7 +101,7 @@ class Bench:
             "optim": "sgd",  # the same for both sides; Adam's states would only take memory
             "learning_rate": 0.0,
             "lr_scheduler_type": "constant",
-            "activation_checkpointing": self.is_cuda,
+            CHECKPOINTING: self.is_cuda,
             "per_device_train_batch_size": self.sizes.completions // parts,
             "gradient_accumulation_steps": parts // updates,
             "steps_per_generation": parts,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ..coefficients import delta_coefficients
+from ..config import CHECKPOINTING
 from .gpu_bench import Bench, Sizes
 
 
@@ -141,8 +142,8 @@ class Check(Bench):
         for name, kind, options in (
             ("bf16", "delta", {"bf16": True}),
             ("LoRA", "delta", {"peft_config": lora}),
-            ("gradient checkpointing", "delta", {"activation_checkpointing": True}),
-            ("no gradient checkpointing", "delta", {"activation_checkpointing": False, "per_device_train_batch_size": 2,
+            ("gradient checkpointing", "delta", {CHECKPOINTING: True}),
+            ("no gradient checkpointing", "delta", {CHECKPOINTING: False, "per_device_train_batch_size": 2,
                                                     "steps_per_generation": self.sizes.completions // 2,
                                                     "gradient_accumulation_steps": self.sizes.completions // 2}),
             ("hidden_gradient", "delta", {"coef_features": "hidden_gradient"}),

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..coefficients import Coefficients
-from ..config import DeltaGRPOConfig
+from ..config import CHECKPOINTING, DeltaGRPOConfig
 from ..data import load_math_dataset
 from ..hidden_states import RolloutTokens
 from ..rewards import math_reward
@@ -84,7 +84,7 @@ def make_sampler(
             output_dir=str(output_dir),
             use_cpu=not torch.cuda.is_available(),
             bf16=False,
-            activation_checkpointing=False,
+            **{CHECKPOINTING: False},
             per_device_train_batch_size=prompts * group,
             gradient_accumulation_steps=1,
             num_generations=group,

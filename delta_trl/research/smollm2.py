@@ -60,6 +60,8 @@ def warm_up_smollm2(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from ..config import CHECKPOINTING
+
     drawn = random.Random(0).sample(prompts, steps * batch)
     trainer = SFTTrainer(
         model=model,
@@ -72,7 +74,7 @@ def warm_up_smollm2(
             warmup_steps=max(1, steps // 10),
             model_init_kwargs={"dtype": "float32"},
             bf16=False,
-            activation_checkpointing=False,
+            **{CHECKPOINTING: False},
             logging_steps=5,
             save_strategy="no",
             report_to="none",

@@ -264,6 +264,8 @@ def warm_up(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from ..config import CHECKPOINTING
+
     rng = random.Random(seed)
     batch = 64
     drawn = [rng.choice(questions) for _ in range(steps * batch)]
@@ -281,7 +283,7 @@ def warm_up(
             lr_scheduler_type="cosine",
             warmup_steps=steps // 10,
             bf16=False,
-            activation_checkpointing=False,
+            **{CHECKPOINTING: False},
             logging_steps=steps // 4,
             save_strategy="no",
             report_to="none",

@@ -215,7 +215,7 @@ def estimate_memory(
                 gradients=buckets * size.trained * weight / gradient_parts,
                 optimizer=optimizer,
                 activations=size.activation_bytes(
-                    tokens, checkpointing=bool(args.activation_checkpointing), residual_bytes=residual
+                    tokens, checkpointing=bool(args.gradient_checkpointing), residual_bytes=residual
                 ),
                 generation=cache + (gathered if weight_parts > 1 else 0),
                 generation_while_training=kept,

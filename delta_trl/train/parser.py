@@ -11,6 +11,7 @@ from typing import Any
 from trl import TrlParser
 
 from ..commands import DEBUG
+from ..config import CHECKPOINTING
 
 
 class UnknownOptionError(ValueError):
@@ -117,6 +118,9 @@ class Parser(TrlParser):
             raise ValueError(f"{path}: env must be a mapping from names to values; got {environment!r}.")
         os.environ.update({name: str(value) for name, value in environment.items()})
         known = {action.dest: action for action in reversed(self._actions)}
+        new_name = "activation_checkpointing"
+        for name in [name for name in settings if name.startswith(new_name) and name not in known]:
+            settings[name.replace(new_name, CHECKPOINTING)] = settings.pop(name)
         for name, value in list(settings.items()):
             if name in known and name != "help":
                 self._check_yaml_value(path, known[name], value)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from ...coefficients import Coefficients
-from ...config import DeltaGRPOConfig
+from ...config import CHECKPOINTING, DeltaGRPOConfig
 from ...hidden_states import RolloutTokens
 from ...jsonl import append_lines, refuse_differences, update_lines
 from ...rewards import math_reward
@@ -185,7 +185,7 @@ def score_methods(
                 output_dir=str(file.parent / "trainer"),
                 use_cpu=not torch.cuda.is_available(),
                 bf16=False,
-                activation_checkpointing=False,
+                **{CHECKPOINTING: False},
                 per_device_train_batch_size=prompts * group,
                 gradient_accumulation_steps=1,
                 num_generations=group,
