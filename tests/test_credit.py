@@ -270,7 +270,7 @@ def test_precedence_has_figures_of_the_fork(tmp_path):
     text = write_scores(records, tmp_path)
     assert "fork blame" in text
     assert "A < 0: wrong_fork" in text
-    with pytest.raises(ValueError, match=r"task: 'precedence' in the file, now 'ledger'"):
+    with pytest.raises(ValueError, match='task: "precedence" in the file, now "ledger"'):
         score_methods(tmp_path / "model", tmp_path, *methods, batches=1, **SMALL)
 
 
