@@ -35,9 +35,9 @@ def main() -> None:
     if arguments.device == "cpu" and not arguments.tiny:
         sys.exit("error: on a CPU the real shapes would take days. Add --tiny")
     from delta_trl.research.gpu_bench import TINY, Sizes
-    from delta_trl.research.gpu_check import run
+    from delta_trl.research.gpu_check import run_checks
 
-    rows = run(
+    rows = run_checks(
         arguments.device, TINY if arguments.tiny else Sizes(), arguments.output, arguments.only, arguments.seconds
     )
     print((arguments.output / "gpu_check.md").read_text())

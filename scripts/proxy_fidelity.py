@@ -33,13 +33,13 @@ def main() -> None:
     args = vars(parse())
     from transformers import AutoTokenizer
 
-    from delta_trl.research.fidelity import measure_fidelity, table
+    from delta_trl.research.fidelity import fidelity_table, measure_fidelity
     from delta_trl.research.sampling import problem_rows
 
     model, folder = args.pop("model"), args.pop("folder")
     try:
         rows = problem_rows(args.pop("data"), args.pop("prompt_format"), AutoTokenizer.from_pretrained(model))
-        text = table(measure_fidelity(model, rows, folder, **args))
+        text = fidelity_table(measure_fidelity(model, rows, folder, **args))
     except ValueError as error:
         sys.exit(f"error: {error}")
     (folder / "fidelity.md").write_text(text + "\n")

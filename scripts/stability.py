@@ -33,17 +33,17 @@ def main() -> None:
     args = vars(parse())
     from delta_trl.research.sampling import problem_rows
     from delta_trl.research.stability import measure_stability
-    from delta_trl.research.stability_report import draw, summarise, table
+    from delta_trl.research.stability_report import draw_levels, stability_table, summarise_levels
 
     model, folder = args.pop("model"), args.pop("folder")
     try:
-        rows = summarise(measure_stability(model, problem_rows(args.pop("data")), folder, **args))
+        rows = summarise_levels(measure_stability(model, problem_rows(args.pop("data")), folder, **args))
     except ValueError as error:
         sys.exit(f"error: {error}")
-    text = table(rows)
+    text = stability_table(rows)
     (folder / "stability.md").write_text(text + "\n")
     print(text)
-    print(f"\nAlso in {folder / 'stability.md'}; picture: {draw(rows, folder / 'stability.png', folder.name)}")
+    print(f"\nAlso in {folder / 'stability.md'}; picture: {draw_levels(rows, folder / 'stability.png', folder.name)}")
 
 
 if __name__ == "__main__":

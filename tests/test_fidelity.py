@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_model
 
 from delta_trl.features import FEATURES
-from delta_trl.research.fidelity import CROSS_FITTED, PARTS, agreement, measure_fidelity, table
+from delta_trl.research.fidelity import CROSS_FITTED, SINGLE_PARTS, agreement, fidelity_table, measure_fidelity
 from delta_trl.research.sampling import make_sampler, problem_rows
 from delta_trl.research.stability import advantages_of
 from delta_trl.research.tasks import character_tokenizer
@@ -52,11 +52,11 @@ def test_batches_are_measured_once_and_continue(model, tmp_path, monkeypatch):
     rows = problem_rows()[:12]
     options = {"prompts": 4, "group": 6, "max_completion_length": 6, "folds": 2}
     whole = measure_fidelity(model, rows, tmp_path / "whole", batches=3, **options)
-    assert set(whole[0]["proxies"]) == {*FEATURES, *PARTS, CROSS_FITTED}
+    assert set(whole[0]["proxies"]) == {*FEATURES, *SINGLE_PARTS, CROSS_FITTED}
     assert [record["batch"] for record in whole] == [0, 1, 2]
     measure_fidelity(model, rows, tmp_path / "parts", batches=1, **options)
     assert measure_fidelity(model, rows, tmp_path / "parts", batches=3, **options) == whole
-    text = table(whole)
+    text = fidelity_table(whole)
     assert all(f"| {name} | " in text for name in whole[0]["proxies"])
     assert "3 rollout batches" in text
     with pytest.raises(ValueError, match="folds: 2 in the file, now 4"):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from delta_trl.research.gpu_bench import TINY
-from delta_trl.research.gpu_check import CHECKS, Check, run
+from delta_trl.research.gpu_check import CHECKS, Check, run_checks
 
 
 pytestmark = pytest.mark.slow
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("check")
-    found = run("cpu", TINY, folder)
+    found = run_checks("cpu", TINY, folder)
     report = json.loads((folder / "gpu_check.json").read_text())
     assert [row["check"] for row in report["rows"]] == [row.check for row in found]
     table = (folder / "gpu_check.md").read_text()
@@ -42,7 +42,7 @@ def test_unlike_weights_are_found(monkeypatch, tmp_path):
         return build(self, kind, *args, **({**options, "coef_min": 0.5} if kind == "delta" else options))
 
     monkeypatch.setattr(Check, "trainer", with_other_bounds)
-    (row,) = run("cpu", TINY, tmp_path, ["equal_bounds"])
+    (row,) = run_checks("cpu", TINY, tmp_path, ["equal_bounds"])
     assert row.ok is False
     assert row.value > 0
 
@@ -52,12 +52,12 @@ def test_a_check_that_fails_costs_no_other(monkeypatch, tmp_path):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(Check, "coefficients", raises)
-    rows = run("cpu", TINY, tmp_path, ["coefficients", "equal_bounds"])
+    rows = run_checks("cpu", TINY, tmp_path, ["coefficients", "equal_bounds"])
     assert [row.ok for row in rows] == [False, True]
     assert rows[0].note == "RuntimeError: no memory"
 
 
 def test_what_is_not_run_for_want_of_time_is_said(tmp_path):
-    rows = run("cpu", TINY, tmp_path, CHECKS, seconds=-1)
+    rows = run_checks("cpu", TINY, tmp_path, CHECKS, seconds=-1)
     assert [row.check for row in rows] == list(CHECKS)
     assert all(row.ok is False and "not run" in row.note for row in rows)

@@ -22,7 +22,7 @@ from delta_trl.research.stability import (
     measure_stability,
     with_formatting,
 )
-from delta_trl.research.stability_report import draw, summarise, table
+from delta_trl.research.stability_report import draw_levels, stability_table, summarise_levels
 from delta_trl.research.tasks import character_tokenizer
 
 
@@ -142,9 +142,9 @@ def test_a_measurement_continues_and_is_drawn(tmp_path, monkeypatch):
     lines = (tmp_path / "out" / "levels.jsonl").read_text().splitlines()
     assert len(lines) == 1 + len(everything)
     assert {entry["feature"] for entry in json.loads(lines[1])["batches"]} == set(FEATURES)
-    rows = summarise(everything)
-    assert "| output_row | published | share of rewards flipped | 0.4 |" in table(rows)
-    assert draw(rows, tmp_path / "stability.png", "tiny").stat().st_size > 20_000
+    rows = summarise_levels(everything)
+    assert "| output_row | published | share of rewards flipped | 0.4 |" in stability_table(rows)
+    assert draw_levels(rows, tmp_path / "stability.png", "tiny").stat().st_size > 20_000
     with pytest.raises(ValueError, match="group: 4 in the file, now 8"):
         measure(group=8)
     with pytest.raises(ValueError, match="responses=30 must be a multiple"):

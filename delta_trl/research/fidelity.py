@@ -21,7 +21,7 @@ from .full_gradient import full_gradient_coefficients
 from .sampling import RolloutBatch, RolloutSampler, make_sampler
 
 
-PARTS = ("body", "last_layer", "head")
+SINGLE_PARTS = ("body", "last_layer", "head")
 CROSS_FITTED = "cross-fitted"
 
 
@@ -48,7 +48,7 @@ def agreement(values: torch.Tensor, reference: torch.Tensor, advantages: torch.T
     return found
 
 
-def compare(sampler: RolloutSampler, batch: RolloutBatch, folds: int) -> dict[str, Any]:
+def compare_proxies(sampler: RolloutSampler, batch: RolloutBatch, folds: int) -> dict[str, Any]:
     """The agreement of every proxy with the full gradient on a rollout batch, by name; empty without contrast."""
 
     def exact(**options) -> torch.Tensor:
@@ -62,7 +62,7 @@ def compare(sampler: RolloutSampler, batch: RolloutBatch, folds: int) -> dict[st
     for name in FEATURES:
         rows, scale = sampler._features(batch.tokens, name)
         proxies[name] = delta_coefficients(rows, advantages, feature_scale=scale).values
-    proxies |= {part: exact(part=part) for part in PARTS}
+    proxies |= {part: exact(part=part) for part in SINGLE_PARTS}
     # Without contrast in two folds, one of them would find none outside itself
     if len((batch.sequences.prompts[batch.sequences.advantages != 0] % folds).unique()) > 1:
         proxies[CROSS_FITTED] = exact(folds=folds)
@@ -126,14 +126,14 @@ def measure_fidelity(
                 "batch": number,
                 "reward": batch.rewards.mean().item(),
                 "tokens": len(batch.tokens.ids),
-                "proxies": compare(sampler, batch, folds),
+                "proxies": compare_proxies(sampler, batch, folds),
             }
         )
         append_lines(file, records[-1:])
     return records[:batches]
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def fidelity_table(records: list[dict[str, Any]]) -> str:
     """Markdown: means over rollout batches with 95% intervals, a row for each proxy."""
     telling = [record["proxies"] for record in records if record["proxies"]]
     names = dict.fromkeys(name for proxies in telling for name in proxies)

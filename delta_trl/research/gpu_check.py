@@ -186,7 +186,9 @@ class Check(Bench):
 CHECKS = ("equal_bounds", "coefficients", "modes", "steps", "offload", "wide")
 
 
-def run(device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS, seconds: float = 500) -> list[Row]:
+def run_checks(
+    device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS, seconds: float = 500
+) -> list[Row]:
     """
     Run the checks, and write `output`/gpu_check.json and gpu_check.md after each row.
 
@@ -226,10 +228,10 @@ def run(device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS,
 def write(output: Path, rows: Sequence[Row], machine: dict[str, Any]) -> None:
     report = {**machine, "rows": [asdict(row) for row in rows]}
     (output / "gpu_check.json").write_text(json.dumps(report, indent=1))
-    (output / "gpu_check.md").write_text(table(rows, machine))
+    (output / "gpu_check.md").write_text(check_table(rows, machine))
 
 
-def table(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+def check_table(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
         f"{machine['device']}, {versions}, {machine['seconds']:.0f} s",

@@ -10,14 +10,14 @@ import numpy as np
 from .stability import disturbances
 
 
-TITLES = {
+LEVEL_TITLES = {
     "flipped": "share of rewards flipped",
     "kept": "share of prompts with a reward",
     "responses": "responses of a rollout batch",
     "formatting": "share of wording in a response",
 }
 # Batches that a moving average takes to mean something; left out for both methods, where there are more
-WARM = 3
+WARM_BATCHES = 3
 MEASURES = {
     "rank_correlation_positive": "rank correlation, A > 0",
     "rank_correlation_negative": "A < 0",
@@ -30,13 +30,13 @@ MEASURES = {
 }
 
 
-def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise_levels(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each kind, level, feature and method: `MEASURES` as (mean, standard deviation) over the batches."""
     rows = []
     for record in records:
         for feature, method in dict.fromkeys((b["feature"], b["method"]) for b in record["batches"]):
             batches = [b for b in record["batches"] if (b["feature"], b["method"]) == (feature, method)]
-            batches = [b for b in batches if b["batch"] >= WARM] or batches
+            batches = [b for b in batches if b["batch"] >= WARM_BATCHES] or batches
             row = {"kind": record["kind"], "level": record["level"], "feature": feature, "method": method}
             for name in MEASURES:
                 values = [b[name] for b in batches if name in b]
@@ -47,7 +47,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (r["feature"], r["method"] != "published", order.index(r["kind"]), r["level"]))
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def stability_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each feature, method, kind and level; AUCs with their standard deviation over rollout batches."""
     lines = [
         f"| λ of | centroids | disturbed | level | {' | '.join(MEASURES.values())} |",
@@ -62,17 +62,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             mean, deviation = row[name]
             cells.append(f"{mean:.2f}" + (f" ± {deviation:.2f}" if name.endswith("auc") else ""))
         lines.append(
-            f"| {row['feature']} | {row['method']} | {TITLES[row['kind']]} | {row['level']:g} | {' | '.join(cells)} |"
+            f"| {row['feature']} | {row['method']} | {LEVEL_TITLES[row['kind']]} | {row['level']:g} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str) -> Path:
+def draw_levels(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str) -> Path:
     """A PNG: rank correlation with the undisturbed λ, and credit AUC, over the level of each disturbance."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    kinds = [kind for kind in TITLES if any(row["kind"] == kind for row in rows)]
+    kinds = [kind for kind in LEVEL_TITLES if any(row["kind"] == kind for row in rows)]
     features = list(dict.fromkeys(row["feature"] for row in rows))
     figure = Figure(figsize=(3.4 * len(kinds), 6.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -98,7 +98,7 @@ def draw(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str) ->
                         label=feature + (", moving average" if style == ":" else ""),
                     )
             axis.grid(alpha=0.3)
-            axis.set_xlabel(TITLES[kind])
+            axis.set_xlabel(LEVEL_TITLES[kind])
             if kind == "responses":
                 axis.set_xscale("log", base=2)
             if column == 0:
