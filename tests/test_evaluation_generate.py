@@ -198,7 +198,7 @@ def test_the_newest_complete_checkpoint_of_a_running_training(tmp_path):
         find_model(str(tmp_path))
     for step in (20, 100):
         shutil.copytree(trained_folder(), tmp_path / f"checkpoint-{step}")
-    with pytest.raises(ValueError, match="only checkpoints that are still being written"):
+    with pytest.raises(ValueError, match="only incomplete checkpoints"):
         find_model(str(tmp_path))
     (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{}")
     assert find_model(str(tmp_path)).path.endswith("checkpoint-20")

@@ -381,21 +381,3 @@ def test_defaults(tmp_path, monkeypatch):
     assert args.disable_dropout
     with pytest.warns(UserWarning, match=r"save_steps=3 is not a multiple of 2"):
         config(tmp_path, FIPOConfig, **misaligned(save_strategy="steps", save_steps=3))
-
-
-def test_model_card(tmp_path):
-    trainer = build(FIPOTrainer, config(tmp_path / "run", FIPOConfig, fipo_half_life=16))
-    trainer.create_model_card(model_name="run")
-    card = (tmp_path / "run" / "README.md").read_text()
-    for text in (
-        "FIPO: Eliciting Deep Reasoning with Future-KL Influenced Policy Optimization",
-        "huggingface.co/papers/2603.19835",
-        "ma2026fipo",
-        "- fipo",
-        "| `fipo_half_life` | 16 |",
-        "| `fipo_clip_max` | 1.2 |",
-        "| `delta` | 10.0 |",
-    ):
-        assert text in card
-    assert "DeepSeekMath" not in card
-    assert "coef_" not in card

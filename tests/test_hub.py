@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.hub import command_line
-from delta_trl.train.methods import METHODS
+from delta_trl.train.methods import methods
 
 
 MODEL_FILES = {
@@ -165,6 +165,8 @@ def test_the_card_says_how_the_model_was_made(tmp_path, monkeypatch):
         "[zwhe99/DeepMath-103K](https://huggingface.co/datasets/zwhe99/DeepMath-103K)",
         "https://huggingface.co/papers/2605.21467",
         "zhang2026delta",
+        "trained with DelTA",
+        "\n- delta\n",
         "| `coef_max` | 1.5 |",
         "| `delta` | 10.0 |",
         "`digit_reward`",
@@ -174,6 +176,7 @@ def test_the_card_says_how_the_model_was_made(tmp_path, monkeypatch):
         ", peft ",
     ):
         assert text in card
+    assert "DeepSeekMath" not in card
     # A card that is written at a save, without naming the dataset, keeps it
     trainer.create_model_card(model_name="run")
     assert (tmp_path / "run/README.md").read_text() == card
@@ -206,18 +209,23 @@ def test_a_command_is_shown_without_secrets_and_absolute_paths(tmp_path, monkeyp
     assert shown == "train.py --config configs/a.yaml --output_dir=run a/b -3"
 
 
-@pytest.mark.parametrize("name", ["dapo", "grpo", "forking_tokens", "sapo"])
-def test_the_card_of_a_baseline_has_its_own_paper_and_options(tmp_path, name):
-    method = METHODS[name]
+PAPERS = {"dapo": "2503.14476", "grpo": "2402.03300", "forking_tokens": "2506.01939", "sapo": "2511.20347"}
+PAPERS |= {"fipo": "2603.19835"}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_card_of_another_method_has_its_own_paper_and_options(tmp_path, name):
+    method = methods()[name]
     args = config(tmp_path / "run", method.config_class, **method.preset)
     trainer = build(method.trainer_class, args)
     trainer.create_model_card(model_name="run", dataset_name="zwhe99/DeepMath-103K")
     card = (tmp_path / "run/README.md").read_text()
-    paper = {"dapo": "2503.14476", "grpo": "2402.03300", "forking_tokens": "2506.01939", "sapo": "2511.20347"}
-    assert f"huggingface.co/papers/{paper[name]}" in card
+    assert f"huggingface.co/papers/{PAPERS[name]}" in card
     for option, value in method.preset.items():
         assert f"| `{option}` | {value} |" in card
     assert ("| `sapo_temperature_neg` | 1.05 |" in card) == (name == "sapo")
+    assert ("| `fipo_half_life` | 32.0 |" in card) == (name == "fipo")
+    assert ("DeepSeekMath" in card) == (name == "grpo")
     assert "coef_" not in card
     assert str(tmp_path) not in card
 

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..train.folder import checkpoints, last_checkpoint
+
 
 ADAPTER_CONFIG = "adapter_config.json"
-# transformers writes it last into a checkpoint: a checkpoint without it is still being written.
-LAST_FILE_OF_CHECKPOINT = "trainer_state.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
@@ -53,8 +53,8 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: The folder holds no model, only checkpoints that are still being written, or an adapter that does
-            not name its base model.
+        ValueError: The folder holds no model, only checkpoints that are still being written or damaged, or an adapter
+            that does not name its base model.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -77,14 +77,10 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
 
 
 def _newest_checkpoint(folder: Path) -> Path:
-    numbered = [
-        (int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    ]
-    complete = [(step, path) for step, path in numbered if (path / LAST_FILE_OF_CHECKPOINT).exists()]
-    if not complete:
-        state = "only checkpoints that are still being written" if numbered else "no model, adapter or checkpoint"
+    if (newest := last_checkpoint(folder)) is None:
+        state = "only incomplete checkpoints" if checkpoints(folder) else "no model, adapter or checkpoint"
         raise ValueError(f"{str(folder)!r} holds {state}. Give a folder that holds a saved model or adapter.")
-    return max(complete)[1]
+    return newest
 
 
 def _digest(folder: Path) -> str:

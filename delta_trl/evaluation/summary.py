@@ -35,7 +35,7 @@ class BenchmarkSummary:
         problems: P.
         n: Samples a problem that were asked for.
         average: avg@n.
-        pass_at: pass@k by k.
+        pass_at: pass@k by k, the powers of two up to n.
         majority: majority@n.
         mean_tokens: Mean completion length.
         truncated, no_answer, no_box, timed_out: Shares of samples that reached max_tokens, in which the checker found
@@ -81,14 +81,11 @@ class ComparedRun:
     p_holm: float
 
 
-def summarise(
-    run: Evaluation, ks: Sequence[int] | None = None, same: SameAnswer | None = None
-) -> list[BenchmarkSummary]:
+def summarise(run: Evaluation, same: SameAnswer | None = None) -> list[BenchmarkSummary]:
     """One summary a benchmark, and `OVERALL` after them where there are several.
 
     Args:
         run: From `read_evaluation`.
-        ks: For pass@k; None for the powers of two up to n.
         same: Decides which answers are equal for majority@n. None: the reward's checker.
     """
     benchmarks = list(run.benchmarks.values())
@@ -96,7 +93,7 @@ def summarise(
     parts = [([benchmark], [group]) for benchmark, group in zip(benchmarks, groups, strict=True)]
     if len(benchmarks) > 1:
         parts.append((benchmarks, groups))
-    return [_summary(of, of_groups, ks) for of, of_groups in parts]
+    return [_summary(of, of_groups) for of, of_groups in parts]
 
 
 def compare_runs(
@@ -183,13 +180,9 @@ def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[st
     return f"{len(without)} of {len(samples)} completions have no boxed answer and count as wrong. {cause}"
 
 
-def _summary(
-    benchmarks: Sequence[BenchmarkSamples], groups: Sequence[list[list[int | None]]], ks: Sequence[int] | None
-) -> BenchmarkSummary:
+def _summary(benchmarks: Sequence[BenchmarkSamples], groups: Sequence[list[list[int | None]]]) -> BenchmarkSummary:
     strata = [benchmark.correct for benchmark in benchmarks]
     n = min(benchmark.n for benchmark in benchmarks)
-    if ks is None:
-        ks = [2**power for power in range(n.bit_length())]
 
     def share(column: str, holds: Callable[[Any], Any] = lambda value: value) -> float | None:
         values = [holds(value) for benchmark in benchmarks for value in benchmark.column(column)]
@@ -202,7 +195,7 @@ def _summary(
         problems=sum(len(benchmark.problems) for benchmark in benchmarks),
         n=n,
         average=average(strata),
-        pass_at={k: pass_at_k(strata, k) for k in ks},
+        pass_at={k: pass_at_k(strata, k) for k in (2**power for power in range(n.bit_length()))},
         majority=majority_at_n(groups, strata),
         mean_tokens=share("tokens"),
         truncated=share("truncated"),

@@ -1,4 +1,4 @@
-"""Random models of real shapes, trainers on random rollouts, and clocks that wait for the device: for `gpu_check`."""
+"""Random models of real shapes, trainers on random rollouts, and clocks that wait for the device."""
 
 import gc
 import statistics
@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,8 +83,13 @@ class Bench:
 
         return rollout
 
-    def trainer(self, kind: str, model: Any, length: int, updates: int = 1, peft_config=None, **options):
-        """A trainer that is fed `rollouts`. Rewards differ within each group; weights stay by default."""
+    def prompts(self) -> list[str]:
+        return [f"{i}+{i}=?\n" for i in range(self.sizes.completions)]
+
+    def trainer(
+        self, kind: str, model: Any, length: int, updates: int = 1, peft_config=None, rollouts: bool = True, **options
+    ):
+        """A trainer that is fed `rollouts`, or samples. Rewards differ within each group; weights stay by default."""
         trainer_class, config_class = {
             "grpo": (GRPOTrainer, DeltaGRPOConfig),
             "delta": (DeltaGRPOTrainer, DeltaGRPOConfig),
@@ -114,27 +120,31 @@ class Bench:
             model=model,
             reward_funcs=lambda completions, **kwargs: [float(i % 3 == 0) for i in range(len(completions))],
             args=config_class(**{**settings, **options}),
-            train_dataset=Dataset.from_dict({"prompt": [f"{i}+{i}=?\n" for i in range(self.sizes.completions)]}),
+            train_dataset=Dataset.from_dict({"prompt": self.prompts()}),
             processing_class=self.tokenizer,
-            rollout_func=self.rollouts(length),
+            rollout_func=self.rollouts(length) if rollouts else None,
             peft_config=peft_config,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def alternate(self, sides: dict[str, Callable[[], float | None]]) -> dict[str, float]:
-        """Median seconds of each side, measured in turn after one turn that is not counted."""
+    def turns(self, sides: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+        """Seconds of each side, or the float it returns as its own, measured in turn after one turn that is not counted."""
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(self.sizes.repeats + 1):
             for name, function in sides.items():
                 start = self.now()
                 own = function()
                 if turn:
-                    seconds[name].append(self.now() - start if own is None else own)
-        return {name: statistics.median(values) for name, values in seconds.items()}
+                    seconds[name].append(own if isinstance(own, float) else self.now() - start)
+        return seconds
 
-    def rollout_seconds(self, trainers: dict[str, Any]) -> dict[str, float]:
-        """Seconds from the start of a rollout batch to its last update, without setting up."""
+    def alternate(self, sides: dict[str, Callable[[], Any]]) -> dict[str, float]:
+        """The medians of `turns`."""
+        return {name: statistics.median(values) for name, values in self.turns(sides).items()}
+
+    def rollout_sides(self, trainers: dict[str, Any]) -> dict[str, Callable[[], float]]:
+        """Functions for `turns`: seconds from the start of a rollout batch to its last update, without setting up."""
         clocks = {name: _Clock(self.now) for name in trainers}
         for name, trainer in trainers.items():
             trainer.add_callback(clocks[name])
@@ -144,7 +154,10 @@ class Bench:
             trainers[name].train()
             return clocks[name].total
 
-        return self.alternate({name: lambda name=name: one(name) for name in trainers})
+        return {name: partial(one, name) for name in trainers}
+
+    def rollout_seconds(self, trainers: dict[str, Any]) -> dict[str, float]:
+        return self.alternate(self.rollout_sides(trainers))
 
     def sampling_seconds(self, model: Any, length: int) -> float:
         """Seconds that transformers' generate would take, from its first tokens: the caches that grow later are left out."""

@@ -1,16 +1,13 @@
 """STARE (arXiv 2606.19236): the most surprising tokens of right responses weigh more while the policy's entropy is low."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
+from ..metrics import Collective
 from ..token_coefficients import for_each_token
 from .weights import WeightedGRPOConfig, WeightedGRPOTrainer
-
-
-Collective = Callable[[torch.Tensor], torch.Tensor]
 
 
 def stare_weights(

@@ -63,7 +63,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method: what was planned, what there is, and by metric its figures and its differences to its baselines."""
 
     method: str
@@ -123,7 +123,7 @@ def effect_size(differences: Sequence[float]) -> float | None:
     return float(np.mean(differences)) / spread
 
 
-def analyse(study: Study, records: list[dict[str, Any]]) -> list[Row]:
+def analyse(study: Study, records: list[dict[str, Any]]) -> list[MethodRow]:
     """Every method of the study, those without a finished run too."""
     planned = {method: study.seeds_of(method) for method in study.methods}
     figures: dict[str, dict[int, dict[str, float]]] = {method: {} for method in study.methods}
@@ -148,7 +148,7 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[Row]:
             found = Difference(baseline, **interval, wins=wins, p=p, p_holm=p_holm, effect=effect_size(values))
             differences[method].setdefault(name, []).append(found)
     return [
-        Row(
+        MethodRow(
             method,
             len(planned[method]),
             len(of_seed),
@@ -198,7 +198,7 @@ def _interval(found: SeedEstimate | Difference, name: str, sign: str = "") -> st
     return f"{text} [{form.format(factor * found.low)}, {form.format(factor * found.high)}]"
 
 
-def overview_table(rows: list[Row], style: str) -> str:
+def overview_table(rows: list[MethodRow], style: str) -> str:
     """Every method with its means and intervals over seeds."""
     names = _names({row.method: {0: row.estimates} for row in rows})
     body = []
@@ -208,7 +208,7 @@ def overview_table(rows: list[Row], style: str) -> str:
     return format_table(["method", "seeds", *map(title_of, names)], body, style)
 
 
-def difference_table(rows: list[Row], name: str, style: str) -> str:
+def difference_table(rows: list[MethodRow], name: str, style: str) -> str:
     """One metric: every method against its baselines, seed by seed."""
     body = []
     for row in rows:
@@ -220,7 +220,7 @@ def difference_table(rows: list[Row], name: str, style: str) -> str:
     return format_table(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body, style)
 
 
-def study_notes(study: Study, rows: list[Row], records: list[dict[str, Any]]) -> list[str]:
+def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any]]) -> list[str]:
     """What a reader of the tables has to know."""
     task, options = study.task, study.settings
     texts = [

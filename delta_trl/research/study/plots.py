@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.tables import new_figure
-from .analysis import AREA, FINAL, Row, curve, estimate, title_of
+from .analysis import AREA, FINAL, MethodRow, curve, estimate, title_of
 from .settings import Study
 
 
@@ -58,7 +58,7 @@ def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> Non
     figure.savefig(path, dpi=150)
 
 
-def plot_differences(rows: list[Row], path: Path) -> None:
+def plot_differences(rows: list[MethodRow], path: Path) -> None:
     """Every method against its baselines in the area under the reward curve and the pass rates, with 95% intervals."""
     # (label, differences by metric), a line for each pair of a method and a baseline
     compared = []

@@ -1,0 +1,190 @@
+"""What DelTA costs, on a CPU or a GPU: the parts of scripts/benchmark.py."""
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ..coefficients import _chunks, delta_coefficients
+from ..features import FEATURES, Policy
+from ..hidden_states import RolloutTokens
+from .gpu_bench import Bench, Sizes
+from .tasks import arithmetic_problems
+
+
+class CostBench(Bench):
+    """The parts. Each yields rows: a name, and figures by name.
+
+    Args:
+        shape: Of the random Qwen3, as in `Sizes`.
+        completions: Of a rollout batch.
+        length: Tokens of a completion.
+        token_counts: N of the part `coefficients`.
+        repeats: Counted turns of each side.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        shape: tuple[int, ...],
+        completions: int,
+        length: int,
+        token_counts: Sequence[int],
+        repeats: int,
+    ):
+        super().__init__(device, Sizes(model=(), completions=completions, repeats=repeats))
+        self.shape, self.length, self.token_counts = shape, length, token_counts
+        self.shared = None  # the model of all trainers
+
+    def prompts(self) -> list[str]:
+        return [problem["question"] + "\n" for problem in arithmetic_problems(self.sizes.completions)]
+
+    def sampling(self, kind: str, updates: int, **options):
+        """A trainer whose rollout batch takes `updates` optimiser steps. Both sides sample as many tokens."""
+        if self.shared is None:
+            self.shared = self.model(self.shape)
+        fixed = {"min_new_tokens": self.length, "max_new_tokens": self.length}
+        options = {"generation_kwargs": fixed, "logging_strategy": "no", **options}
+        return self.trainer(kind, self.shared, self.length, updates, rollouts=False, **options)
+
+    def rollout_batch(self, updates: int, **options):
+        """A DeltaGRPOTrainer with a finished rollout batch, for parts that need no further generation."""
+        trainer = self.sampling("delta", updates, **options)
+        kept = {}
+        generate = trainer._generate_and_score_completions
+        trainer._generate_and_score_completions = lambda inputs: kept.setdefault("batch", generate(inputs))
+        trainer.train()
+        return trainer, kept["batch"]
+
+    def step(self) -> Iterator[dict]:
+        """Seconds from the start of a rollout batch to its last update, without setting up a trainer."""
+        for name, updates in (("aligned (1 update a rollout batch)", 1), ("misaligned (4 updates)", 4)):
+            seconds = self.turns(
+                self.rollout_sides({kind: self.sampling(kind, updates) for kind in ("delta", "grpo")})
+            )
+            yield compare_turns(f"step, {name}: DeltaGRPOTrainer / GRPOTrainer", seconds["delta"], seconds["grpo"])
+
+    def published(self) -> Iterator[dict]:
+        """Overhead of a rollout batch: K + 2 = 3 further passes, against the maths on recorded states (misaligned)."""
+        trainer, batch = self.rollout_batch(4)
+        trainer.model.train()
+
+        def overhead(passes: int) -> float:
+            recorded = trainer.record_policy(batch)  # stands for TRL's own pass; not counted below
+            start = self.now()
+            for _ in range(passes):
+                recorded = trainer.record_policy(batch)
+            trainer.add_token_coefficients({**batch}, recorded)
+            return self.now() - start
+
+        seconds = self.turns({"published": lambda: overhead(3), "ours": lambda: overhead(0)})
+        yield compare_turns("overhead, published way / ours", seconds["published"], seconds["ours"])
+
+    def maths(self, n: int, dtype) -> tuple:
+        """Random features (n, 4096), the function that makes coefficients of them, and a name."""
+        features = torch.empty(n, 4096, dtype=dtype, device=self.device)
+        for part in features.split(8192):
+            part.copy_(torch.randn(part.shape, device=self.device))
+        advantages, scale = torch.randn(n, device=self.device), torch.rand(n, device=self.device)
+        name = f"N = {n}, H = 4096, {str(dtype).removeprefix('torch.')}"
+        return features, lambda: delta_coefficients(features, advantages, feature_scale=scale), name
+
+    def coefficients(self) -> Iterator[dict]:
+        reads = 2 * 1 + 2  # sweeps at K = 1
+        for dtype in (torch.float32, torch.bfloat16):
+            for n in self.token_counts:
+                features, maths, name = self.maths(n, dtype)
+                words = features.view(torch.float32)  # a sum over float32 words reads every byte at full speed
+                sides = {"maths": maths, "reads": lambda w=words: [w.sum() for _ in range(reads)]}
+                if dtype == torch.bfloat16:
+                    # torch has no product of bfloat16 with float32 sums on a CPU: so much for turning every element into
+                    # float32, before any arithmetic
+                    sides["casts"] = lambda f=features: [
+                        part for _ in range(reads) for part, _ in _chunks(f, self.device, torch.float32)
+                    ]
+                seconds = self.turns(sides)
+                name = f"coefficients, {name}: maths / {reads} plain reads"
+                row = compare_turns(name, seconds["maths"], seconds["reads"])
+                if "casts" in seconds:
+                    row["casts_alone"] = compare_turns("", seconds["casts"], seconds["reads"])["ratio"]
+                row["gigabytes_per_second"] = reads * features.nbytes / statistics.median(seconds["maths"]) / 1e9
+                yield row
+                del features, maths, words
+
+    def peak(self, function) -> int:
+        """Bytes that `function` takes at most, above what is taken before."""
+        if self.is_cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            function()
+            return torch.cuda.max_memory_allocated() - before
+
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            function()
+        events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+        events.sort(key=lambda event: event.start_ns())
+        return max(itertools.accumulate(event.nbytes() for event in events))
+
+    def memory(self) -> Iterator[dict]:
+        """Peaks above the level before: of the maths on given features, and on CUDA of recording and maths in a trainer."""
+        n = max(self.token_counts)
+        for dtype in (torch.float32, torch.bfloat16):
+            features, maths, name = self.maths(n, dtype)
+            extra, name = self.peak(maths), f"memory, coefficients, {name}: besides the features"
+            yield {"name": name, "features_megabytes": features.nbytes / 1e6, "peak_megabytes": extra / 1e6}
+            del features, maths
+        if not self.is_cuda:
+            return  # there is one memory, and nothing to offload to
+        for offload in ("never", "always"):
+            trainer, batch = self.rollout_batch(1, coef_offload=offload)
+            trainer.model.train()
+            kept, before = [], torch.cuda.memory_allocated()
+            in_pass = self.peak(lambda kept=kept, t=trainer, b=batch: kept.append(t.record_policy(b)))
+            recorded, held = kept[0], torch.cuda.memory_allocated() - before
+            in_maths = held + self.peak(lambda t=trainer, b=batch, r=recorded: t.add_token_coefficients({**b}, r))
+            yield {
+                "name": f"memory, coef_offload={offload}",
+                "recorded_gigabytes": recorded.hidden_states.packed.nbytes / 1e9,
+                "peak_in_pass_gigabytes": in_pass / 1e9,
+                "peak_in_maths_gigabytes": in_maths / 1e9,
+            }
+
+    def features(self) -> Iterator[dict]:
+        trainer, batch = self.rollout_batch(1)
+        trainer.model.train()
+        recorded = trainer.record_policy(batch)
+        mask = batch["completion_mask"].bool()
+        tokens = RolloutTokens(
+            hidden=recorded.hidden_states.packed,
+            log_probs=recorded.log_probs[mask],
+            ids=batch["completion_ids"][mask],
+            advantages=batch["advantages"].unsqueeze(1).expand_as(mask)[mask],
+            responses=torch.zeros_like(batch["completion_ids"])[mask],
+        )
+        policy = Policy(trainer.model, trainer.temperature)
+
+        def run(name):
+            features, scale = FEATURES[name](tokens, policy)
+            delta_coefficients(features, tokens.advantages, feature_scale=scale)
+
+        with torch.no_grad():
+            seconds = self.turns({name: lambda name=name: run(name) for name in FEATURES})
+        for name in FEATURES:
+            if name != "output_row":
+                yield compare_turns(f"features and maths, {name} / output_row", seconds[name], seconds["output_row"])
+
+
+def compare_turns(name: str, numerator: list[float], denominator: list[float]) -> dict:
+    """Median seconds of both sides, and the ratio turn by turn: median, least, most."""
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    return {
+        "name": name,
+        "ratio": statistics.median(ratios),
+        "least": ratios[0],
+        "most": ratios[-1],
+        "seconds": statistics.median(numerator),
+        "against": statistics.median(denominator),
+    }
