@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, replace
 
 from ..sandbox import Calls, Limits, Sandbox
-from ..sandbox.pool import CRASHED, FINISHED, MOST_INPUTS, OUT_OF_MEMORY, TIMED_OUT, Result
+from ..sandbox.jobs import CRASHED, FINISHED, OUT_OF_MEMORY, TIMED_OUT, Result
+from ..sandbox.pool import MOST_INPUTS
 from .code_compare import read_value, same_text, same_value
 from .code_tests import CodeTests
 

@@ -7,6 +7,7 @@ under the program's control, so nothing that it reports is believed: it can only
 import _thread
 import atexit
 import builtins
+import contextvars
 import ctypes
 import gc
 import json
@@ -19,14 +20,15 @@ import threading
 import traceback
 import types
 
+from state import SEED, State
+
 
 RESULTS = 3  # descriptor of the file that takes one line a run or call
-SEED = 0  # the same program gets the same verdict
 RECURSION_OF_CALLED_PROGRAMS = 50_000  # as the judges that call functions set it; programs set their own
 MACHINE = os.uname().machine
 
 
-def run_program(files: list[int], limits: dict, isolation, names: dict[str, object]) -> None:
+def run_program(files: list[int], limits: dict, isolation, names: dict[str, object], state: State) -> None:
     """Never returns.
 
     Args:
@@ -34,6 +36,7 @@ def run_program(files: list[int], limits: dict, isolation, names: dict[str, obje
         limits: See `Isolation.enter`, and `cpu_seconds` and `wall_seconds` of one run or call.
         isolation: The worker's `Isolation`.
         names: What a called program finds in its namespace.
+        state: The worker's `State`.
     """
     status = 1
     try:
@@ -52,21 +55,22 @@ def run_program(files: list[int], limits: dict, isolation, names: dict[str, obje
             os.fstat(0)
         except PermissionError:
             os.fstat = fstat
+            state.accept("os", "fstat")
         if hasattr(sys, "set_int_max_str_digits"):
             sys.set_int_max_str_digits(0)
-        status = _run(job, files[3:], seconds, names)
+        status = _run(job, files[3:], seconds, names, state)
     except Exception:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status & 255)
 
 
-def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dict[str, object]) -> int:
+def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dict[str, object], state: State) -> int:
     """The exit status: of the last run. Runs go on until one fails."""
     has_calls = "calls" in job
     standard = vars(builtins)
     original = standard.copy()
-    status, code = 0, None
+    status, code, modules = 0, None, set()
     while streams and status == 0:
         for target in (0, 1):
             os.dup2(streams[0], target)
@@ -81,14 +85,11 @@ def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dic
             vars(module).update(names)
             sys.setrecursionlimit(RECURSION_OF_CALLED_PROGRAMS)
         try:
-            try:
-                if code is None:
-                    code = compile(job["program"], "program.py", "exec", dont_inherit=True)
-                exec(code, vars(module))
-                if has_calls:
-                    _answer(job, vars(module), names, seconds)
-            finally:
-                _finish(module)
+            if code is None:
+                code = compile(job["program"], "program.py", "exec", dont_inherit=True)
+                modules = state.named_in(code)
+            # A context of its own: what it sets for decimal numbers, or numpy's printing, ends with the run
+            contextvars.copy_context().run(_run_once, code, module, job, names, seconds)
             status = 0
         except BaseException as error:
             status = _exit_status(error)
@@ -96,15 +97,27 @@ def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dic
             break
         try:
             os.write(RESULTS, b"=0\n" if status == 0 else b"!%d\n" % status)
-            if _thread._count():
-                os.write(RESULTS, b".\n")  # no further run: a daemon thread would write to its output
+            standard.clear()
+            standard.update(original)
+            # No further run if a daemon thread would write to its output, or find what this one changed
+            if _thread._count() or state.is_changed(modules):
+                os.write(RESULTS, b".\n")
                 break
         except OSError:
             break  # the program closed the file, and perhaps those of the next run
-        standard.clear()
-        standard.update(original)
-        sys.setrecursionlimit(1000)
+        state.reset(modules)
     return status
+
+
+def _run_once(
+    code: types.CodeType, module: types.ModuleType, job: dict, names: dict[str, object], seconds: tuple[float, float]
+) -> None:
+    try:
+        exec(code, vars(module))
+        if "calls" in job:
+            _answer(job, vars(module), names, seconds)
+    finally:
+        _finish(module)
 
 
 def _arm(seconds: tuple[float, float]) -> None:
