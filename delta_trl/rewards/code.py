@@ -89,6 +89,10 @@ def make_code_reward(
     """
     if tests < 1:
         raise ValueError(f"tests must be at least 1, got {tests}.")
+    if memory < 1:
+        raise ValueError(f"memory must be at least 1 MiB, got {memory}.")
+    if timeout <= 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout}.")
     limits = Limits(cpu_seconds=timeout, memory_bytes=memory * 2**20)
     sandbox = Sandbox(workers)
     most_tests = tests

@@ -21,6 +21,7 @@ import traceback
 import types
 
 from state import SEED, State
+from values import encode
 
 
 RESULTS = 3  # descriptor of the file that takes one line a run or call
@@ -147,32 +148,6 @@ def _answer(job: dict, space: dict, names: dict[str, object], seconds: tuple[flo
                 raise
             line = "!" + json.dumps(type(error).__name__)
         os.write(RESULTS, line.encode() + b"\n")
-
-
-def encode(value: object) -> str:
-    """A value as one line of JSON. Tuples become lists; sets and other values that JSON lacks become {"$type": ...}."""
-    try:
-        return json.dumps(value)
-    except TypeError:
-        return json.dumps(_plain(value))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        if all(key is None or isinstance(key, (str, int, float)) for key in value):
-            return {key: _plain(item) for key, item in value.items()}
-        return {"$dict": sorted(([_plain(key), _plain(item)] for key, item in value.items()), key=json.dumps)}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return {"$set": sorted((_plain(item) for item in value), key=json.dumps)}
-    if isinstance(value, complex):
-        return {"$complex": [value.real, value.imag]}
-    if isinstance(value, (bytes, bytearray)):
-        return {"$bytes": value.hex()}
-    if type(value).__module__ == "numpy":
-        return _plain(value.tolist())
-    return value
 
 
 def _finish(module: types.ModuleType) -> None:
