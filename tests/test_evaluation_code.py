@@ -207,7 +207,7 @@ def test_hostile_pickles_run_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="larger than 1000 bytes"):
         decode_private_tests(packed("[" + " " * 10**6 + "]"))
     for broken in ("not base64!", base64.b64encode(b"no zlib").decode(), packed("[]")[:8]):
-        with pytest.raises(ValueError, match="neither JSON nor base64|cut off"):
+        with pytest.raises(ValueError, match=r"neither JSON nor base64|cut off"):
             decode_private_tests(broken)
 
 

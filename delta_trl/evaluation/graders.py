@@ -59,7 +59,7 @@ class MathGrader:
 
 
 class ChoiceGrader:
-    """Letters of options. A reference is the right one and all of them, such as `B/ABCD`; the question says how to answer."""
+    """Letters of options. A reference is the right one and all of them: `B/ABCD`. The question says how to answer."""
 
     instruction = ""
     answer_form = "letter"
