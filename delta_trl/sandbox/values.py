@@ -4,6 +4,7 @@ Part of the worker process (`worker.py`): standard library only.
 """
 
 import json
+import re
 
 
 def encode(value: object) -> str:
@@ -27,6 +28,8 @@ def _plain(value: object) -> object:
         return {"$complex": [value.real, value.imag]}
     if isinstance(value, (bytes, bytearray)):
         return {"$bytes": value.hex()}
+    if isinstance(value, re.Match):
+        return {"$match": value[0]}
     if type(value).__module__ == "numpy":
         return _plain(value.tolist())
     return value

@@ -36,9 +36,8 @@ class ScriptArguments(PlanArguments):
         default_factory=lambda: ["math_reward"],
         metadata={
             "help": "Reward functions: 'math_reward' (1 for a right boxed answer, else 0), 'code_reward' (1 for a program "
-            "that passes all tests, else 0), 'reasoning_gym' (reasoning-gym's score, for its problems), 'soft_overlong' (TRL's "
-            "length penalty), or a dotted import path such as "
-            "'my_package.my_reward'."
+            "that passes all tests, else 0), 'reasoning_gym' (reasoning-gym's score, for its problems), 'soft_overlong' "
+            "(TRL's length penalty), or a dotted import path such as 'my_package.my_reward'."
         },
     )
     soft_overlong_max_length: int | None = field(
