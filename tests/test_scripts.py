@@ -146,8 +146,10 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
 
 
 @pytest.mark.slow
-def test_quickstart_runs_from_start_to_end(tmp_path):
-    command = [sys.executable, "scripts/quickstart.py", "--folder", str(tmp_path), "--warm_up_steps", "80"]
+@pytest.mark.parametrize("task", ["math", "code"])
+def test_quickstart_runs_from_start_to_end(tmp_path, task):
+    command = [sys.executable, "scripts/quickstart.py", "--task", task]
+    command += ["--folder", str(tmp_path), "--warm_up_steps", "80"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     outputs = [
         subprocess.run(
