@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .data import DataArguments, MathData
+from .data import DataArguments, ProblemData
 from .data.problems import REASONING_GYM
 from .rewards.extraction import extract_answer
 from .rewards.grading import _text
@@ -54,7 +54,7 @@ def load_reasoning_gym(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_prompt_length: int | None = None,
     **data_options,
-) -> MathData:
+) -> ProblemData:
     """Generate problems, remove repeated ones and prompts that are too long, and render the prompts.
 
     Args:
@@ -67,7 +67,7 @@ def load_reasoning_gym(
         max_prompt_length, data_options: See `delta_trl.data.DataArguments`: prompt_format, system_prompt, held_out_share.
 
     Returns:
-        `MathData`, whose datasets have the columns `prompt`, `solution` (reasoning-gym's answer) and `entry` (JSON, from
+        `ProblemData`, whose datasets have the columns `prompt`, `solution` (reasoning-gym's answer) and `entry` (JSON, from
         which `reasoning_gym_reward` makes the problem again).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Look at the data before training on it: prompts, lengths, difficulty, topics, and whether the answers can be scored.
+"""Look at the data before training on it: prompts, lengths, difficulty, topics, and whether answers or tests can be used.
 
     python scripts/inspect_data.py --config configs/quickstart.yaml
     python scripts/inspect_data.py --dataset_name data.jsonl --question_column problem --answer_column answer
@@ -31,7 +31,8 @@ def main() -> None:
     counted = Statistics.of(data)
     print(show_examples(data, tokenizer, options.examples))
     print(describe_data(data, counted))
-    scorable = f"{1 - data.unscorable_share:.1%} of the answers scorable"
+    what = "answers scorable" if arguments.problem_type == "math" else "tests usable"
+    scorable = f"{1 - data.unscorable_share:.1%} of the {what}"
     title = f"{arguments.dataset_name}: {len(data.train)} problems, {scorable}"
     try:
         draw_lengths(Path(options.picture), title, counted, arguments.max_prompt_length)

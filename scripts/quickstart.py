@@ -1,8 +1,10 @@
 """Watch DelTA train a tiny language model with verified rewards, on a laptop, offline: `make quickstart`.
 
-1. Make an arithmetic task in DeepMath-103K's schema, and warm up a 0.4 M parameter Qwen3 on flawed solutions of it.
+1. Make a task, sums in DeepMath-103K's schema, and warm up a 0.4 M parameter Qwen3 on flawed solutions of it.
 2. Train it with scripts/train.py and configs/quickstart.yaml.
 3. Compare pass rates on problems that neither stage has seen, and draw the reward curve and the run report.
+
+`--task code` has the model write one-line functions instead, which run in the sandbox (configs/quickstart_code.yaml, Linux).
 
 A second run reuses the warmed-up model. Options that are not listed here go on to scripts/train.py.
 """
@@ -18,16 +20,19 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = "configs/quickstart.yaml"
+CONFIGS = {"math": "configs/quickstart.yaml", "code": "configs/quickstart_code.yaml"}
+TITLES = {"math": "DelTA on sums of four digits", "code": "DelTA on one-line functions"}
+MADE_TASKS = {"math": "quickstart", "code": "code"}  # in delta_trl.research.tasks
+PROBLEMS = 6561
 HELD_OUT = 256
 SAMPLES = 4
 
 
-def prepare(folder: Path, warm_up_steps: int) -> None:
+def prepare(task: str, folder: Path, warm_up_steps: int | None) -> None:
     """Write the data, and warm up a model unless an earlier run left one."""
-    from delta_trl.research.tasks import arithmetic_problems, warm_up
+    from delta_trl.research.tasks import TASKS, warm_up
 
-    problems = arithmetic_problems(6561)
+    problems = TASKS[MADE_TASKS[task]].problems(PROBLEMS, 0)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for name, rows in (("test", problems[:HELD_OUT]), ("train", problems[HELD_OUT:])):
         lines = [json.dumps(row) + "\n" for row in rows]
@@ -36,8 +41,9 @@ def prepare(folder: Path, warm_up_steps: int) -> None:
     if (warm / "config.json").exists():
         print(f"Reusing the warmed-up model in {warm}.")
         return
-    print("Warming up a random 0.4 M parameter Qwen3 on flawed solutions (about a minute) ...")
-    warm_up(str(warm), [row["question"] for row in problems[HELD_OUT:]], steps=warm_up_steps)
+    print("Warming up a random 0.4 M parameter Qwen3 on flawed solutions (a minute or two) ...")
+    questions = [row["question"] for row in problems[HELD_OUT:]]
+    warm_up(str(warm), questions, task=MADE_TASKS[task], steps=warm_up_steps)
 
 
 def pass_rate(model: Path, problems: Path, output: Path) -> float:
@@ -55,7 +61,7 @@ def pass_rate(model: Path, problems: Path, output: Path) -> float:
     return 100 * average([benchmark.correct]).value
 
 
-def plot_reward(run: Path, path: Path) -> None:
+def plot_reward(run: Path, path: Path, title: str) -> None:
     """Draw the mean reward of every step from the trainer's own records."""
     import matplotlib
 
@@ -69,7 +75,7 @@ def plot_reward(run: Path, path: Path) -> None:
     window = 10
     smooth = [sum(rewards[max(0, i - window + 1) : i + 1]) / min(window, i + 1) for i in range(len(rewards))]
     axes.plot(steps, smooth, color="tab:blue", label=f"mean of the last {window}")
-    axes.set(xlabel="optimiser step", ylabel="mean verified reward", title="DelTA on sums of four digits", ylim=(0, 1))
+    axes.set(xlabel="optimiser step", ylabel="mean verified reward", title=title, ylim=(0, 1))
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -77,8 +83,9 @@ def plot_reward(run: Path, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("outputs/quickstart"), help="where everything is written")
-    parser.add_argument("--warm_up_steps", type=int, default=400, help="optimiser steps of the warm-up")
+    parser.add_argument("--task", choices=CONFIGS, default="math", help="what the model learns (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where everything is written (default: outputs/quickstart[_code])")
+    parser.add_argument("--warm_up_steps", type=int, help="optimiser steps of the warm-up (default: the task's)")
     arguments, further = parser.parse_known_args()
     for bars in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):  # of moments: training's stays
         os.environ.setdefault(bars, "1")
@@ -87,27 +94,28 @@ def main() -> None:
     quiet_dependencies()
     from delta_trl.report import write_report
 
-    folder = arguments.folder
+    config = CONFIGS[arguments.task]
+    folder = arguments.folder or Path("outputs", Path(config).stem)
     data, warm, run, plot = folder / "data", folder / "warm", folder / "delta", folder / "reward.png"
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     start = time.perf_counter()
 
-    prepare(folder, arguments.warm_up_steps)
+    prepare(arguments.task, folder, arguments.warm_up_steps)
     for earlier in (run, folder / "evaluation"):  # or the report and the records would mix in another run
         shutil.rmtree(earlier, ignore_errors=True)
     before = pass_rate(warm, data / "test.jsonl", folder / "evaluation")
-    print(f"Pass rate before training: {before:.1f}%. Training with {CONFIG} ...", flush=True)
+    print(f"Pass rate before training: {before:.1f}%. Training with {config} ...", flush=True)
     subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"),
-            *("scripts/train.py", "--config", CONFIG, "--model_name_or_path", warm),
+            *("scripts/train.py", "--config", config, "--model_name_or_path", warm),
             *("--dataset_name", data / "train.jsonl", "--output_dir", run, *further),
         ],
         check=True,
     )
     after = pass_rate(run, data / "test.jsonl", folder / "evaluation")
-    plot_reward(run, plot)
+    plot_reward(run, plot, TITLES[arguments.task])
     report = write_report([run])
     launch = os.path.relpath(Path(sys.executable).with_name("accelerate"), ROOT)
     rows = {
@@ -118,7 +126,7 @@ def main() -> None:
         "metrics": run / "trainer_state.json",
         "reward curve": plot,
         "report": f"{report} (open it in a browser: curves, and each token with its coefficient)",
-        "try next": f"the baseline: {launch} launch scripts/train.py --config {CONFIG} --trainer dapo --output_dir "
+        "try next": f"the baseline: {launch} launch scripts/train.py --config {config} --trainer dapo --output_dir "
         f"{folder / 'dapo'}",
     }
     print("\n" + "\n".join(f"{name:<17} {value}" for name, value in rows.items()))

@@ -349,3 +349,48 @@ def test_hard_coded_outputs_are_noticed():
     assert code_reward([fenced("print({'1': '12345'}.get(input().strip(), 'Impossible'))")], [
         {"inputs": ["1", "2", "3"], "outputs": ["12345", "Impossible", "Impossible"]}
     ], log_metric=lambda name, value: name.endswith(("right", "hard_coded")) and value == 1.0) == [1.0]  # fmt: skip
+
+
+# The wrong answer on 5, unless a run on 1 came before it in the same process and left something behind
+LEFT_BEHIND = {
+    "a module's attribute": ("import math", "math.seen = 1", "hasattr(math, 'seen')"),
+    "a replaced function": ("import math", "math.floor = len", "math.floor is len"),
+    "in a function": ("", "import math; math.seen = 1", "hasattr(__import__('math'), 'seen')"),
+    "a module imported later": ("import colorsys", "colorsys.seen = 1", "hasattr(colorsys, 'seen')"),
+    "a module put in place": ("import sys", "sys.modules['seen'] = sys", "'seen' in sys.modules"),
+    "the module sys": ("import sys", "sys.seen = 1", "hasattr(sys, 'seen')"),
+    "builtins": ("import builtins", "builtins.seen = 1", "hasattr(builtins, 'seen')"),
+    "decimal precision": ("from decimal import getcontext", "getcontext().prec = 9", "getcontext().prec == 9"),
+    "the environment": ("import os", "os.environ['SEEN'] = '1'", "'SEEN' in os.environ"),
+    "arguments": ("import sys", "sys.argv.append('1')", "len(sys.argv) > 1"),
+    "recursion": ("import sys", "sys.setrecursionlimit(7000)", "sys.getrecursionlimit() == 7000"),
+    "stack size": ("import threading", "threading.stack_size(2**20)", "threading.stack_size() == 2**20"),
+    "the collector": ("import gc", "gc.disable()", "not gc.isenabled()"),
+    "random numbers": ("import random", "random.seed(7)", "random.random() == 0.32383276483316237"),
+    "numpy's random numbers": (
+        "import numpy as np",
+        "np.random.seed(7)",
+        "abs(np.random.rand() - 0.07630828937395717) < 1e-12",
+    ),
+    "numpy's printing": (
+        "import numpy as np",
+        "np.set_printoptions(precision=2)",
+        "np.get_printoptions()['precision'] == 2",
+    ),
+    "a signal handler": (
+        "import signal",
+        "signal.signal(signal.SIGALRM, signal.SIG_IGN)",
+        "signal.getsignal(signal.SIGALRM) == signal.SIG_IGN",
+    ),
+}
+
+
+@pytest.mark.parametrize(("start", "leave", "found"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+def test_no_program_is_right_because_of_an_earlier_run(sandbox, start, leave, found):
+    program = f"{start}\nif input() == '1':\n    (lambda: 0)()\n    {leave}\n    print(1)\nelse:\n    print({found})\n"
+    tests = read_tests({"inputs": ["1\n", "5\n"], "outputs": ["1\n", "True\n"]})
+    verdict = grade_program(program, tests, sandbox)
+    assert (verdict.score, verdict.reason) == (0.0, "wrong"), verdict
+    alone = program.replace("if input() == '1':", "if input():", 1)
+    both = alone.replace("else:\n   ", "if True:\n   ")  # the control: what is looked for is there in the same run
+    assert sandbox.run(both, stdin=b"1\n").stdout == b"1\nTrue\n"

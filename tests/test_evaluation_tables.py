@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from delta_trl.evaluation.compare import main as compare
+from delta_trl.evaluation.graders import GRADERS
 from delta_trl.evaluation.results import write_comparison, write_results
 from delta_trl.evaluation.samples import SampleFile, plan, read_evaluation
 from delta_trl.evaluation.summary import (
     OVERALL,
     answer_groups,
-    checker_says_equal,
     compare_runs,
     no_answer_warning,
     summarise,
@@ -69,7 +69,7 @@ def test_a_summary_by_hand(tmp_path):
 
 
 def test_equal_answers_are_grouped_by_the_rewards_checker():
-    assert checker_says_equal([("0.5", "1/2"), (r"\frac{1}{2}", "0.5"), ("7", "1/2"), ("x+1", "1+x")]) == [
+    assert GRADERS["math"].same([("0.5", "1/2"), (r"\frac{1}{2}", "0.5"), ("7", "1/2"), ("x+1", "1+x")]) == [
         True, True, False, True,
     ]  # fmt: skip
 

@@ -58,15 +58,16 @@ def planned(models, path, processes, *arguments, gpu_memory=80):
     ids=lambda p: f"{p.parent.name}-{p.stem}",
 )
 def test_every_experiment_can_be_planned_and_fits_its_hardware(models, path):
-    processes = 8 if path.parent.name in PAPER else 64 if path.parent.name in LARGE else 1
-    gpu_memory = {"qwen3_14b": 180, "qwen3_0.6b": 24, "qwen3_1.7b": 24}.get(path.parent.name, 80)
+    hardware = path.parent.name.removesuffix("_code")  # that of the same model on mathematics
+    processes = 8 if hardware in PAPER else 64 if hardware in LARGE else 1
+    gpu_memory = {"qwen3_14b": 180, "qwen3_0.6b": 24, "qwen3_1.7b": 24}.get(hardware, 80)
     plan = planned(models, path, processes, gpu_memory=gpu_memory)
     assert plan.processes == processes
     assert plan.updates_per_rollout_batch == 4
     assert plan.steps % 4 == 0
     # The sharding that the header names: ZeRO-3, one GPU, or the optimizer in host memory
     sharding = {"qwen3_0.6b": "one GPU", "qwen3_8b_lora": "one GPU", "qwen3_1.7b": "ZeRO-2, offload"}
-    (memory,) = (m for m in plan.memory if m.sharding == sharding.get(path.parent.name, "ZeRO-3, FSDP2"))
+    (memory,) = (m for m in plan.memory if m.sharding == sharding.get(hardware, "ZeRO-3, FSDP2"))
     # 4 GB for what the plan does not count
     assert max(memory.generating, memory.scoring, memory.updating) < (gpu_memory - 4) * 1e9
     assert "cannot hold" not in plan.vllm

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, isolation, pool
+from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, handle, isolation
 
 
 ROOT = Path(__file__).parents[1]
@@ -337,13 +337,13 @@ def test_nothing_outlives_a_killed_parent():
 
 def test_a_sandbox_with_a_hole_refuses_to_run(tmp_path, monkeypatch):
     """The self-test is what notices: here the filter is not loaded."""
-    for file in pool.HERE.glob("*.py"):
+    for file in handle.HERE.glob("*.py"):
         shutil.copy(file, tmp_path)
     text = (tmp_path / "isolation.py").read_text()
     broken = text.replace("        _load_filter(self._filter)\n", "")
     assert broken != text
     (tmp_path / "isolation.py").write_text(broken)
-    monkeypatch.setattr(pool, "HERE", tmp_path)
+    monkeypatch.setattr(handle, "HERE", tmp_path)
     sandbox = Sandbox(workers=1)
     with pytest.raises(SandboxUnavailable, match=r"does not hold.*make a memory file.*fork"):
         sandbox.run("print(1)")
@@ -358,7 +358,7 @@ def test_what_is_missing_is_named(monkeypatch):
         patch.setattr(isolation.ctypes, "CDLL", no_library)
         with pytest.raises(isolation.IsolationError, match="apt-get install libseccomp2"):
             isolation.load_libseccomp()
-    monkeypatch.setattr(pool.sys, "platform", "darwin")
+    monkeypatch.setattr(handle.sys, "platform", "darwin")
     with pytest.raises(SandboxUnavailable, match="only be isolated on Linux"):
         Sandbox(workers=1).run("print(1)")
 

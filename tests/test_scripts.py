@@ -74,6 +74,10 @@ def test_lora_from_the_command_line(project):
         (["--reward_funcs", "no_such_reward"], "Unknown reward function 'no_such_reward'"),
         (["--reward_funcs", "math_reward", "soft_overlong"], "needs both soft_overlong_max_length"),
         (["--soft_overlong_cache", "4"], "they mean nothing without it"),
+        (["--code_reward_timeout", "2"], "code_reward_timeout=2.0 means nothing without the reward 'code_reward'"),
+        (["--reward_funcs", "code_reward"], "code_reward needs a column 'tests'"),
+        (["--reward_funcs", "code_reward", "--code_reward_tests", "0"], "tests must be at least 1, got 0"),
+        (["--problem_type", "code"], "no programming problems are found"),
         (["--dataset_name", "missing.jsonl"], r"missing\.jsonl"),
     ],
 )
@@ -103,6 +107,29 @@ def test_the_soft_overlong_penalty_is_trls():
     assert penalty([[0] * 6, [0] * 8, [0] * 11]) == [0.0, -0.5, -1.0]
 
 
+def test_the_code_reward_takes_its_options_and_refuses_where_programs_cannot_be_isolated(monkeypatch):
+    tests = [{"inputs": ["1", "22"], "outputs": ["1", "x"]}]
+    options = {"code_reward_fraction": True, "code_reward_workers": 1}
+    program = ["```python\nprint(input())\n```"]
+    (reward,) = load_rewards(ScriptArguments(reward_funcs=["code_reward"], **options))
+    assert reward(program, tests=tests) == [0.5]
+    (reward,) = load_rewards(ScriptArguments(reward_funcs=["code_reward"], code_reward_tests=1, **options))
+    assert reward(program, tests=tests) == [0.0]
+    monkeypatch.setattr("delta_trl.sandbox.handle.sys.platform", "darwin")
+    with pytest.raises(ValueError, match=r"'code_reward' cannot be used here. Programs can only be isolated on Linux"):
+        load_rewards(ScriptArguments(reward_funcs=["code_reward"]))
+
+
+def test_programs_are_trained_on(project):
+    rows = [{"question": f"Print {i}.", "tests": {"inputs": [""], "outputs": [str(i)]}} for i in range(8)]
+    (project / "code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--dataset_name", project / "code.jsonl", "--problem_type", "code", "--reward_funcs", "code_reward"]
+    train(*parse("--config", project / "config.yaml", *options, "--log_completions", "true"))
+    entry = json.loads((project / "run" / "trainer_state.json").read_text())["log_history"][0]
+    assert entry["rewards/code_reward/mean"] == 0
+    assert entry["code_reward/no_code"] == 1
+
+
 def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch):
     built = []
     for trainer_class in (GRPOTrainer, DeltaGRPOTrainer):
@@ -119,8 +146,10 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
 
 
 @pytest.mark.slow
-def test_quickstart_runs_from_start_to_end(tmp_path):
-    command = [sys.executable, "scripts/quickstart.py", "--folder", str(tmp_path), "--warm_up_steps", "80"]
+@pytest.mark.parametrize("task", ["math", "code"])
+def test_quickstart_runs_from_start_to_end(tmp_path, task):
+    command = [sys.executable, "scripts/quickstart.py", "--task", task]
+    command += ["--folder", str(tmp_path), "--warm_up_steps", "80"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     outputs = [
         subprocess.run(

@@ -1,7 +1,17 @@
-"""Datasets with a question and an answer, as `prompt` and `solution` columns for TRL."""
+"""Datasets of problems as columns for TRL: `prompt`, and `solution` (an answer) or `tests` (of a program)."""
 
-from .problems import DataArguments, MathData, load_math_dataset
-from .prompts import INSTRUCTION, PAPER_TEMPLATE, PromptFormat
+from .arguments import DataArguments
+from .problems import ProblemData, load_code_dataset, load_math_dataset
+from .prompts import CODE_INSTRUCTION, INSTRUCTION, PAPER_TEMPLATE, PromptFormat
 
 
-__all__ = ["INSTRUCTION", "PAPER_TEMPLATE", "DataArguments", "MathData", "PromptFormat", "load_math_dataset"]
+__all__ = [
+    "CODE_INSTRUCTION",
+    "INSTRUCTION",
+    "PAPER_TEMPLATE",
+    "DataArguments",
+    "ProblemData",
+    "PromptFormat",
+    "load_code_dataset",
+    "load_math_dataset",
+]

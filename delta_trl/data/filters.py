@@ -36,6 +36,11 @@ class Steps:
         return rows
 
 
+def column(rows: "Dataset", name: str) -> list:
+    """The values of one column. Of a dataset on disk no other is read."""
+    return rows.select_columns(name)[:][name]
+
+
 def question_key(question: str) -> str:
     """
     The same for questions that differ in white space, invisible characters or the encoding of a character only.
@@ -76,4 +81,4 @@ def optional_column(rows: "Dataset", name: str, who_needs_it: str) -> list:
     """A column's values, or a ValueError that says which option needs it."""
     if name not in rows.column_names:
         raise ValueError(f"{who_needs_it} a column {name!r}, which this dataset has not. Leave the filter out.")
-    return rows[:][name]
+    return column(rows, name)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .problems import TOPIC_ROOT, MathData
+from .problems import TOPIC_ROOT, ProblemData
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOPICS_SHOWN = 12
+TEST_SHOWN = 200  # characters of an input, and of an output
 
 
 @dataclass
@@ -36,8 +37,8 @@ class Statistics:
     topics: Counter
 
     @classmethod
-    def of(cls, data: MathData) -> "Statistics":
-        train = data.train[:]
+    def of(cls, data: ProblemData) -> "Statistics":
+        train = data.train.remove_columns([c for c in ("solution", "tests") if c in data.train.column_names])[:]
         lengths = data.prompt_tokens
         if lengths is None:
             lengths = [len(p) if isinstance(p, str) else sum(len(m["content"]) for m in p) for p in train["prompt"]]
@@ -48,8 +49,8 @@ class Statistics:
         return cls(sorted(lengths), "characters" if data.prompt_tokens is None else "tokens", difficulty, topics)
 
 
-def show_examples(data: MathData, tokenizer: "PreTrainedTokenizerBase | None", number: int) -> str:
-    """The first prompts as the model will see them, with their gold answers."""
+def show_examples(data: ProblemData, tokenizer: "PreTrainedTokenizerBase | None", number: int) -> str:
+    """The first prompts as the model will see them, with their gold answers or tests."""
     shown = []
     for row in data.train.select(range(min(number, len(data.train)))):
         text = row["prompt"]
@@ -58,21 +59,34 @@ def show_examples(data: MathData, tokenizer: "PreTrainedTokenizerBase | None", n
                 text = tokenizer.apply_chat_template(text, add_generation_prompt=True, tokenize=False)
             else:
                 text = "\n".join(f"[{message['role']}] {message['content']}" for message in text)
-        shown.append(f"{'-' * 80}\n{text}\n{'-' * 33} gold: {row['solution']}\n")
+        reference = f"gold: {row['solution']}" if "solution" in row else _show_tests(row["tests"])
+        shown.append(f"{'-' * 80}\n{text}\n{'-' * 33} {reference}\n")
     return "\n".join(shown)
 
 
-def describe_data(data: MathData, counted: Statistics) -> str:
+def _show_tests(tests: str) -> str:
+    """How many tests there are and of which kind, and the first of them."""
+    from ..rewards.code_tests import read_tests
+
+    read = read_tests(tests)
+    kind = f"calls of {read.function}" if read.function else "standard input"
+    first = f"{str(read.inputs[0])!r:.{TEST_SHOWN}} -> {read.outputs[0][0]!r:.{TEST_SHOWN}}"
+    return f"tests: {len(read)}, {kind}; first: {first}"
+
+
+def describe_data(data: ProblemData, counted: Statistics) -> str:
     """The report of the loader, and the statistics as text."""
     lengths, total = counted.lengths, len(counted.lengths)
     marks = {"min": lengths[0], "median": statistics.median(lengths), "mean": statistics.fmean(lengths)}
     marks |= {f"{share}%": lengths[min(total - 1, total * share // 100)] for share in (90, 99)}
     marks["max"] = lengths[-1]
+    has_golds = "solution" in data.train.column_names
+    usable = "Gold answers that can be scored" if has_golds else "Tests that can be used"
     lines = [
         *data.report,
         "",
         f"Prompt length in {counted.unit}: " + ", ".join(f"{name} {value:.0f}" for name, value in marks.items()),
-        f"Gold answers that can be scored: {1 - data.unscorable_share:.1%}",
+        f"{usable}: {1 - data.unscorable_share:.1%}",
     ]
     levels = sorted(Counter(counted.difficulty).items())
     rows = {"Difficulty": [(f"{level:g}", number) for level, number in levels]}

@@ -8,8 +8,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+# What Eurus-2-RL-Data puts after a programming problem
+CODE_INSTRUCTION = (
+    "\nWrite Python code to solve the problem. Present the code in \n```python\nYour code\n```\nat the end."
+)
 # The published recipe's prompt for base models: plain text, no chat template, no system prompt.
-PAPER_TEMPLATE = f"User:\n{{question}}\n{INSTRUCTION}\n\nAssistant:\n"
+PAPER_TEMPLATE = "User:\n{question}\n{instruction}\n\nAssistant:\n"
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,12 @@ class PromptFormat:
     Attributes:
         name: "paper", "chat", or a template of one's own that contains `{question}`.
         system_prompt: First message of a "chat" prompt, or None.
+        instruction: What "paper" and "chat" put after the question: `INSTRUCTION`, or `CODE_INSTRUCTION`.
     """
 
     name: str = "paper"
     system_prompt: str | None = None
+    instruction: str = INSTRUCTION
 
     def __post_init__(self):
         if self.name not in ("paper", "chat") and "{question}" not in self.name:
@@ -38,14 +44,14 @@ class PromptFormat:
     def render(self, question: str, instruct: bool = True) -> str | list[dict[str, str]]:
         """The prompt: a string, or for "chat" a list of messages that TRL renders with the chat template.
 
-        With `instruct` off, "paper" and "chat" add no `INSTRUCTION`: the question says itself how it is to be answered.
+        With `instruct` off, "paper" and "chat" add no instruction: the question says itself how it is to be answered.
         """
-        instruction = f"\n{INSTRUCTION}" if instruct else ""
+        instruction = f"\n{self.instruction}" if instruct else ""
         if self.name == "chat":
             system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt is not None else []
             return [*system, {"role": "user", "content": f"{question}{instruction}"}]
         # Not str.format: questions and templates are full of LaTeX braces.
-        template = PAPER_TEMPLATE.replace(f"\n{INSTRUCTION}", instruction) if self.name == "paper" else self.name
+        template = PAPER_TEMPLATE.replace("\n{instruction}", instruction) if self.name == "paper" else self.name
         return template.replace("{question}", question)
 
     @property

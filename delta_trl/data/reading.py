@@ -3,8 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,151 @@ def main_process_first() -> AbstractContextManager:
     return PartialState().main_process_first()
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where rows are: found, but not read.
+
+    Args:
+        name: As the user gave it.
+        arguments: Of `datasets.load_dataset`, without the split.
+        split: Which.
+        files: Local data files, if they are local.
+        names: Of the columns.
+        is_parquet: Whether single columns can be read.
+        version: Changes with the data.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    split: str
+    files: list[Path]
+    names: list[str]
+    is_parquet: bool
+    version: str
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise ValueError unless it has these columns."""
+        missing = [column for column in columns if column not in self.names]
+        with self.explained():
+            if not missing:
+                return
+            raise ValueError(
+                f"{self.name} has no column {' and no column '.join(map(repr, missing))}. It has: "
+                f"{', '.join(self.names) or 'none'}. Name the problem's and the answer's columns with question_column and "
+                "answer_column."
+            )
+
+    def rows(
+        self,
+        columns: Sequence[str],
+        convert: Callable[..., dict[str, Any]],
+        options: Mapping[str, Any],
+        rows_at_a_time: int | None = None,
+    ) -> "Dataset":
+        """Converted rows, cached on disk, so that a second run or another process neither downloads nor converts.
+
+        Args:
+            columns: Those that are read.
+            convert: From a row, its number (from 1) and `options` to the new row.
+            options: Of `convert`. No lists: they would be taken for shards.
+            rows_at_a_time: In memory, at most. Default: 1,000.
+        """
+        from datasets import Dataset
+
+        with self.explained():
+            return Dataset.from_generator(
+                _rows,
+                gen_kwargs={
+                    "source": self.arguments,
+                    "split": self.split,
+                    "columns": tuple(columns),
+                    "is_parquet": self.is_parquet,
+                    "convert": convert,
+                    "options": tuple(options.items()),
+                    "version": self.version,
+                },
+                **({} if rows_at_a_time is None else {"writer_batch_size": rows_at_a_time}),
+            )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Errors that name the file and what is wrong with it."""
+        try:
+            yield
+        except Exception as error:  # the readers raise whatever their formats do
+            reason = next(
+                (e for e in (error, error.__cause__, error.__context__) if isinstance(e, UnusableValue)), None
+            )
+            if reason is not None:
+                raise ValueError(f"{self.name}: {reason}") from None
+            for file in self.files:
+                if fault := find_fault(file):
+                    raise ValueError(fault) from None
+            raise
+
+
+def open_source(
+    name_or_path: str,
+    *,
+    split: str = "train",
+    revision: str | None = None,
+    files: str | None = None,
+    by_line: bool = False,
+) -> Source:
+    """
+    Find a dataset and the names of its columns.
+
+    Args:
+        name_or_path: Hub id, a local .jsonl, .json or .parquet file, or a folder of such files.
+        split, revision: On the Hub.
+        files: Pattern of the files to read of a dataset on the Hub.
+        by_line: Read local .jsonl files line by line, which lets a column hold values of different types.
+
+    Raises:
+        ValueError: A file that is empty or broken, with its name and line.
+        FileNotFoundError: A local path without data files.
+    """
+    from datasets import load_dataset_builder
+
+    path = Path(name_or_path)
+    found: list[Path] = []
+    if path.exists() or path.suffix in FORMATS:
+        if files is not None:
+            raise ValueError(f"dataset_files ({files!r}) is for datasets on the Hub. Name the local file or folder.")
+        found = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.suffix in FORMATS)
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {name_or_path}.")
+        if not found:
+            raise FileNotFoundError(f"{name_or_path} holds no .jsonl, .json or .parquet file.")
+        kinds = {FORMATS[p.suffix] for p in found}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{name_or_path} mixes Parquet and JSON files. Name one of them, or a folder of one kind."
+            )
+        for file in found:
+            if not file.stat().st_size:
+                raise ValueError(f"{file} is empty.")
+        arguments: dict[str, Any] = {"path": kinds.pop(), "data_files": {split: [str(p) for p in found]}}
+        version: list | None = [(p.stat().st_size, p.stat().st_mtime_ns) for p in found]
+    else:
+        arguments = {"path": name_or_path, "revision": revision}
+        if files is not None:
+            arguments["data_files"] = {split: files}
+        version = None
+    source = Source(name_or_path, arguments, split, found, [], False, "")
+    with source.explained():
+        if by_line and found and all(file.suffix == ".jsonl" for file in found):
+            first = next(_lines([str(file) for file in found]), {})
+            return replace(source, arguments={"lines": [str(p) for p in found]}, names=[*first], version=f"{version}")
+        # A stream reads the schema, not the rows.
+        builder = load_dataset_builder(**arguments)
+        stream = builder.as_streaming_dataset(split=split)
+        names = stream.column_names or list(next(iter(stream), {}))
+    return replace(
+        source, names=names, is_parquet=hasattr(builder.config, "columns"), version=f"{builder.hash} {version}"
+    )
+
+
 def read_rows(
     name_or_path: str,
     texts: Mapping[str, str],
@@ -32,100 +178,62 @@ def read_rows(
     required: Sequence[str] = (),
     split: str = "train",
     revision: str | None = None,
+    files: str | None = None,
 ) -> "Dataset":
     """
-    Rows of a dataset, cached on disk, so that a second run or another process neither downloads nor converts.
+    Rows of a dataset. Besides the errors of `open_source`, ValueError for missing columns and values that are no text.
 
     Args:
-        name_or_path: Hub id, a local .jsonl, .json or .parquet file, or a folder of such files.
+        name_or_path, split, revision, files: See `open_source`.
         texts: New name and name in the source of the columns that are read as text.
         optional: Further columns that are read as they are where the source has them.
         required: Further columns that are read as they are and must be there.
-
-    Raises:
-        ValueError: Missing columns, or a file that is empty or broken, with its name and line.
-        FileNotFoundError: A local path without data files.
     """
-    from datasets import Dataset, load_dataset_builder
-
-    path = Path(name_or_path)
-    files = []
-    if path.exists() or path.suffix in FORMATS:
-        files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.suffix in FORMATS)
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {name_or_path}.")
-        if not files:
-            raise FileNotFoundError(f"{name_or_path} holds no .jsonl, .json or .parquet file.")
-        kinds = {FORMATS[p.suffix] for p in files}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{name_or_path} mixes Parquet and JSON files. Name one of them, or a folder of one kind."
-            )
-        for file in files:
-            if not file.stat().st_size:
-                raise ValueError(f"{file} is empty.")
-        source: dict[str, Any] = {"path": kinds.pop(), "data_files": {split: [str(p) for p in files]}}
-        version = [(p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    else:
-        source = {"path": name_or_path, "revision": revision}
-        version = None
-
-    try:
-        # A stream reads the schema, not the rows.
-        builder = load_dataset_builder(**source)
-        stream = builder.as_streaming_dataset(split=split)
-        names = stream.column_names or list(next(iter(stream), {}))
-        _check_columns(name_or_path, texts, required, names)
-        extra = [c for c in (*optional, *required) if c in names and c not in texts.values()]
-        return Dataset.from_generator(
-            _rows,
-            gen_kwargs={
-                "source": source,
-                "split": split,
-                "texts": tuple(texts.items()),  # a list would be taken for shards
-                "extra": tuple(extra),
-                "is_parquet": hasattr(builder.config, "columns"),
-                "version": f"{builder.hash} {version}",
-            },
-        )
-    except Exception as error:  # the readers raise whatever their formats do
-        reason = next((e for e in (error, error.__cause__, error.__context__) if isinstance(e, UnusableValue)), None)
-        if reason is not None:
-            raise ValueError(f"{name_or_path}: {reason}") from None
-        for file in files:
-            if fault := find_fault(file):
-                raise ValueError(fault) from None
-        raise
+    source = open_source(name_or_path, split=split, revision=revision, files=files)
+    source.require((*texts.values(), *required))
+    extra = tuple(c for c in (*optional, *required) if c in source.names and c not in texts.values())
+    return source.rows((*texts.values(), *extra), _as_texts, {"texts": tuple(texts.items()), "extra": extra})
 
 
-class UnusableValue(ValueError):
-    """A value that cannot be read as text."""
-
-
-def _check_columns(name: str, texts: Mapping[str, str], required: Sequence[str], names: list[str]) -> None:
-    missing = [column for column in (*texts.values(), *required) if column not in names]
-    if missing:
-        raise ValueError(
-            f"{name} has no column {' and no column '.join(map(repr, missing))}. It has: {', '.join(names) or 'none'}. "
-            "Name the problem's and the answer's columns with question_column and answer_column."
-        )
+def _as_texts(row: Mapping[str, Any], number: int, texts: tuple, extra: tuple[str, ...]) -> dict[str, Any]:
+    return {name: as_text(row[column], column, number) for name, column in texts} | {c: row[c] for c in extra}
 
 
 def _rows(
     source: dict[str, Any],
     split: str,
-    texts: tuple[tuple[str, str], ...],
-    extra: tuple[str, ...],
+    columns: tuple[str, ...],
     is_parquet: bool,
+    convert: Callable[..., dict[str, Any]],
+    options: tuple[tuple[str, Any], ...],
     version: str,
 ) -> Iterator[dict]:
     from datasets import load_dataset
 
-    columns = [*(column for _, column in texts), *extra]
+    if "lines" in source:
+        for number, row in enumerate(_lines(source["lines"]), start=1):
+            yield convert(row, number, **dict(options))
+        return
     # Parquet reads the chosen columns only, from disk or by range requests; other formats have to be read whole.
-    stream = load_dataset(**source, split=split, streaming=True, **({"columns": columns} if is_parquet else {}))
+    chosen = {"columns": list(columns)} if is_parquet else {}
+    stream = load_dataset(**source, split=split, streaming=True, **chosen)
     for number, row in enumerate(stream, start=1):
-        yield {name: as_text(row[column], column, number) for name, column in texts} | {c: row[c] for c in extra}
+        yield convert(row, number, **dict(options))
+
+
+def _lines(files: Sequence[str]) -> Iterator[dict]:
+    for file in files:
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise UnusableValue(f"line {number} of {file} is no JSON object: {line[:60]!r}")
+                    yield row
+
+
+class UnusableValue(ValueError):
+    """A value that cannot be read as text."""
 
 
 def as_text(value: Any, column: str, row: int) -> str:

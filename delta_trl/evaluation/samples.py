@@ -59,6 +59,7 @@ class BenchmarkSamples:
         fingerprint: Tells whether two runs had the same problems, see `benchmarks.fingerprint`.
         problems: (P,) ids, in the benchmark's order.
         n: Samples a problem that were asked for.
+        grader: The kind of its answers, one of `graders.GRADERS`.
         samples: The samples there are, by (problem id, sample index). Fewer than P·n if the run is not finished.
     """
 
@@ -67,6 +68,7 @@ class BenchmarkSamples:
     fingerprint: str
     problems: list[str]
     n: int
+    grader: str = "math"
     samples: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -169,11 +171,12 @@ def plan(
     n: int,
     settings: Mapping[str, Any],
     inherited: Sequence[str] = (),
+    grader: str = "math",
 ) -> dict[str, Any]:
     """The line that begins a benchmark in a file: what was asked for.
 
     Args:
-        benchmark, title, fingerprint, problems, n: See `BenchmarkSamples`.
+        benchmark, title, fingerprint, problems, n, grader: See `BenchmarkSamples`.
         settings: All that decides how the samples come out.
         inherited: Those of the settings that were taken over from the model's training run.
     """
@@ -183,6 +186,7 @@ def plan(
         "fingerprint": fingerprint,
         "problems": list(problems),
         "samples": n,
+        **({} if grader == "math" else {"grader": grader}),
     }
     return {"plan": asked, "settings": dict(settings), "inherited": list(inherited)}
 
@@ -203,7 +207,8 @@ def read_evaluation(path: str | os.PathLike) -> Evaluation:
             evaluation = evaluation or Evaluation(path, line["settings"], line.get("inherited", []), {})
             asked = line["plan"]
             fields = [asked[name] for name in ("benchmark", "title", "fingerprint", "problems", "samples")]
-            evaluation.benchmarks.setdefault(asked["benchmark"], BenchmarkSamples(*fields))
+            found = BenchmarkSamples(*fields, asked.get("grader", "math"))
+            evaluation.benchmarks.setdefault(asked["benchmark"], found)
         else:
             _require(line, SAMPLE, path)
             benchmark, problem, index = line["benchmark"], line["problem"], line["sample"]

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from ..rewards.code_grading import NO_CODE
 from ..rewards.grading import NO_BOX, TIMED_OUT
+from .graders import GRADERS
 from .samples import BenchmarkSamples, Evaluation
 from .statistics import Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k
 
 
 # Settings that compared runs may differ in.
 FREE_SETTINGS = ("model", "base_model", "revision")
-# From this share of samples without a boxed answer on, something is wrong with how the model is asked.
+# From this share of samples without an answer on, something is wrong with how the model is asked.
 NEARLY_ALL = 0.9
 # What a whole suite is called beside its benchmarks.
 OVERALL = "Avg."
@@ -36,10 +38,10 @@ class BenchmarkSummary:
         n: Samples a problem that were asked for.
         average: avg@n.
         pass_at: pass@k by k, the powers of two up to n.
-        majority: majority@n.
+        majority: majority@n. None where answers do not vote, as programs do not.
         mean_tokens: Mean completion length.
         truncated, no_answer, no_box, timed_out: Shares of samples that reached max_tokens, in which the checker found
-            no answer, that have no box, and on which the checker ran out of time.
+            no answer, that have no box or program, and on which the checker ran out of time.
         unscorable: Samples whose reference answer the checker could not read: they count as wrong.
         missing: Samples asked for that are not in the file.
         without_sample: Ids of the problems that produced no sample.
@@ -51,7 +53,7 @@ class BenchmarkSummary:
     n: int
     average: Estimate
     pass_at: dict[int, Estimate]
-    majority: Estimate
+    majority: Estimate | None
     mean_tokens: float | None
     truncated: float | None
     no_answer: float | None
@@ -89,7 +91,12 @@ def summarise(run: Evaluation, same: SameAnswer | None = None) -> list[Benchmark
         same: Decides which answers are equal for majority@n. None: the reward's checker.
     """
     benchmarks = list(run.benchmarks.values())
-    groups = answer_groups(benchmarks, same or checker_says_equal)
+    groups = [
+        answer_groups([benchmark], same or GRADERS[benchmark.grader].same)[0]
+        if GRADERS[benchmark.grader].same([]) is not None
+        else None
+        for benchmark in benchmarks
+    ]
     parts = [([benchmark], [group]) for benchmark, group in zip(benchmarks, groups, strict=True)]
     if len(benchmarks) > 1:
         parts.append((benchmarks, groups))
@@ -158,18 +165,13 @@ def answer_groups(benchmarks: Sequence[BenchmarkSamples], same: SameAnswer) -> l
     return [[next(numbered) for _ in benchmark.problems] for benchmark in benchmarks]
 
 
-def checker_says_equal(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether the reward's checker takes the two answers of a pair for the same."""
-    from ..rewards import same_answers
-
-    return same_answers(pairs) if pairs else []
-
-
 def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:
-    """What is probably wrong where nearly no sample has a boxed answer; None where many have one."""
+    """What is probably wrong where nearly no sample has an answer; None where many have one."""
     without = [sample for sample in samples if sample["answer"] is None]
     if len(without) <= NEARLY_ALL * len(samples):
         return None
+    forms = {"code" if sample.get("reason") == NO_CODE else "math" for sample in without}
+    looked_for = " or ".join(GRADERS[form].answer_form for form in sorted(forms))
     cut = sum(sample["truncated"] for sample in without)
     cause = (
         f"Most of them were cut off at the token limit of {settings['max_tokens']}: raise --max_tokens."
@@ -177,10 +179,12 @@ def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[st
         else f"The prompt format {settings['prompt_format']!r} is probably not the one the model was trained with: set "
         "--prompt_format (chat for models with a chat template)."
     )
-    return f"{len(without)} of {len(samples)} completions have no boxed answer and count as wrong. {cause}"
+    return f"{len(without)} of {len(samples)} completions have no {looked_for} and count as wrong. {cause}"
 
 
-def _summary(benchmarks: Sequence[BenchmarkSamples], groups: Sequence[list[list[int | None]]]) -> BenchmarkSummary:
+def _summary(
+    benchmarks: Sequence[BenchmarkSamples], groups: Sequence[list[list[int | None]] | None]
+) -> BenchmarkSummary:
     strata = [benchmark.correct for benchmark in benchmarks]
     n = min(benchmark.n for benchmark in benchmarks)
 
@@ -196,11 +200,11 @@ def _summary(benchmarks: Sequence[BenchmarkSamples], groups: Sequence[list[list[
         n=n,
         average=average(strata),
         pass_at={k: pass_at_k(strata, k) for k in (2**power for power in range(n.bit_length()))},
-        majority=majority_at_n(groups, strata),
+        majority=None if None in groups else majority_at_n(groups, strata),
         mean_tokens=share("tokens"),
         truncated=share("truncated"),
         no_answer=share("answer", lambda answer: answer is None),
-        no_box=share("reason", lambda reason: reason == NO_BOX),
+        no_box=share("reason", lambda reason: reason in (NO_BOX, NO_CODE)),
         timed_out=share("reason", lambda reason: reason == TIMED_OUT),
         unscorable=sum(score is None for benchmark in benchmarks for score in benchmark.column("score")),
         missing=sum(benchmark.missing for benchmark in benchmarks),

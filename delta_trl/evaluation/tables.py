@@ -88,7 +88,7 @@ def detail_table(summaries: dict[str, Sequence[BenchmarkSummary]], style: str = 
                 str(summary.n),
                 points(summary.average),
                 *(points(summary.pass_at[k]) if k in summary.pass_at else "" for k in ks),
-                points(summary.majority),
+                "" if summary.majority is None else points(summary.majority),
                 "" if summary.mean_tokens is None else f"{summary.mean_tokens:.0f}",
                 *map(_percent, (summary.truncated, summary.no_answer, summary.no_box, summary.timed_out)),
             ]

@@ -9,9 +9,12 @@ comes second.
 
 import itertools
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .code_task import TOKENS, code_problems, written_program
 
 
 if TYPE_CHECKING:
@@ -175,6 +178,7 @@ class MadeTask:
         solution (`Callable`): From a question, a random generator and an error rate to a written solution.
         error_rate (`float`): Probability that a written step of the warm-up is wrong.
         warm_up_steps (`int`): Optimiser steps after which somewhat less than half of the sampled answers are right.
+        tokens (`tuple[str, ...]`): Tokens of the model besides characters.
     """
 
     problems: Callable[[int, int], list[dict]]
@@ -182,23 +186,27 @@ class MadeTask:
     solution: Callable[[str, random.Random, float], str]
     error_rate: float
     warm_up_steps: int
+    tokens: tuple[str, ...] = ()
 
 
 TASKS = {
     "quickstart": MadeTask(arithmetic_problems, 6561, written_solution, error_rate=0.25, warm_up_steps=400),
     "ledger": MadeTask(arithmetic_problems, 6561, written_ledger, error_rate=0.25, warm_up_steps=600),
     "precedence": MadeTask(precedence_problems, 1093, written_precedence, error_rate=0.1, warm_up_steps=700),
+    "code": MadeTask(code_problems, 17_576, written_program, error_rate=0.25, warm_up_steps=300, tokens=TOKENS),
 }
 
 
-def character_tokenizer() -> "PreTrainedTokenizerBase":
-    r"""A tokenizer with one token a character, and one for `\boxed{`; about 100 in all."""
+def character_tokenizer(tokens: tuple[str, ...] = ()) -> "PreTrainedTokenizerBase":
+    r"""A tokenizer with one token a character, and one for `\boxed{` and each of `tokens`; about 100 in all."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = ["<pad>", "<eos>", "<unk>", BOX, *CHARACTERS]
+    vocabulary = ["<pad>", "<eos>", "<unk>", BOX, *CHARACTERS, *tokens]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex("|".join([*map(re.escape, (BOX, *tokens)), r"[\s\S]"])), "isolated"
+    )
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
@@ -272,7 +280,7 @@ def warm_up(
     samples = [
         {"prompt": f"{question}\n", "completion": made.solution(question, rng, error_rate)} for question in drawn
     ]
-    tokenizer = character_tokenizer()
+    tokenizer = character_tokenizer(made.tokens)
     trainer = SFTTrainer(
         model=tiny_qwen3(tokenizer, seed),
         args=SFTConfig(

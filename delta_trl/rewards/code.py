@@ -11,6 +11,7 @@ from typing import Any
 from ..sandbox import Limits, Sandbox
 from .code_grading import CODE_REASONS, NO_CODE, UNUSABLE_TESTS, CodeVerdict, extract_code, grade_program
 from .code_tests import CodeTests, read_tests
+from .extraction import response_texts
 
 
 def grade_code(
@@ -88,6 +89,10 @@ def make_code_reward(
     """
     if tests < 1:
         raise ValueError(f"tests must be at least 1, got {tests}.")
+    if memory < 1:
+        raise ValueError(f"memory must be at least 1 MiB, got {memory}.")
+    if timeout <= 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout}.")
     limits = Limits(cpu_seconds=timeout, memory_bytes=memory * 2**20)
     sandbox = Sandbox(workers)
     most_tests = tests
@@ -99,10 +104,7 @@ def make_code_reward(
         log_metric: Callable[[str, float], None] | None = None,
         **kwargs,
     ) -> list[float | None]:
-        texts = [_text(completion) for completion in completions]
-        for i, prompt in enumerate(kwargs.get("prompts") or ()):
-            if isinstance(prompt, str) and "<think>" in prompt.rpartition("</think>")[2]:
-                texts[i] = "<think>" + texts[i]
+        texts = response_texts(completions, kwargs)
         verdicts = grade_code(texts, tests, sandbox, limits, most_tests, fraction)
         if log_extra is not None:
             log_extra("verdict", [verdict.reason for verdict in verdicts])
@@ -132,8 +134,8 @@ _DOCUMENTATION = """Verified reward for code: 1.0 if the completion's program pa
         log_extra: Given by the trainer. Gets the columns `verdict` and `detail` of the completions table.
         log_metric: Given by the trainer. Gets the share of each reason as `code_reward/<reason>`, and the share of
             completions that were right and contain an expected output as `code_reward/hard_coded`.
-        **kwargs: TRL's other columns. Of these only `prompts` is used: a plain prompt that ends inside `<think>` makes a
-            completion without `</think>` an unfinished thought.
+        **kwargs: TRL's other columns. Of these `prompts` and `opens_thought` are used, as in `math_reward`: where a prompt
+            opens a thought, a completion without `</think>` is an unfinished one.
 
     Returns:
         A reward a completion; None, which TRL leaves out, only where the tests cannot be used.
@@ -141,19 +143,6 @@ _DOCUMENTATION = """Verified reward for code: 1.0 if the completion's program pa
     Raises:
         SandboxUnavailable: Programs cannot be isolated on this machine. Nothing was run.
     """
-
-
-def _text(completion: str | list[dict[str, Any]]) -> str:
-    """The text of a plain completion, or of the last assistant message of a conversational one."""
-    if isinstance(completion, str):
-        return completion
-    for message in reversed(completion):
-        if message.get("role", "assistant") == "assistant":
-            content = message.get("content") or ""
-            if isinstance(content, str):
-                return content
-            return "".join(part.get("text", "") for part in content)
-    return ""
 
 
 code_reward = make_code_reward()

@@ -45,11 +45,18 @@ def reference_tests(
     if len(recorded.returned) != 1:
         raise ValueError(f"The reference of {function} does not pass its check: {_last_line(recorded.stderr)}")
     arguments = read_value(recorded.returned[0][1:])
-    given = sandbox.call(reference, Calls(function, arguments, is_python=True), limits)
-    if not arguments or len(given.returned) != len(arguments):
-        raise ValueError(f"The reference of {function} gives no values to compare: {_last_line(given.stderr)}")
-    outputs = [read_value(line[1:]) for line in given.returned]
+    outputs = reference_outputs(reference, function, arguments, sandbox, limits)
     return {"inputs": arguments, "outputs": outputs, "fn_name": function, "format": "python"}
+
+
+def reference_outputs(
+    reference: str, function: str, arguments: list[str], sandbox: Sandbox, limits: Limits | None = None
+) -> list[object]:
+    """What a reference gives for arguments, each the text of a Python tuple. ValueError if it does not give all."""
+    given = sandbox.call(reference, Calls(function, arguments, is_python=True), limits)
+    if not arguments or given.status != "finished" or len(given.returned) != len(arguments):
+        raise ValueError(f"The reference of {function} gives no values to compare: {_last_line(given.stderr)}")
+    return [read_value(line[1:]) for line in given.returned]
 
 
 def _last_line(text: bytes) -> str:

@@ -18,6 +18,7 @@ import re
 FLOAT_TOLERANCE = 1e-6
 MAX_INTEGER_DIGITS = 4300  # of an integer: Python's own limit, since reading one takes quadratic time
 MAX_VALUE_DEPTH = 100  # of nested lists and dicts
+ROOT_TOLERANCE = 1e-4  # as HumanEval has it
 MAX_TOKEN = 400  # characters of a decimal number
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -71,6 +72,37 @@ def same_value(expected: object, got: object) -> bool:
         return (math.isnan(expected) and math.isnan(got)) or _close(expected, float(got))
     except OverflowError:  # an integer beyond the floats
         return False
+
+
+def same_set(expected: object, got: object) -> bool:
+    """Whether a list has the expected elements, in any order and number."""
+    expected, got = (
+        value["$set"] if isinstance(value, dict) and "$set" in value else value for value in (expected, got)
+    )
+    if not (isinstance(expected, list) and isinstance(got, list)):
+        return same_value(expected, got)
+    return all(any(same_value(e, g) for g in got) for e in expected) and all(
+        any(same_value(e, g) for e in expected) for g in got
+    )
+
+
+def is_root(coefficients: object, got: object) -> bool:
+    """Whether a number is a zero of the polynomial with these coefficients, the lowest first."""
+    if isinstance(got, bool) or not isinstance(got, (int, float)) or not isinstance(coefficients, list):
+        return False
+    try:
+        return abs(sum(c * float(got) ** power for power, c in enumerate(coefficients))) <= ROOT_TOLERANCE
+    except OverflowError:
+        return False
+
+
+def same_absence(expected: object, got: object) -> bool:
+    """Whether both are something, or both false or None: for matches, whose form the problem leaves open."""
+    return (expected is None or expected is False) == (got is None or got is False)
+
+
+# How a returned value is compared, by the name that tests give as "oracle"
+ORACLES = {None: same_value, "set": same_set, "root": is_root, "not none": same_absence}
 
 
 def read_value(text: str | bytes) -> object:

@@ -7,11 +7,13 @@ Expected outputs never enter the sandbox: a program gets the inputs, and what it
 import collections
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..sandbox import Calls, Limits, Sandbox
-from ..sandbox.pool import CRASHED, FINISHED, MOST_INPUTS, OUT_OF_MEMORY, TIMED_OUT, Result
-from .code_compare import read_value, same_text, same_value
+from ..sandbox.jobs import CRASHED, FINISHED, OUT_OF_MEMORY, TIMED_OUT, Result
+from ..sandbox.pool import MOST_INPUTS
+from .code_compare import ORACLES, read_value, same_text
 from .code_tests import CodeTests
 
 
@@ -137,7 +139,10 @@ def _grade_calls(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limit
         return 0, (WRONG, "")
     best, reason = 0, (WRONG, "")
     for expected in tests.outputs:
-        right = [_is_right(value, line) for value, line in zip(expected, result.returned, strict=True)]
+        right = [
+            _is_right(value, line, ORACLES[tests.oracle])
+            for value, line in zip(expected, result.returned, strict=True)
+        ]
         best = max(best, sum(right))
     if best == len(tests):
         reason = (RIGHT, "")
@@ -148,11 +153,11 @@ def _grade_calls(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limit
     return best, reason
 
 
-def _is_right(expected: object, line: bytes) -> bool:
+def _is_right(expected: object, line: bytes, same: Callable[[object, object], bool]) -> bool:
     if line[:1] != b"=" or (len(line) > LONGER_BYTES and len(line) > LONGER * len(json.dumps(expected))):
         return False
     try:
-        return same_value(expected, read_value(line[1:]))
+        return same(expected, read_value(line[1:]))
     except ValueError:
         return False
 

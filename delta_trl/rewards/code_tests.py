@@ -14,7 +14,7 @@ With `fn_name` a function of the program, or of its class `Solution`, is called.
 import json
 from dataclasses import dataclass
 
-from .code_compare import read_value
+from .code_compare import ORACLES, read_value
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class CodeTests:
         outputs: Expected texts, one list of them; or for calls one list of values a reading of the row.
         function: The function to call, None for programs that read standard input.
         is_python: Whether arguments are texts of Python expressions.
+        oracle: How a returned value is compared, one of `code_compare.ORACLES`.
     """
 
     inputs: list
     outputs: list[list]
     function: str | None = None
     is_python: bool = False
+    oracle: str | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -65,6 +67,12 @@ def read_tests(tests: object, most: int | None = None) -> CodeTests:
     style = tests.get("format")
     if style not in (None, "python") or (style and not function):
         raise ValueError(f'the format of tests must be "python", together with fn_name, or absent; got {style!r}')
+    oracle = tests.get("oracle")
+    if oracle not in ORACLES or (oracle and not function):
+        known = ", ".join(repr(name) for name in ORACLES if name)
+        raise ValueError(
+            f"the oracle of tests must be one of {known}, together with fn_name, or absent; got {oracle!r}"
+        )
     pairs = list(zip(inputs, outputs, strict=True))
     if most is not None and len(pairs) > most:
         lengths = [len(item if isinstance(item, str) else repr(item)) for item, _ in pairs]
@@ -82,7 +90,7 @@ def read_tests(tests: object, most: int | None = None) -> CodeTests:
         arguments = [_arguments(item) for item, _ in pairs]
     expected = [_plain(item) for _, item in pairs]
     readings = [expected] if style == "python" else _readings(expected)
-    return CodeTests(arguments, readings, function, style == "python")
+    return CodeTests(arguments, readings, function, style == "python", oracle)
 
 
 def _text(item: object) -> str:

@@ -7,6 +7,8 @@ Everything here takes time linear in the length, whatever the text.
 """
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 NO_BOX = "no box"
@@ -32,6 +34,35 @@ _LONGEST_SEPARATOR = 64  # characters; longer text between two boxes is prose
 def opens_thought(text: str) -> bool:
     """Whether `text`, a prompt as the model reads it or a completion, ends inside a `<think>` that is not closed."""
     return "<think>" in text.rpartition("</think>")[2]
+
+
+def response_texts(completions: Sequence[str | list[dict[str, Any]]], columns: Mapping[str, Any]) -> list[str]:
+    """The texts of completions as TRL passes them to a reward function.
+
+    Args:
+        completions: Plain texts, or conversations, of which the last assistant message counts.
+        columns: The reward function's other arguments. A plain one of `prompts` that ends inside `<think>`, or a true value
+            in `opens_thought`, puts `<think>` before the text.
+    """
+    texts = [_message_text(completion) for completion in completions]
+    prompts = columns.get("prompts") or [None] * len(texts)
+    opened = columns.get("opens_thought") or [False] * len(texts)
+    for i, (prompt, is_open) in enumerate(zip(prompts, opened, strict=True)):
+        if is_open or (isinstance(prompt, str) and opens_thought(prompt)):
+            texts[i] = "<think>" + texts[i]
+    return texts
+
+
+def _message_text(completion: str | list[dict[str, Any]]) -> str:
+    if isinstance(completion, str):
+        return completion
+    for message in reversed(completion):
+        if message.get("role", "assistant") == "assistant":
+            content = message.get("content") or ""
+            if isinstance(content, str):
+                return content
+            return "".join(part.get("text", "") for part in content)
+    return ""
 
 
 def extract_answer(completion: str) -> tuple[str | None, str | None]:

@@ -29,7 +29,7 @@ from .exact import (
     obviously_scorable,
     without_units,
 )
-from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer, opens_thought
+from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer, response_texts
 from .limits import MAX_CHARACTERS, too_costly
 from .pool import POOL, TIMED_OUT
 from .spelling import canonical
@@ -233,19 +233,6 @@ def _is_prose(gold: str) -> bool:
     return len(re.findall(r"(?<![a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z(])", bare)) > MAX_WORDS
 
 
-def _text(completion: str | list[dict[str, Any]]) -> str:
-    """The text of a plain completion, or of the last assistant message of a conversational one."""
-    if isinstance(completion, str):
-        return completion
-    for message in reversed(completion):
-        if message.get("role", "assistant") == "assistant":
-            content = message.get("content") or ""
-            if isinstance(content, str):
-                return content
-            return "".join(part.get("text", "") for part in content)
-    return ""
-
-
 def math_reward(
     completions: Sequence[str | list[dict[str, Any]]],
     solution: Sequence[str | None],
@@ -272,12 +259,7 @@ def math_reward(
 
     What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.pool`.
     """
-    texts = [_text(completion) for completion in completions]
-    prompts = kwargs.get("prompts") or [None] * len(texts)
-    opened = kwargs.get("opens_thought") or [False] * len(texts)
-    for i, (prompt, is_open) in enumerate(zip(prompts, opened, strict=True)):
-        if is_open or (isinstance(prompt, str) and opens_thought(prompt)):
-            texts[i] = "<think>" + texts[i]
+    texts = response_texts(completions, kwargs)
     verdicts = grade(texts, solution)
     if log_extra is not None:
         log_extra("answer", [v.answer or "" for v in verdicts])

@@ -5,7 +5,8 @@
 b'42\\n'
 """
 
-from .pool import Calls, Limits, Result, Sandbox, SandboxUnavailable
+from .jobs import Calls, Limits, Result, SandboxUnavailable
+from .pool import Sandbox
 
 
 __all__ = ["Calls", "Limits", "Result", "Sandbox", "SandboxUnavailable"]

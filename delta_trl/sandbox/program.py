@@ -7,6 +7,7 @@ under the program's control, so nothing that it reports is believed: it can only
 import _thread
 import atexit
 import builtins
+import contextvars
 import ctypes
 import gc
 import json
@@ -19,14 +20,16 @@ import threading
 import traceback
 import types
 
+from state import SEED, State
+from values import encode
+
 
 RESULTS = 3  # descriptor of the file that takes one line a run or call
-SEED = 0  # the same program gets the same verdict
 RECURSION_OF_CALLED_PROGRAMS = 50_000  # as the judges that call functions set it; programs set their own
 MACHINE = os.uname().machine
 
 
-def run_program(files: list[int], limits: dict, isolation, names: dict[str, object]) -> None:
+def run_program(files: list[int], limits: dict, isolation, names: dict[str, object], state: State) -> None:
     """Never returns.
 
     Args:
@@ -34,6 +37,7 @@ def run_program(files: list[int], limits: dict, isolation, names: dict[str, obje
         limits: See `Isolation.enter`, and `cpu_seconds` and `wall_seconds` of one run or call.
         isolation: The worker's `Isolation`.
         names: What a called program finds in its namespace.
+        state: The worker's `State`.
     """
     status = 1
     try:
@@ -52,21 +56,22 @@ def run_program(files: list[int], limits: dict, isolation, names: dict[str, obje
             os.fstat(0)
         except PermissionError:
             os.fstat = fstat
+            state.accept("os", "fstat")
         if hasattr(sys, "set_int_max_str_digits"):
             sys.set_int_max_str_digits(0)
-        status = _run(job, files[3:], seconds, names)
+        status = _run(job, files[3:], seconds, names, state)
     except Exception:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status & 255)
 
 
-def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dict[str, object]) -> int:
+def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dict[str, object], state: State) -> int:
     """The exit status: of the last run. Runs go on until one fails."""
     has_calls = "calls" in job
     standard = vars(builtins)
     original = standard.copy()
-    status, code = 0, None
+    status, code, modules = 0, None, set()
     while streams and status == 0:
         for target in (0, 1):
             os.dup2(streams[0], target)
@@ -81,14 +86,11 @@ def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dic
             vars(module).update(names)
             sys.setrecursionlimit(RECURSION_OF_CALLED_PROGRAMS)
         try:
-            try:
-                if code is None:
-                    code = compile(job["program"], "program.py", "exec", dont_inherit=True)
-                exec(code, vars(module))
-                if has_calls:
-                    _answer(job, vars(module), names, seconds)
-            finally:
-                _finish(module)
+            if code is None:
+                code = compile(job["program"], "program.py", "exec", dont_inherit=True)
+                modules = state.named_in(code)
+            # A context of its own: what it sets for decimal numbers, or numpy's printing, ends with the run
+            contextvars.copy_context().run(_run_once, code, module, job, names, seconds)
             status = 0
         except BaseException as error:
             status = _exit_status(error)
@@ -96,15 +98,27 @@ def _run(job: dict, streams: list[int], seconds: tuple[float, float], names: dic
             break
         try:
             os.write(RESULTS, b"=0\n" if status == 0 else b"!%d\n" % status)
-            if _thread._count():
-                os.write(RESULTS, b".\n")  # no further run: a daemon thread would write to its output
+            standard.clear()
+            standard.update(original)
+            # No further run if a daemon thread would write to its output, or find what this one changed
+            if _thread._count() or state.is_changed(modules):
+                os.write(RESULTS, b".\n")
                 break
         except OSError:
             break  # the program closed the file, and perhaps those of the next run
-        standard.clear()
-        standard.update(original)
-        sys.setrecursionlimit(1000)
+        state.reset(modules)
     return status
+
+
+def _run_once(
+    code: types.CodeType, module: types.ModuleType, job: dict, names: dict[str, object], seconds: tuple[float, float]
+) -> None:
+    try:
+        exec(code, vars(module))
+        if "calls" in job:
+            _answer(job, vars(module), names, seconds)
+    finally:
+        _finish(module)
 
 
 def _arm(seconds: tuple[float, float]) -> None:
@@ -134,32 +148,6 @@ def _answer(job: dict, space: dict, names: dict[str, object], seconds: tuple[flo
                 raise
             line = "!" + json.dumps(type(error).__name__)
         os.write(RESULTS, line.encode() + b"\n")
-
-
-def encode(value: object) -> str:
-    """A value as one line of JSON. Tuples become lists; sets and other values that JSON lacks become {"$type": ...}."""
-    try:
-        return json.dumps(value)
-    except TypeError:
-        return json.dumps(_plain(value))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        if all(key is None or isinstance(key, (str, int, float)) for key in value):
-            return {key: _plain(item) for key, item in value.items()}
-        return {"$dict": sorted(([_plain(key), _plain(item)] for key, item in value.items()), key=json.dumps)}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return {"$set": sorted((_plain(item) for item in value), key=json.dumps)}
-    if isinstance(value, complex):
-        return {"$complex": [value.real, value.imag]}
-    if isinstance(value, (bytes, bytearray)):
-        return {"$bytes": value.hex()}
-    if type(value).__module__ == "numpy":
-        return _plain(value.tolist())
-    return value
 
 
 def _finish(module: types.ModuleType) -> None:

@@ -23,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from isolation import Isolation, IsolationError
 from library import SourceImporter, names_for_called_programs, preload
 from program import run_program
+from state import State
 
 
 ORPHAN_POLL_SECONDS = 5.0  # how often an idle worker checks that its parent lives, should the socket not tell
@@ -48,7 +49,7 @@ def wait_for(pid: int, wall_seconds: float, control: socket.socket, wake: int) -
             os.kill(pid, signal.SIGKILL)
 
 
-def serve(control: socket.socket, isolation: Isolation, names: dict[str, object], parent: int) -> None:
+def serve(control: socket.socket, isolation: Isolation, names: dict[str, object], state: State, parent: int) -> None:
     wake, signalled = os.pipe()
     os.set_blocking(signalled, False)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
@@ -68,7 +69,7 @@ def serve(control: socket.socket, isolation: Isolation, names: dict[str, object]
         if pid == 0:
             for file in (control.fileno(), wake, signalled):
                 os.close(file)
-            run_program(files, limits, isolation, names)
+            run_program(files, limits, isolation, names, state)
         for file in files:
             os.close(file)
         outcome = wait_for(pid, total_wall_seconds, control, wake)
@@ -91,10 +92,11 @@ def main(control_file: int, use_landlock: bool, parent: int) -> None:
     importer.install()
     os.environ.clear()
     sys.argv[:] = ["program.py"]
+    state = State()
     gc.collect()
     gc.freeze()  # a program's garbage collection must not touch, and so copy, the worker's pages
     control.send(json.dumps({"layers": isolation.layers}).encode())
-    serve(control, isolation, names, parent)
+    serve(control, isolation, names, state, parent)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ class ScriptArguments(PlanArguments):
     reward_funcs: list[str] = field(
         default_factory=lambda: ["math_reward"],
         metadata={
-            "help": "Reward functions: 'math_reward' (1 for a right boxed answer, else 0), 'reasoning_gym' (reasoning-gym's "
-            "score, for its problems), 'soft_overlong' (TRL's length penalty), or a dotted import path such as "
-            "'my_package.my_reward'."
+            "help": "Reward functions: 'math_reward' (1 for a right boxed answer, else 0), 'code_reward' (1 for a program "
+            "that passes all tests, else 0), 'reasoning_gym' (reasoning-gym's score, for its problems), 'soft_overlong' "
+            "(TRL's length penalty), or a dotted import path such as 'my_package.my_reward'."
         },
     )
     soft_overlong_max_length: int | None = field(
@@ -45,6 +45,28 @@ class ScriptArguments(PlanArguments):
     )
     soft_overlong_cache: int | None = field(
         default=None, metadata={"help": "For 'soft_overlong': the penalty grows over this many tokens before that."}
+    )
+    code_reward_fraction: bool | None = field(
+        default=None, metadata={"help": "For 'code_reward': reward the share of tests passed. Default: false."}
+    )
+    code_reward_tests: int | None = field(
+        default=None,
+        metadata={
+            "help": "For 'code_reward': run at most so many tests of a problem, the longest inputs. Default: 15."
+        },
+    )
+    code_reward_timeout: float | None = field(
+        default=None, metadata={"help": "For 'code_reward': CPU seconds of one test. Default: 4."}
+    )
+    code_reward_memory: int | None = field(
+        default=None, metadata={"help": "For 'code_reward': MiB of memory of one program. Default: 1024."}
+    )
+    code_reward_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "For 'code_reward': programs that each training process runs at a time. Default: the machine's cores, "
+            "shared by its training processes, at most 16."
+        },
     )
     overwrite_output_dir: bool = field(
         default=False,

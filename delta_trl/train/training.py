@@ -13,7 +13,7 @@ from trl import ModelConfig
 
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
 from ..config import GRPOBaseConfig
-from ..data import DataArguments, MathData
+from ..data import DataArguments, ProblemData
 from .arguments import ScriptArguments
 from .folder import RecordCallback, clear, last_checkpoint, run_record, starting_point, write_record
 from .methods import method_named
@@ -85,7 +85,7 @@ def build(
     return trainer, start
 
 
-def check_data(rewards: list[Callable], data: MathData, max_completion_length: int, config: Any) -> None:
+def check_data(rewards: list[Callable], data: ProblemData, max_completion_length: int, config: Any) -> None:
     """Raise `ValueError` for rewards that need other columns, and for prompts too long for the model."""
     check_reward_columns(rewards, data.train)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)

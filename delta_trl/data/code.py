@@ -1,0 +1,158 @@
+"""Rows with a programming problem and its tests, in the schemas that data sets have.
+
+| schema | columns that tell it | problem | tests |
+|---|---|---|---|
+| own | `tests` and the question column | question column | `tests`: a dict or its JSON text, see `rewards.code_tests` |
+| Eurus-2 | `prompt`, `reward_model` | last user message | `reward_model.ground_truth` |
+| APPS, TACO | `question`, `input_output` | `question`, `starter_code` | `input_output` |
+| MBPP | `text` or `prompt`, `test_list` | text and the first assertion | `test_list`, `challenge_test_list` |
+
+Rows are read and checked one at a time and written to Arrow files, from which a row's tests are read when it is graded.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .asserts import tests_of_asserts
+from .filters import Steps, column
+from .reading import open_source
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+OTHER_ABILITY = "not code"  # Eurus-2-RL-Data holds mathematics, too
+ROWS_AT_A_TIME = 16  # in memory; a row's tests may have megabytes
+_INSTRUCTION = re.compile(
+    r"\s*Write Python code to solve the problem\.\s*Present the code in\s*```python\s*Your code\s*```\s*at the end\.?\s*$"
+)
+
+Row = Mapping[str, Any]
+
+
+def _own(row: Row, question_column: str) -> tuple[str, object]:
+    return row[question_column] or "", row["tests"]
+
+
+def _eurus(row: Row, question_column: str) -> tuple[str, object]:
+    prompt = row["prompt"]
+    if not isinstance(prompt, str):
+        texts = [message["content"] for message in prompt or () if message.get("role") == "user"]
+        prompt = texts[-1] if texts else ""
+    # The prompt format puts an instruction after the question
+    return _INSTRUCTION.sub("", prompt), (row["reward_model"] or {}).get("ground_truth")
+
+
+def _apps(row: Row, question_column: str) -> tuple[str, object]:
+    question = row["question"] or ""
+    starter = (row.get("starter_code") or "").strip()
+    if question.strip() and starter:
+        question += f"\n\nUse this starter code:\n```python\n{starter}\n```"
+    return question, row["input_output"]
+
+
+def _mbpp(row: Row, question_column: str) -> tuple[str, object]:
+    question = (row.get("text") or row.get("prompt") or "").strip()
+    asserts = [*(row["test_list"] or ()), *(row.get("challenge_test_list") or ())]
+    # Only assertions tell the function's name. One is shown, so that not all answers are in the prompt.
+    if question and asserts:
+        question += f"\nYour code should pass this test:\n{asserts[0].strip()}"
+    return question, tests_of_asserts(asserts)[0]
+
+
+SCHEMAS: dict[str, tuple[tuple[str, ...], Callable[[Row, str], tuple[str, object]]]] = {
+    "Eurus-2": (("prompt", "reward_model"), _eurus),
+    "APPS, TACO": (("question", "input_output"), _apps),
+    "MBPP": (("test_list",), _mbpp),
+}
+FURTHER = ("ability", "data_source", "starter_code", "text", "prompt", "challenge_test_list")
+
+
+def find_schema(names: list[str], question_column: str, where: str) -> str:
+    """The schema of a dataset with these columns; ValueError if it has none."""
+    if "tests" in names and question_column in names:
+        return "own"
+    for schema, (columns, _) in SCHEMAS.items():
+        if set(columns) <= set(names):
+            return schema
+    known = "; ".join(f"{schema}: {', '.join(columns)}" for schema, (columns, _) in SCHEMAS.items())
+    raise ValueError(
+        f"{where} has the columns {', '.join(names) or '(none)'}, in which no programming problems are found. Needed are "
+        f"{question_column!r} (question_column) and 'tests', or those of a known schema ({known}). For mathematics set "
+        "problem_type to 'math'."
+    )
+
+
+def read_code_rows(
+    name_or_path: str,
+    steps: Steps,
+    *,
+    question_column: str,
+    extra: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
+    split: str = "train",
+    revision: str | None = None,
+    files: str | None = None,
+) -> "Dataset":
+    """Rows with `question`, `tests` (JSON text, "" if they cannot be used), `fault` (why), `origin` and further columns.
+
+    Raises:
+        ValueError: No known schema, or a file that is empty or broken.
+        FileNotFoundError: A local path without data files.
+    """
+    source = open_source(name_or_path, split=split, revision=revision, files=files, by_line=True)
+    schema = find_schema(source.names, question_column, name_or_path)
+    source.require(extra)
+    columns = (question_column, "tests") if schema == "own" else SCHEMAS[schema][0]
+    wanted = [c for c in dict.fromkeys((*columns, *FURTHER, *optional, *extra)) if c in source.names]
+    kept = tuple(c for c in (*optional, *extra) if c in source.names)
+    rows = source.rows(
+        wanted, convert_row, {"schema": schema, "question_column": question_column, "kept": kept}, ROWS_AT_A_TIME
+    )
+    steps.say(f"{name_or_path}: {len(rows)} rows, schema {schema}")
+    return rows
+
+
+def convert_row(row: Row, number: int, schema: str, question_column: str, kept: tuple[str, ...]) -> dict[str, Any]:
+    """One row of a known schema. Never raises for what it contains."""
+    from ..rewards.code_tests import read_tests
+
+    found = {"question": "", "tests": "", "fault": "", "origin": str(row.get("data_source") or "")}
+    found |= {name: row.get(name) for name in kept}
+    if not isinstance(found.get("difficulty", 0.0), (int, float)):
+        found["difficulty"] = None  # APPS has words
+    if row.get("ability", "code") != "code":
+        return found | {"fault": OTHER_ABILITY}
+    try:
+        question, tests = (_own if schema == "own" else SCHEMAS[schema][1])(row, question_column)
+        found["question"] = str(question).strip()
+        read_tests(tests)
+        found["tests"] = tests if isinstance(tests, str) else json.dumps(tests)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        found["fault"] = f"row {number}: {error}"
+    return found
+
+
+def check_tests(rows: "Dataset", steps: Steps, allow_unusable: bool, most_unusable: float) -> "tuple[Dataset, float]":
+    """Rows whose tests can be used, and the share of the others among the rows with code."""
+    faults = column(rows, "fault")
+    if OTHER_ABILITY in faults:
+        rows = steps.keep(rows, "ability other than code", [fault != OTHER_ABILITY for fault in faults])
+        faults = column(rows, "fault")
+    origins = Counter(column(rows, "origin"))
+    if set(origins) != {""}:
+        steps.say("sources: " + ", ".join(f"{name or '(none)'} {count}" for name, count in origins.most_common()))
+    bad = [fault for fault in faults if fault]
+    share = len(bad) / len(faults)
+    examples = f", for example {'; '.join(fault[:200] for fault in bad[:3])}" if bad else ""
+    steps.say(f"tests that cannot be used: {len(bad)} of {len(faults)} ({share:.1%}){examples}")
+    if share > most_unusable and not allow_unusable:
+        raise ValueError(
+            f"The tests of {share:.1%} of the rows cannot be used{examples}: more than {most_unusable:.0%}, so this is "
+            "probably not the schema it looks like. If it is right, set allow_unscorable; those rows are removed in any "
+            "case."
+        )
+    return steps.keep(rows, "tests that cannot be used", [not fault for fault in faults]), share

@@ -1,0 +1,94 @@
+"""LiveCodeBench's own files (`code_generation_lite`, JSON Lines), read without running anything that is in them.
+
+All tests together have gigabytes, so that a problem only keeps where its line is; its tests are read when it is graded.
+"""
+
+import base64
+import hashlib
+import json
+import pickletools
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+PLACE = "livecodebench:"  # what the place of a line starts with
+MAX_BYTES = 2**30  # of one problem's private tests
+# What a pickled text consists of. Every other opcode (a global, a call, a container) is refused before it means anything.
+_AROUND = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
+_TEXT = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
+
+
+def decode_private_tests(text: str) -> list[dict]:
+    """The test cases of `private_test_cases`: JSON, or base64 of zlib of a pickle of JSON text.
+
+    Raises:
+        ValueError: It is neither, larger than `MAX_BYTES`, or a pickle of anything but one text. Nothing is unpickled.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(base64.b64decode(text, validate=True), MAX_BYTES)
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"private tests are neither JSON nor base64 of zlib: {error}") from None
+    if not inflater.eof:
+        raise ValueError(f"private tests are cut off, or larger than {MAX_BYTES} bytes")
+    return json.loads(_pickled_text(data))
+
+
+def _pickled_text(data: bytes) -> str:
+    texts = []
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name in _TEXT and not texts:
+            texts.append(argument)
+        elif opcode.name == "STOP" and texts:
+            return texts[0]
+        elif opcode.name not in _AROUND:
+            raise ValueError(f"private tests are pickled with {opcode.name} at byte {position}: not a text alone")
+    raise ValueError("private tests are a pickle without an end")
+
+
+def read_lines(files: list[Path]) -> Iterator[tuple[dict, str, str]]:
+    """(row, digest of its line, place of its line) of every problem."""
+    for file in files:
+        with open(file, "rb") as lines:
+            offset = 0
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except ValueError as error:
+                        raise ValueError(f"{file}, line {number} is not JSON: {error}.") from error
+                    place = PLACE + json.dumps({"file": str(file), "offset": offset})
+                    yield row, hashlib.sha256(line).hexdigest(), place
+                offset += len(line)
+
+
+def question_of(row: dict) -> str:
+    """The problem's text, and how its program gets input."""
+    question = row["question_content"].strip()
+    starter = (row.get("starter_code") or "").strip()
+    if starter:
+        return f"{question}\n\nUse this starter code:\n```python\n{starter}\n```"
+    return f"{question}\n\nRead the input from standard input and print the answer to standard output."
+
+
+def tests_at(place: str) -> str:
+    """The tests of a problem as `code_reward` takes them, from its line.
+
+    Raises:
+        ValueError: They cannot be decoded.
+    """
+    where = json.loads(place.removeprefix(PLACE))
+    with open(where["file"], "rb") as file:
+        file.seek(where["offset"])
+        row = json.loads(file.readline())
+    cases = [*json.loads(row["public_test_cases"]), *decode_private_tests(row["private_test_cases"])]
+    tests = {"inputs": [case["input"] for case in cases], "outputs": [case["output"] for case in cases]}
+    if any(case["testtype"] == "functional" for case in cases):
+        metadata = row["metadata"]
+        tests["fn_name"] = (json.loads(metadata) if isinstance(metadata, str) else metadata)["func_name"]
+    return json.dumps(tests)
