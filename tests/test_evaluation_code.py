@@ -203,7 +203,7 @@ def test_hostile_pickles_run_nothing(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"pickle|byte|opcode|text"):
             decode_private_tests(base64.b64encode(zlib.compress(raw)).decode())
     assert not mark.exists()
-    monkeypatch.setattr("delta_trl.evaluation.livecodebench.MAX_BYTES", 1000)
+    monkeypatch.setattr("delta_trl.evaluation.livecodebench.MAX_PRIVATE_BYTES", 1000)
     with pytest.raises(ValueError, match="larger than 1000 bytes"):
         decode_private_tests(packed("[" + " " * 10**6 + "]"))
     for broken in ("not base64!", base64.b64encode(b"no zlib").decode(), packed("[]")[:8]):
@@ -291,7 +291,9 @@ def test_records_tables_and_comparison_of_code_beside_mathematics(tmp_path):
     settings |= {"top_p": 1.0, "top_k": 0, "max_tokens": 9, "seed": 0, "prompt_format": "paper", "versions": {}}
     for name, texts in completions.items():
         file = SampleFile(tmp_path / f"{name}.jsonl")
-        file.begin([plan("c", "C", "f", ["p"], 2, settings, (), "code"), plan("m", "M", "g", ["q"], 2, settings)])
+        file.begin(
+            [plan("c", "C", "f", ["p", "r"], 2, settings, (), "code"), plan("m", "M", "g", ["q", "r"], 2, settings)]
+        )
         requests = [(Request("c", "p", i, 0, "", (1,), tests, "code"), text) for i, text in enumerate(texts)]
         requests += [(Request("m", "q", i, 0, "", (1,), "4"), r"\boxed{4}") for i in range(2)]
         records = grade_samples([(request, Completion(text, 3, False, None)) for request, text in requests])
@@ -308,7 +310,7 @@ def test_records_tables_and_comparison_of_code_beside_mathematics(tmp_path):
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     table = write_results(files, tmp_path)
     rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()]
-    assert ["a", "**50.00**", "**100.00**"] in [row[1:4] for row in rows]
+    assert ["a", "**25.00 ± 25.00**", "**50.00 ± 50.00**"] in [row[1:4] for row in rows]
     summaries = json.loads((tmp_path / "results.json").read_text())["runs"]["a"]["benchmarks"]
     assert [summary["majority"] is None for summary in summaries] == [True, False, True]  # programs do not vote
     assert [summary["no_box"] for summary in summaries[:2]] == [0.5, 0.0]

@@ -77,7 +77,7 @@ def test_the_ledger_uses_every_phrasing_and_closing_about_equally(problems):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_tokenizer_reads_every_solution_and_gives_it_back(task):
-    tokenizer, rng = character_tokenizer(), random.Random(0)
+    tokenizer, rng = character_tokenizer(TASKS[task].tokens), random.Random(0)
     for problem in TASKS[task].problems(500, 1):
         text = TASKS[task].solution(problem["question"], rng, 0.25)
         ids = tokenizer(text)["input_ids"]
@@ -134,5 +134,5 @@ def test_precedence_with_errors_mostly_works_from_left_to_right():
 
 
 def test_an_unknown_task_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"quickstart, ledger, precedence; got 'legder'"):
+    with pytest.raises(ValueError, match=r"quickstart, ledger, precedence, code; got 'legder'"):
         warm_up(str(tmp_path), ["1+1+1+1=?"], task="legder")

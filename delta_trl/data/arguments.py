@@ -161,7 +161,7 @@ class DataArguments:
         return PromptFormat(self.prompt_format, self.system_prompt, instruction)
 
     def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None, *, check_golds: bool = True) -> "ProblemData":
-        """`problems.load_problems` with these options."""
-        from .problems import load_problems
+        """`problems.load_problem_data` with these options."""
+        from .problems import load_problem_data
 
-        return load_problems(self, tokenizer, check_golds=check_golds)
+        return load_problem_data(self, tokenizer, check_golds=check_golds)

@@ -30,14 +30,14 @@ _INSTRUCTION = re.compile(
     r"\s*Write Python code to solve the problem\.\s*Present the code in\s*```python\s*Your code\s*```\s*at the end\.?\s*$"
 )
 
-Row = Mapping[str, Any]
+DatasetRow = Mapping[str, Any]
 
 
-def _own(row: Row, question_column: str) -> tuple[str, object]:
+def _own(row: DatasetRow, question_column: str) -> tuple[str, object]:
     return row[question_column] or "", row["tests"]
 
 
-def _eurus(row: Row, question_column: str) -> tuple[str, object]:
+def _eurus(row: DatasetRow, question_column: str) -> tuple[str, object]:
     prompt = row["prompt"]
     if not isinstance(prompt, str):
         texts = [message["content"] for message in prompt or () if message.get("role") == "user"]
@@ -46,7 +46,7 @@ def _eurus(row: Row, question_column: str) -> tuple[str, object]:
     return _INSTRUCTION.sub("", prompt), (row["reward_model"] or {}).get("ground_truth")
 
 
-def _apps(row: Row, question_column: str) -> tuple[str, object]:
+def _apps(row: DatasetRow, question_column: str) -> tuple[str, object]:
     question = row["question"] or ""
     starter = (row.get("starter_code") or "").strip()
     if question.strip() and starter:
@@ -54,7 +54,7 @@ def _apps(row: Row, question_column: str) -> tuple[str, object]:
     return question, row["input_output"]
 
 
-def _mbpp(row: Row, question_column: str) -> tuple[str, object]:
+def _mbpp(row: DatasetRow, question_column: str) -> tuple[str, object]:
     question = (row.get("text") or row.get("prompt") or "").strip()
     asserts = [*(row["test_list"] or ()), *(row.get("challenge_test_list") or ())]
     # Only assertions tell the function's name. One is shown, so that not all answers are in the prompt.
@@ -63,7 +63,7 @@ def _mbpp(row: Row, question_column: str) -> tuple[str, object]:
     return question, tests_of_asserts(asserts)[0]
 
 
-SCHEMAS: dict[str, tuple[tuple[str, ...], Callable[[Row, str], tuple[str, object]]]] = {
+SCHEMAS: dict[str, tuple[tuple[str, ...], Callable[[DatasetRow, str], tuple[str, object]]]] = {
     "Eurus-2": (("prompt", "reward_model"), _eurus),
     "APPS, TACO": (("question", "input_output"), _apps),
     "MBPP": (("test_list",), _mbpp),
@@ -116,7 +116,9 @@ def read_code_rows(
     return rows
 
 
-def convert_row(row: Row, number: int, schema: str, question_column: str, kept: tuple[str, ...]) -> dict[str, Any]:
+def convert_row(
+    row: DatasetRow, number: int, schema: str, question_column: str, kept: tuple[str, ...]
+) -> dict[str, Any]:
     """One row of a known schema. Never raises for what it contains."""
     from ..rewards.code_tests import read_tests
 

@@ -50,7 +50,7 @@ class ProblemData:
     longest_prompt: int | None
 
 
-def load_problems(
+def load_problem_data(
     arguments: DataArguments, tokenizer: "PreTrainedTokenizerBase | None" = None, *, check_golds: bool = True
 ) -> ProblemData:
     """Load problems, remove what cannot be trained on, and render the prompts.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .evalplus import read_evalplus, read_humaneval
-from .livecodebench import question_of, read_lines
+from .livecodebench import question_of, rows_of_files
 
 
 # Of `livecodebench/code_generation_lite`: release_v6 is all of them
@@ -74,7 +74,7 @@ def _livecodebench(source: str) -> Loaded:
         from huggingface_hub import hf_hub_download
 
         files = [Path(hf_hub_download(source, name, repo_type="dataset")) for name in LIVECODEBENCH_FILES]
-    return [(str(row["question_id"]), question_of(row), digest, place) for row, digest, place in read_lines(files)]
+    return [(str(row["question_id"]), question_of(row), digest, place) for row, digest, place in rows_of_files(files)]
 
 
 def _rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:

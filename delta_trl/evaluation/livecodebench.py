@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 PLACE = "livecodebench:"  # what the place of a line starts with
-MAX_BYTES = 2**30  # of one problem's private tests
+MAX_PRIVATE_BYTES = 2**30  # of one problem's private tests
 # What a pickled text consists of. Every other opcode (a global, a call, a container) is refused before it means anything.
 _AROUND = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
 _TEXT = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
@@ -23,7 +23,8 @@ def decode_private_tests(text: str) -> list[dict]:
     """The test cases of `private_test_cases`: JSON, or base64 of zlib of a pickle of JSON text.
 
     Raises:
-        ValueError: It is neither, larger than `MAX_BYTES`, or a pickle of anything but one text. Nothing is unpickled.
+        ValueError: It is neither, larger than `MAX_PRIVATE_BYTES`, or a pickle of anything but one
+            text. Nothing is unpickled.
     """
     try:
         return json.loads(text)
@@ -31,11 +32,11 @@ def decode_private_tests(text: str) -> list[dict]:
         pass
     try:
         inflater = zlib.decompressobj()
-        data = inflater.decompress(base64.b64decode(text, validate=True), MAX_BYTES)
+        data = inflater.decompress(base64.b64decode(text, validate=True), MAX_PRIVATE_BYTES)
     except (ValueError, zlib.error) as error:
         raise ValueError(f"private tests are neither JSON nor base64 of zlib: {error}") from None
     if not inflater.eof:
-        raise ValueError(f"private tests are cut off, or larger than {MAX_BYTES} bytes")
+        raise ValueError(f"private tests are cut off, or larger than {MAX_PRIVATE_BYTES} bytes")
     return json.loads(_pickled_text(data))
 
 
@@ -51,7 +52,7 @@ def _pickled_text(data: bytes) -> str:
     raise ValueError("private tests are a pickle without an end")
 
 
-def read_lines(files: list[Path]) -> Iterator[tuple[dict, str, str]]:
+def rows_of_files(files: list[Path]) -> Iterator[tuple[dict, str, str]]:
     """(row, digest of its line, place of its line) of every problem."""
     for file in files:
         with open(file, "rb") as lines:
