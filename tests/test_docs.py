@@ -14,11 +14,6 @@ from delta_trl.train.methods import methods
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").rglob("*.md")])
 STUDIES = ROOT / "docs" / "results" / "study"
-# Pages that other branches bring. To be removed when they are here.
-UNDER_WAY = {
-    *("rewards.md", "rewards_code.md", "report.md", "metrics.md", "training.md", "your_own_model.md", "vllm.md"),
-    *("reasoning_gym.md", "development_gpu.md"),
-}
 
 
 def anchors(page: Path) -> set[str]:
@@ -34,8 +29,6 @@ def test_every_link_leads_somewhere(page):
             continue
         path, _, fragment = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        if file.parent == ROOT / "docs" and file.name in UNDER_WAY and not file.exists():
-            continue
         assert file.exists(), f"{page.name} links to {target}, which does not exist"
         if fragment:
             assert fragment in anchors(file), f"{page.name} links to {target}: {file.name} has no such heading"
