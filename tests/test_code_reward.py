@@ -245,7 +245,7 @@ def test_other_settings():
     assert few([part], [SUM]) == [1.0]  # the first two of three equally long
     with pytest.raises(ValueError, match="tests must be at least 1"):
         make_code_reward(tests=0)
-    with pytest.raises(ValueError, match="cpu_seconds must be above 0"):
+    with pytest.raises(ValueError, match="timeout must be above 0 seconds"):
         make_code_reward(timeout=0)
 
 

