@@ -133,8 +133,7 @@ def test_report_and_heat_map_show_real_tokens(lora_run, tokenizer):
         assert len(tokens) == len(row["coefficients"])
         assert not any(mark in token for token in tokens for mark in "ĠĊ")
         assert any(token.startswith(" ") for token in tokens)
-    page = write_report([output]).read_text()
-    assert "<|im_end|>" in page or "&lt;|im_end|" in page or "\\u003c|im_end|" in page
+    assert "Ġ" not in write_report([output]).read_text()  # its tables of tokens; the completions are compressed
     ids = tokenizer("Then 12+7=19, naïve café \\boxed{19}<|im_end|>")["input_ids"]
     shown = heat_map(ids, [1.0 + i / 100 for i in range(len(ids))], tokenizer=tokenizer)
     assert "".join(shown.tokens) == "Then 12+7=19, naïve café \\boxed{19}<|im_end|>"
