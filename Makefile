@@ -34,7 +34,7 @@ test-oldest: VENV := .venv-oldest
 test-oldest: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints-oldest.txt --editable '.[test]'
-	$(PYTEST) -m 'not slow' -k 'not qwen3_moe and not vision_language' $(CORE)
+	$(PYTEST) -m 'not slow' -k 'not qwen3_moe and not router_aux and not vision_language' $(CORE)
 
 test-newest: VENV := .venv-newest
 test-newest: pyproject.toml
