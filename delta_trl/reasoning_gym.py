@@ -11,15 +11,13 @@ For `python -m delta_trl.train`: dataset_name reasoning_gym/chain_sum, reward_fu
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .data import DataArguments, ProblemData
 from .data.problems import REASONING_GYM
-from .rewards.extraction import extract_answer
-from .rewards.grading import _text
+from .rewards.extraction import extract_answer, opens_thought, response_texts
 from .rewards.gym import SCORER
 
 
@@ -42,7 +40,6 @@ EXECUTE_ANSWERS = frozenset(
     }
 )
 NO_SINGLE_ANSWER = "no single answer"  # the solution of problems for which reasoning-gym only has a scorer
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def load_reasoning_gym(
@@ -130,7 +127,7 @@ def reasoning_gym_reward(
     _require()
     for name in {json.loads(specification)["name"] for specification in entry}:
         _refuse_executed(name)
-    answers = [_answer(_text(completion)) for completion in completions]
+    answers = [read_answer(text) for text in response_texts(completions, kwargs)]
     if log_extra is not None:
         log_extra("answer", [answer or "" for answer in answers])
     return [
@@ -139,10 +136,13 @@ def reasoning_gym_reward(
     ]
 
 
-def _answer(completion: str) -> str | None:
-    text = completion.rpartition("</think>")[2]
-    tagged = _ANSWER_TAG.findall(text)
-    return tagged[-1].strip() if tagged and "<think>" not in text else extract_answer(completion)[0]
+def read_answer(completion: str) -> str | None:
+    """What the last `<answer>...</answer>` after a closed `</think>` holds, else the last box, else None."""
+    before, closing, _ = completion.rpartition("</think>")[2].rpartition("</answer>")
+    _, opening, answer = before.rpartition("<answer>")
+    if opening and closing and not opens_thought(completion):
+        return answer.strip()
+    return extract_answer(completion)[0]
 
 
 def _create(name: str, size: int, seed: int, options: dict[str, Any]):
