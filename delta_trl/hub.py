@@ -150,8 +150,10 @@ def push_failure(trainer, error: BaseException) -> str:
     )
 
 
-def command_line(arguments: list[str]) -> str:
-    """The command as typed, without the values of options that hold a token or a key, and without absolute paths."""
+def command_line(arguments: list[str], *, hide_folders: bool = True) -> str:
+    """The command as typed, without the values of options that hold a token or a key, and without absolute paths unless
+    `hide_folders` is off: a card is public, and a command to repeat needs them."""
+    shorten = _relative if hide_folders else str
     script, *rest = arguments
     shown = []
     hide_next = False
@@ -163,7 +165,7 @@ def command_line(arguments: list[str]) -> str:
         elif is_secret and equals:
             shown.append(f"{name}=***")
         else:
-            shown.append(f"{name}={_relative(value)}" if equals else _relative(argument))
+            shown.append(f"{name}={shorten(value)}" if equals else shorten(argument))
         hide_next = is_secret and not equals
     return shlex.join([Path(script).name, *shown])
 

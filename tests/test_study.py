@@ -343,7 +343,7 @@ def finished(tmp_path_factory):
 def test_a_study_runs_and_a_broken_run_does_not_stop_the_others(finished):
     _, folder, result = finished
     assert result.returncode == 1, result.stderr
-    assert "broken-seed1 failed: exit status 1" in result.stderr
+    assert "broken-seed1 failed: exit status 2" in result.stderr
     assert "Unknown reward function 'no_such_reward'" in result.stderr  # the end of its log
     assert "1 runs failed" in result.stderr
     records = {(r["method"], r["seed"]): r for r in read_records(folder)}

@@ -87,7 +87,7 @@ def continuing_command() -> str:
     program, *rest = words
     if rest and Path(rest[0]).name in LAUNCHERS:  # python /.../bin/accelerate launch ...
         program, *rest = rest
-    return command_line([program, *rest])
+    return command_line([program, *rest], hide_folders=False)
 
 
 def typed_command() -> str:
