@@ -18,6 +18,7 @@ from delta_trl.research.study.analysis import (
     curve,
     effect_size,
     estimate,
+    final_rates,
     metrics,
     updates_a_batch,
     write_tables,
@@ -148,6 +149,29 @@ def test_every_checked_in_study_can_be_run(path):
     assert path.read_text().startswith("# Question: ")
     assert len(study.runs()) > len(study.methods)
     check_runs(study)
+
+
+def test_rates_of_the_trained_model_are_compared_like_the_others(tmp_path):
+    study = load_study(write(tmp_path / "study.yaml", final_samples=4))
+    records = []
+    for method, seed, final in (("plain", 1, 0.5), ("plain", 2, 0.25), ("delta", 1, 0.75), ("delta", 2, 0.75)):
+        made = record(method, seed, [0.5], {})
+        made["log_history"].append({"step": 1, "final/greedy": final, "final/pass@1": 0.5, "final/pass@4": 0.75})
+        records.append(made)
+    rows = {row.method: row for row in analyse(study, records)}
+    assert rows["plain"].estimates["final/greedy"].mean == 0.375
+    assert rows["delta"].differences["final/greedy"][0].mean == 0.375
+    assert list(rows["delta"].estimates)[2:5] == ["final/greedy", "final/pass@1", "final/pass@4"]
+    # Results with and without the evaluation are not the same
+    with_final, without = study.runs()[-1], load_study(write(tmp_path / "plain.yaml")).runs()[-1]
+    assert with_final.options == without.options
+    assert with_final.key("model") != without.key("model")
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_pass_at_k_needs_several_samples(tmp_path, wrong):
+    with pytest.raises(ValueError, match=f"final_samples must be at least 2.*got {wrong}"):
+        load_study(write(tmp_path / "study.yaml", final_samples=wrong))
 
 
 def test_a_result_belongs_to_its_options_data_and_model(tmp_path):
@@ -449,8 +473,15 @@ def test_sigterm_ends_the_runs_and_leaves_a_folder_to_continue(finished, tmp_pat
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in running
 
-    resumed = run(
-        write(tmp_path / "long.yaml", settings={**SETTINGS, "max_steps": 1, "eval_strategy": "no"}), tmp_path / "out"
-    )
+    # Continued with one step a run, and the trained models evaluated
+    settings = {**SETTINGS, "max_steps": 1, "eval_strategy": "no"}
+    resumed = run(write(tmp_path / "long.yaml", settings=settings, final_samples=2), tmp_path / "out")
     assert resumed.returncode == 0, resumed.stderr
-    assert len(read_records(tmp_path / "out")) == 4
+    records = read_records(tmp_path / "out")
+    assert len(records) == 5  # that of the common start too
+    for found in records:
+        rates = final_rates(found)
+        assert set(rates) == {"final/greedy", "final/pass@1", "final/pass@2"}
+        assert 0 <= rates["final/pass@1"] <= rates["final/pass@2"] <= 1
+        assert found["options"]["learning_rate"] == (0.0 if found["method"] == WARM else SETTINGS["learning_rate"])
+    assert "| pass@2 of the trained model |" in (tmp_path / "out" / "study.md").read_text()

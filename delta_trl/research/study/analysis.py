@@ -20,6 +20,7 @@ from .settings import WARM, Study
 # The final reward, entropy and length are means over so many last steps: one step has 16 prompts and would be noise
 LAST_STEPS = 10
 PASS_RATE = "eval_rewards/math_reward/mean"
+FINAL_RATES = "final/"
 AREA, FINAL, ENTROPY, LENGTH = "reward_area", "final_reward", "entropy", "length"
 TITLES = {
     AREA: "area under the reward curve",
@@ -102,10 +103,16 @@ def metrics(record: dict[str, Any]) -> dict[str, float]:
     )
     found = {AREA: float(np.mean(rewards)), FINAL: float(np.mean(rewards[-LAST_STEPS:]))}
     found |= {f"pass_rate@{step}": value for step, value in sorted(curve(record, PASS_RATE).items())}
+    found |= final_rates(record)
     for name, values in ((ENTROPY, entropies), (LENGTH, lengths)):
         if values:
             found[name] = float(np.mean(values[-LAST_STEPS:]))
     return found
+
+
+def final_rates(record: dict[str, Any]) -> dict[str, float]:
+    """Pass rates of the trained model, from `final.evaluate_final`."""
+    return {n: value for entry in record["log_history"] for n, value in entry.items() if n.startswith(FINAL_RATES)}
 
 
 def estimate(values: Sequence[float]) -> SeedEstimate:
@@ -174,13 +181,16 @@ def _holm_by_seeds(seeds: list[int], p_values: list[float]) -> list[float]:
 
 
 def _names(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
-    """Metrics in the order of the tables: rewards, pass rates by step, entropy, length."""
+    """Metrics in the order of the tables: rewards, pass rates by step, those of the trained model, entropy, length."""
     names = {name for of_seed in figures.values() for found in of_seed.values() for name in found}
     rates = sorted((n for n in names if n.startswith("pass_rate@")), key=lambda n: int(n.partition("@")[2]))
-    return [name for name in (AREA, FINAL, *rates, ENTROPY, LENGTH) if name in names]
+    final = sorted((n for n in names if n.startswith(FINAL_RATES)), key=lambda n: int(n.partition("@")[2] or 0))
+    return [name for name in (AREA, FINAL, *rates, *final, ENTROPY, LENGTH) if name in names]
 
 
 def title_of(name: str) -> str:
+    if name.startswith(FINAL_RATES):
+        return f"{name.removeprefix(FINAL_RATES)} of the trained model"
     return TITLES.get(name) or f"pass rate after {name.partition('@')[2]} steps"
 
 
@@ -223,9 +233,11 @@ def difference_table(rows: list[MethodRow], name: str, style: str) -> str:
 def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any]]) -> list[str]:
     """What a reader of the tables has to know."""
     task, options = study.task, study.settings
+    each = study.final_samples or options.get("num_generations_eval") or options.get("num_generations", 8)
+    samples = "one sample each" if each == 1 else f"{each} samples each"
     texts = [
         f"Task {task.name}; {options.get('max_steps')} steps; learning rate {options.get('learning_rate')} for all "
-        f"methods that do not say otherwise; pass rates on {task.held_out} unseen problems, one sample each at temperature "
+        f"methods that do not say otherwise; pass rates on {task.held_out} unseen problems, {samples} at temperature "
         f"{options.get('temperature', 1.0)}. Rewards and pass rates in points.",
         "Means over seeds with 95% bootstrap intervals. Differences are taken seed by seed (same data order); p is the "
         "exact two-sided sign-flip test, whose smallest value is 2/2ⁿ for n seeds (0.002 for 10, 0.0625 for 5); Holm over "
@@ -235,6 +247,9 @@ def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any
     start = [curve(r, PASS_RATE).get(0) for r in records if r["method"] == WARM]
     if start and start[0] is not None:
         texts.append(f"Pass rate before training, the same model for all runs: {100 * start[0]:.1f}.")
+    for rates in [final_rates(r) for r in records if r["method"] == WARM]:
+        found = ", ".join(f"{name.removeprefix(FINAL_RATES)} {100 * rate:.1f}" for name, rate in rates.items())
+        texts.append(f"Before training, the same model for all runs: {found}.")
     if missing := [f"{row.method} ({row.planned - row.done})" for row in rows if row.done < row.planned]:
         texts.append(f"Runs without a result, not yet run or failed: {', '.join(missing)}.")
     if commits := sorted({f"{r['git']['commit']}{' with changes' * bool(r['git']['dirty'])}" for r in records}):

@@ -29,7 +29,7 @@ from ...train.arguments import parse as parse_arguments
 from ...train.stopping import stopped_by_signals
 from ..tasks import TASKS, warm_up
 from .settings import WARM, Study, StudyRun, TaskSettings
-from .store import append_record, read_records, write_records
+from .store import FINAL_FILE, append_record, read_records, write_records
 
 
 POLL_SECONDS = 0.2
@@ -183,10 +183,14 @@ def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, 
 
 def _start(run: StudyRun, folder: Path, lock: int) -> subprocess.Popen:
     config = write_config(run, folder)
+    if run.final_samples is None:
+        command = ["delta_trl.train", "--config", str(config)]
+    else:
+        command = ["delta_trl.research.study.final", str(config), str(run.final_samples)]
     shutil.rmtree(config.parent / "output", ignore_errors=True)  # what a broken run left
     with (config.parent / "log.txt").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "delta_trl.train", "--config", str(config)],
+            [sys.executable, "-m", *command],
             env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -197,7 +201,7 @@ def _start(run: StudyRun, folder: Path, lock: int) -> subprocess.Popen:
 
 
 def _outcome(run: StudyRun, status: int, folder: Path) -> list[dict[str, Any]] | Failure:
-    """The log history of a run that reached its last step, or what went wrong."""
+    """The log history of a run that reached its last step, with the final evaluation, or what went wrong."""
     place = folder / "runs" / run.name
     state = place / "output" / "trainer_state.json"
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
@@ -205,7 +209,11 @@ def _outcome(run: StudyRun, status: int, folder: Path) -> list[dict[str, Any]] |
         if state.exists():
             content = json.loads(state.read_text())
             if content["global_step"] == content["max_steps"]:
-                return content["log_history"]
+                history = content["log_history"]
+                if run.final_samples is not None:
+                    final = json.loads((place / "output" / FINAL_FILE).read_text())
+                    history.append({"step": content["global_step"], **final})
+                return history
             reason = f"it stopped at step {content['global_step']} of {content['max_steps']}"
         else:
             reason = "exit status 0, but there is no trainer_state.json"

@@ -68,11 +68,12 @@ class StudyMethod:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training run; `name` is its folder."""
+    """One training run; `name` is its folder, `final_samples` the study's."""
 
     method: str
     seed: int
     options: dict[str, Any]
+    final_samples: int | None = None
 
     @property
     def name(self) -> str:
@@ -80,7 +81,8 @@ class StudyRun:
 
     def key(self, fingerprint: str) -> str:
         """Changes with the run's options, the data and the warm model, but not with where they lie."""
-        text = json.dumps([self.options, fingerprint], sort_keys=True)
+        final = [] if self.final_samples is None else [self.final_samples]
+        text = json.dumps([self.options, fingerprint, *final], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -95,6 +97,8 @@ class Study:
         baseline: StudyMethod that the others are compared with, seed by seed.
         seeds: All seeds.
         methods: By name, in the order of the tables.
+        final_samples: Completions a held-out problem for pass@1 and pass@N of the trained model, which is decoded greedily
+            too; None: no such evaluation.
     """
 
     name: str
@@ -103,8 +107,11 @@ class Study:
     baseline: str
     seeds: tuple[int, ...]
     methods: dict[str, StudyMethod]
+    final_samples: int | None = None
 
     def __post_init__(self):
+        if self.final_samples is not None and self.final_samples < 2:
+            raise ValueError(f"final_samples must be at least 2, the k of pass@k; got {self.final_samples}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be a list of different numbers; got {list(self.seeds)}.")
         if self.baseline not in self.methods:
@@ -152,13 +159,15 @@ class Study:
         if seeds is not None and not 1 <= seeds <= len(self.seeds):
             raise ValueError(f"seeds must be 1 to {len(self.seeds)}, the number of the study's seeds; got {seeds}.")
         runs = []
-        if self.settings.get("eval_strategy", "no") != "no":
-            start = {"max_steps": 1, "eval_on_start": True, "seed": self.seeds[0]}
-            runs.append(
-                StudyRun(WARM, self.seeds[0], {**self.settings, **self.methods[self.baseline].options, **start})
-            )
+        evaluated = self.settings.get("eval_strategy", "no") != "no"
+        if evaluated or self.final_samples:
+            start = {"max_steps": 1, "eval_on_start": evaluated, "seed": self.seeds[0]}
+            if self.final_samples:
+                start["learning_rate"] = 0.0  # evaluated after the step, which must leave the model what it was
+            options = {**self.settings, **self.methods[self.baseline].options, **start}
+            runs.append(StudyRun(WARM, self.seeds[0], options, self.final_samples))
         runs.extend(
-            StudyRun(name, seed, {**self.settings, **method.options, "seed": seed})
+            StudyRun(name, seed, {**self.settings, **method.options, "seed": seed}, self.final_samples)
             for seed in self.seeds[:seeds]
             for name, method in self.methods.items()
             if seed in self.seeds_of(name) and (methods is None or name in methods)
@@ -189,6 +198,7 @@ def load_study(path: Path) -> Study:
         baseline=content["baseline"],
         seeds=tuple(content["seeds"]),
         methods={str(name): StudyMethod(**method) for name, method in methods.items()},
+        final_samples=content.get("final_samples"),
     )
 
 

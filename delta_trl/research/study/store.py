@@ -9,6 +9,8 @@ from ...jsonl import append_lines, read_lines, replace_lines
 
 
 RESULTS_FILE = "results.jsonl"
+# In a run's output folder: pass rates of the trained model
+FINAL_FILE = "final.json"
 # Logged floats are float32 averages: more digits are noise, and half of the file
 LOGGED_DIGITS = 6
 
