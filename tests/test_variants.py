@@ -315,6 +315,20 @@ def test_stake_and_choice(tmp_path):
     close(VARIANTS["stake_and_choice"](r).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
 
 
+def test_group_agreement_compares_a_token_with_the_other_responses_of_its_group(tmp_path):
+    r = rollouts(tmp_path, coef_features="hidden_gradient")
+    v, a = r.features().double(), r.tokens.advantages.double()
+    size = r.options.num_generations
+    z = torch.zeros(len(a), dtype=torch.float64)
+    for i in range(len(a)):
+        for j in range(len(a)):
+            one, other = r.tokens.responses[i].item(), r.tokens.responses[j].item()
+            if one != other and one // size == other // size:
+                z[i] += torch.sign(a[i]) * a[j] * (v[i] @ v[j])
+    alpha = 1 / (1 + torch.exp(-z / (z**2).mean().sqrt()))
+    close(VARIANTS["group_agreement"](r).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
+
+
 def test_slopes_tell_the_places_where_the_choice_decides(tmp_path):
     """Two kinds of places: at one the favourite is right, at the other it does not matter."""
     r = rollouts(tmp_path)

@@ -203,6 +203,25 @@ def stake_and_choice(rollouts: Rollouts) -> torch.Tensor:
     return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(((z - mean) / deviation).to(z))))
 
 
+def group_agreement(rollouts: Rollouts) -> torch.Tensor:
+    """α = sigmoid(z / σ), z = sign(A) v·Σ A' v' over the tokens of the prompt group's other responses: a token weighs more
+    if its own gradient points where theirs want to go, and less if it points away. σ² is the mean square of z.
+
+    A token's own response is left out: a sum that contains a token agrees with it, whatever it is.
+    """
+    v = rollouts.features()
+    a = rollouts.tokens.advantages.to(v)
+    size = rollouts.options.num_generations
+    of_response = v.new_zeros(rollouts.n_groups * size, v.shape[1])
+    of_response = rollouts.reduce(of_response.index_add_(0, rollouts.tokens.responses, v * a[:, None]))
+    of_group = of_response.unflatten(0, (-1, size)).sum(1)
+    others = (of_group[rollouts.groups] - of_response[rollouts.tokens.responses]) * v
+    z = a.sign() * others.sum(1)
+    _, mean_square = _moments(rollouts, z)
+    deviation = mean_square.clamp(min=VARIANCE_FLOOR).sqrt()
+    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(z / deviation.to(z))))
+
+
 @dataclass(frozen=True)
 class Variant:
     """
@@ -253,4 +272,5 @@ VARIANTS: dict[str, Variant] = {
     "mirror": Variant(mirror),
     "token_advantage": Variant(token_advantage, ignores=METHOD),
     "stake_and_choice": Variant(stake_and_choice, ignores=METHOD),
+    "group_agreement": Variant(group_agreement, ignores=("coef_refinement_steps",)),
 }

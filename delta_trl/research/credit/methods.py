@@ -128,7 +128,7 @@ def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", *
 
 
 # Variants of what a feature is, for which the published stronger proxy is of interest as well
-ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror")
+ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror", "group_agreement")
 
 CREDIT_METHODS: dict[str, CreditMethod] = {
     "output_row": delta("output_row"),
