@@ -5,8 +5,9 @@
     python scripts/benchmark.py --only coefficients --json costs.json
 
 Parts: step (training step, DeltaGRPOTrainer over GRPOTrainer), published (features recomputed in K + 2 passes, as published,
-over ours), coefficients (the maths alone, against plain reads of the same bytes), memory (what the maths takes besides the
-features; on CUDA also the peak with and without offload), features (the other features over output_row).
+over ours), coefficients (the maths alone, against plain reads of the same bytes), scaling (its time a token, as N grows),
+memory (what the maths takes besides the features; on CUDA also the peak with and without offload), features (the other
+features over output_row).
 """
 
 import argparse
@@ -20,7 +21,7 @@ SHAPES = {  # as in delta_trl.research.gpu_bench.Sizes
     "qwen3-0.6b": (1024, 28, 3072, 16, 8, 128, 151936),
     "qwen3-8b": (4096, 36, 12288, 32, 8, 128, 151936),
 }
-PARTS = ("step", "published", "coefficients", "memory", "features")
+PARTS = ("step", "published", "coefficients", "scaling", "memory", "features")
 
 
 def show(row: dict) -> str:

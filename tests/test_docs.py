@@ -92,7 +92,7 @@ def quoted_figures(page: str):
     A row belongs to the study that a cell of it names, else to the one in the heading above. Method and baseline are the
     cells in code style; without a baseline it is DAPO. A column has the metric that its header names, or one left of it.
     """
-    studies = [file.parent.name for file in STUDIES.glob("*/study.md")]
+    studies = sorted((file.parent.name for file in STUDIES.glob("*/study.md")), key=len, reverse=True)
     metrics = ("area under the reward curve", "pass rate", "entropy")
     heading, header = "", []
     for line in page.splitlines():
@@ -112,7 +112,11 @@ def quoted_figures(page: str):
                 yield study, metric, names[0], names[1] if len(names) > 1 else "dapo", cell
 
 
-@pytest.mark.parametrize("page", [README, ROOT / "docs" / "results" / "study.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, *(ROOT / "docs" / "results" / name for name in ("study.md", "rivals.md"))],
+    ids=lambda page: page.name,
+)
 def test_the_figures_of_the_studies_are_those_of_their_records(page):
     quoted = list(quoted_figures(page.read_text()))
     assert len(quoted) >= 4

@@ -170,14 +170,14 @@ def test_quickstart_runs_from_start_to_end(tmp_path, task):
 @pytest.mark.slow
 def test_the_benchmark_measures_every_part(tmp_path):
     """So small that the figures mean nothing: every part runs, and says what it measured."""
-    sizes = {"--repeats": 1, "--completions": 8, "--length": 4, "--tokens": 300, "--json": tmp_path / "costs.json"}
-    arguments = [str(word) for pair in sizes.items() for word in pair]
+    sizes = {"--repeats": 1, "--completions": 8, "--length": 4, "--json": tmp_path / "costs.json"}
+    arguments = ["--tokens", "100", "300", *(str(word) for pair in sizes.items() for word in pair)]
     command = [sys.executable, "scripts/benchmark.py", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
     rows = {row.pop("name"): row for row in json.loads((tmp_path / "costs.json").read_text())}
     ratios = [row["ratio"] for row in rows.values() if "ratio" in row]
-    # Two schedules, the published way, two dtypes, and every other feature
-    assert len(ratios) == 5 + len(FEATURES) - 1
+    # Two schedules, the published way, two dtypes of two sizes, the time a token, and every other feature
+    assert len(ratios) == 8 + len(FEATURES) - 1
     assert min(ratios) > 0
     memory = {name: row for name, row in rows.items() if name.startswith("memory")}
     assert len(memory) == 2

@@ -113,6 +113,16 @@ class CostBench(Bench):
                 yield row
                 del features, maths, words
 
+    def scaling(self) -> Iterator[dict]:
+        """Time a token at each N over that at the smallest: 1 where the cost is linear in N."""
+        counts = sorted(self.token_counts)
+        made = {n: self.maths(n, torch.bfloat16) for n in counts}
+        seconds = self.turns({n: maths for n, (_, maths, _) in made.items()})
+        per_token = {n: [s / n for s in seconds[n]] for n in counts}
+        for n in counts[1:]:
+            name = f"coefficients, {made[n][2]}: time a token / that of N = {counts[0]}"
+            yield compare_turns(name, per_token[n], per_token[counts[0]])
+
     def peak(self, function) -> int:
         """Bytes that `function` takes at most, above what is taken before."""
         if self.is_cuda:
