@@ -61,9 +61,7 @@ def test_malformed_rows_are_counted_with_examples_and_removed(tmp_path):
     rows[5]["reward_model"]["ground_truth"] = "not json"
     rows[6]["prompt"] = [{"role": "system", "content": "only a system message"}]
     path = write(tmp_path / "data.parquet", rows)
-    with pytest.raises(
-        ValueError, match=r"The tests of 13.0% of the rows cannot be used, for example row 6: tests are no"
-    ):
+    with pytest.raises(ValueError, match=r"Tests that cannot be used: 13.0%, for example row 6: tests are no"):
         load_code_dataset(path)
     data = load_code_dataset(path, allow_unscorable=True)
     assert data.report[:4] == [

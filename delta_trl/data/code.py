@@ -24,6 +24,8 @@ from .reading import open_source
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .arguments import DataArguments
+
 OTHER_ABILITY = "not code"  # Eurus-2-RL-Data holds mathematics, too
 ROWS_AT_A_TIME = 16  # in memory; a row's tests may have megabytes
 _INSTRUCTION = re.compile(
@@ -86,33 +88,23 @@ def find_schema(names: list[str], question_column: str, where: str) -> str:
     )
 
 
-def read_code_rows(
-    name_or_path: str,
-    steps: Steps,
-    *,
-    question_column: str,
-    extra: tuple[str, ...] = (),
-    optional: tuple[str, ...] = (),
-    split: str = "train",
-    revision: str | None = None,
-    files: str | None = None,
-) -> "Dataset":
+def read_code_rows(arguments: "DataArguments", steps: Steps) -> "Dataset":
     """Rows with `question`, `tests` (JSON text, "" if they cannot be used), `fault` (why), `origin` and further columns.
 
     Raises:
         ValueError: No known schema, or a file that is empty or broken.
         FileNotFoundError: A local path without data files.
     """
-    source = open_source(name_or_path, split=split, revision=revision, files=files, by_line=True)
-    schema = find_schema(source.names, question_column, name_or_path)
-    source.require(extra)
+    source = open_source(arguments, by_line=True)
+    question_column = arguments.question_column
+    schema = find_schema(source.names, question_column, source.name)
+    source.require(arguments.extra_columns)
     columns = (question_column, "tests") if schema == "own" else SCHEMAS[schema][0]
-    wanted = [c for c in dict.fromkeys((*columns, *FURTHER, *optional, *extra)) if c in source.names]
-    kept = tuple(c for c in (*optional, *extra) if c in source.names)
-    rows = source.rows(
-        wanted, convert_row, {"schema": schema, "question_column": question_column, "kept": kept}, ROWS_AT_A_TIME
-    )
-    steps.say(f"{name_or_path}: {len(rows)} rows, schema {schema}")
+    kept = tuple(c for c in ("difficulty", "topic", *arguments.extra_columns) if c in source.names)
+    wanted = [c for c in dict.fromkeys((*columns, *FURTHER, *kept)) if c in source.names]
+    options = {"schema": schema, "question_column": question_column, "kept": kept}
+    rows = source.rows(wanted, convert_row, options, ROWS_AT_A_TIME)
+    steps.say(f"{source.name}: {len(rows)} rows, schema {schema}")
     return rows
 
 
@@ -138,7 +130,7 @@ def convert_row(
     return found
 
 
-def check_tests(rows: "Dataset", steps: Steps, allow_unusable: bool, most_unusable: float) -> "tuple[Dataset, float]":
+def keep_testable(rows: "Dataset", steps: Steps, allow_unusable: bool) -> "tuple[Dataset, float]":
     """Rows whose tests can be used, and the share of the others among the rows with code."""
     faults = column(rows, "fault")
     if OTHER_ABILITY in faults:
@@ -147,14 +139,7 @@ def check_tests(rows: "Dataset", steps: Steps, allow_unusable: bool, most_unusab
     origins = Counter(column(rows, "origin"))
     if set(origins) != {""}:
         steps.say("sources: " + ", ".join(f"{name or '(none)'} {count}" for name, count in origins.most_common()))
-    bad = [fault for fault in faults if fault]
-    share = len(bad) / len(faults)
-    examples = f", for example {'; '.join(fault[:200] for fault in bad[:3])}" if bad else ""
-    steps.say(f"tests that cannot be used: {len(bad)} of {len(faults)} ({share:.1%}){examples}")
-    if share > most_unusable and not allow_unusable:
-        raise ValueError(
-            f"The tests of {share:.1%} of the rows cannot be used{examples}: more than {most_unusable:.0%}, so this is "
-            "probably not the schema it looks like. If it is right, set allow_unscorable; those rows are removed in any "
-            "case."
-        )
-    return steps.keep(rows, "tests that cannot be used", [not fault for fault in faults]), share
+    bad = [fault[:200] for fault in faults if fault]
+    what, probably = "tests that cannot be used", "not the schema it looks like"
+    share = steps.check_share(what, bad, len(faults), "; ", probably, allow_unusable)
+    return steps.keep(rows, what, [not fault for fault in faults]), share

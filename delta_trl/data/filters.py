@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("delta_trl.data")
 
+MAX_UNUSABLE_SHARE = 0.05
+
 
 class Steps:
     """Removes rows and says so: every line is kept, and logged by the main process."""
@@ -34,6 +36,18 @@ class Steps:
         if not len(rows):
             raise ValueError(f"No row of {self.name} is left:\n  " + "\n  ".join(self.lines))
         return rows
+
+    def check_share(self, what: str, bad: Sequence[str], total: int, sep: str, probably: str, allowed: bool) -> float:
+        """The share of unusable rows, of which `bad` describes each; ValueError if it is too large and not allowed."""
+        share = len(bad) / total
+        examples = f", for example {sep.join(bad[:3])}" if bad else ""
+        self.say(f"{what}: {len(bad)} of {total} ({share:.1%}){examples}")
+        if share > MAX_UNUSABLE_SHARE and not allowed:
+            raise ValueError(
+                f"{what[0].upper()}{what[1:]}: {share:.1%}{examples}. That is more than {MAX_UNUSABLE_SHARE:.0%}, so "
+                f"this is probably {probably}. If it is right, set allow_unscorable; those rows are removed in any case."
+            )
+        return share
 
 
 def column(rows: "Dataset", name: str) -> list:

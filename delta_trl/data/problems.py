@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import REASONING_GYM, DataArguments
-from .code import check_tests, read_code_rows
+from .code import keep_testable, read_code_rows
 from .filters import Steps, column, hash_share, is_first, optional_column, question_key
 from .prompts import PromptFormat
 from .reading import main_process_first, read_rows
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-MAX_UNSCORABLE_SHARE = 0.05
 TOPIC_ROOT = "Mathematics -> "  # what every topic of DeepMath-103K starts with
 
 
@@ -109,8 +108,7 @@ def _read(
                 kept = [length <= arguments.max_prompt_length for length in lengths]
                 rows = steps.keep(rows, f"prompt longer than {arguments.max_prompt_length} tokens", kept)
         if check_golds and arguments.problem_type == "math" and not arguments.is_generated:
-            kept, share = check_gold_answers(rows, steps, arguments.allow_unscorable)
-            rows = steps.keep(rows, "answer that cannot be scored", kept)
+            rows, share = keep_scorable(rows, steps, arguments.allow_unscorable)
         return rows, share
 
 
@@ -127,15 +125,7 @@ def _read_math(arguments: DataArguments, steps: Steps) -> "Dataset":
             arguments.reasoning_gym_options or {},
         )
     else:
-        rows = read_rows(
-            arguments.dataset_name,
-            {"question": arguments.question_column, "solution": arguments.answer_column},
-            optional=("difficulty", "topic"),
-            required=arguments.extra_columns,
-            split=arguments.dataset_split,
-            revision=arguments.dataset_revision,
-            files=arguments.dataset_files,
-        )
+        rows = read_rows(arguments)
     steps.say(f"{arguments.dataset_name}: {len(rows)} rows")
     keys = list(map(question_key, column(rows, "question")))
     complete = [bool(key and solution) for key, solution in zip(keys, column(rows, "solution"), strict=True)]
@@ -146,17 +136,7 @@ def _read_math(arguments: DataArguments, steps: Steps) -> "Dataset":
 
 def _read_code(arguments: DataArguments, steps: Steps) -> "tuple[Dataset, float]":
     """Rows with a question and tests that can be used, each question once; the share of rows without such tests."""
-    rows = read_code_rows(
-        arguments.dataset_name,
-        steps,
-        question_column=arguments.question_column,
-        extra=tuple(arguments.extra_columns),
-        optional=("difficulty", "topic"),
-        split=arguments.dataset_split,
-        revision=arguments.dataset_revision,
-        files=arguments.dataset_files,
-    )
-    rows, share = check_tests(rows, steps, arguments.allow_unscorable, MAX_UNSCORABLE_SHARE)
+    rows, share = keep_testable(read_code_rows(arguments, steps), steps, arguments.allow_unscorable)
     keys = list(map(question_key, column(rows, "question")))
     rows = steps.keep(rows, "empty question", list(map(bool, keys)))
     keys = [key for key in keys if key]
@@ -255,22 +235,15 @@ def _mark_scorable(batch: dict[str, list], checker: str) -> dict[str, list]:
     return {"scorable": scorable(batch["solution"])}
 
 
-def check_gold_answers(rows: "Dataset", steps: Steps, allow_unscorable: bool) -> tuple[list[bool], float]:
-    """Which golds the reward can score. Asked once: `map` keeps the answer on disk until the checker changes."""
+def keep_scorable(rows: "Dataset", steps: Steps, allow_unscorable: bool) -> "tuple[Dataset, float]":
+    """Rows whose golds the reward can score, and the share of the others: asked once, until the checker changes."""
     rewards = Path(__file__).parents[1] / "rewards"
     checker = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(rewards.glob("*.py")))).hexdigest()
     marked = rows.select_columns("solution").map(
         _mark_scorable, batched=True, batch_size=4096, fn_kwargs={"checker": checker}, desc="Checking gold answers"
     )
-    kept = marked[:]["scorable"]
-    bad = [gold for gold, keep in zip(column(rows, "solution"), kept, strict=True) if not keep]
-    share = len(bad) / len(kept)
-    examples = f", for example {', '.join(map(repr, bad[:3]))}" if bad else ""
-    steps.say(f"gold answers that cannot be scored: {len(bad)} of {len(kept)} ({share:.1%}){examples}")
-    if share > MAX_UNSCORABLE_SHARE and not allow_unscorable:
-        raise ValueError(
-            f"{share:.1%} of the gold answers cannot be scored{examples}: more than {MAX_UNSCORABLE_SHARE:.0%}, so "
-            "this is probably the wrong column, or not a dataset with short answers. If it is right, set "
-            "allow_unscorable; those rows are removed in any case."
-        )
-    return kept, share
+    kept = column(marked, "scorable")
+    bad = [repr(gold) for gold, keep in zip(column(rows, "solution"), kept, strict=True) if not keep]
+    probably = "the wrong column, or not a dataset with short answers"
+    share = steps.check_share("gold answers that cannot be scored", bad, len(kept), ", ", probably, allow_unscorable)
+    return steps.keep(rows, "answer that cannot be scored", kept), share

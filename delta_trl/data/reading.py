@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .arguments import DataArguments
+
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
@@ -36,6 +38,7 @@ class Source:
         files: Local data files, if they are local.
         names: Of the columns.
         is_parquet: Whether single columns can be read.
+        by_line: Whether the files are read here, line by line.
         version: Changes with the data.
     """
 
@@ -43,21 +46,21 @@ class Source:
     arguments: dict[str, Any]
     split: str
     files: list[Path]
-    names: list[str]
-    is_parquet: bool
-    version: str
+    names: Sequence[str] = ()
+    is_parquet: bool = False
+    by_line: bool = False
+    version: str = ""
 
     def require(self, columns: Sequence[str]) -> None:
         """Raise ValueError unless it has these columns."""
         missing = [column for column in columns if column not in self.names]
-        with self.explained():
-            if not missing:
-                return
-            raise ValueError(
-                f"{self.name} has no column {' and no column '.join(map(repr, missing))}. It has: "
-                f"{', '.join(self.names) or 'none'}. Name the problem's and the answer's columns with question_column and "
-                "answer_column."
-            )
+        if missing:
+            with self.explained():
+                raise ValueError(
+                    f"{self.name} has no column {' and no column '.join(map(repr, missing))}. It has: "
+                    f"{', '.join(self.names) or 'none'}. Name the problem's and the answer's columns with question_column "
+                    "and answer_column."
+                )
 
     def rows(
         self,
@@ -71,25 +74,15 @@ class Source:
         Args:
             columns: Those that are read.
             convert: From a row, its number (from 1) and `options` to the new row.
-            options: Of `convert`. No lists: they would be taken for shards.
+            options: Of `convert`.
             rows_at_a_time: In memory, at most. Default: 1,000.
         """
         from datasets import Dataset
 
+        # No lists: `from_generator` would take them for shards
+        arguments = {"source": self, "columns": tuple(columns), "convert": convert, "options": options}
         with self.explained():
-            return Dataset.from_generator(
-                _rows,
-                gen_kwargs={
-                    "source": self.arguments,
-                    "split": self.split,
-                    "columns": tuple(columns),
-                    "is_parquet": self.is_parquet,
-                    "convert": convert,
-                    "options": tuple(options.items()),
-                    "version": self.version,
-                },
-                **({} if rows_at_a_time is None else {"writer_batch_size": rows_at_a_time}),
-            )
+            return Dataset.from_generator(_rows, gen_kwargs=arguments, writer_batch_size=rows_at_a_time)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -108,21 +101,11 @@ class Source:
             raise
 
 
-def open_source(
-    name_or_path: str,
-    *,
-    split: str = "train",
-    revision: str | None = None,
-    files: str | None = None,
-    by_line: bool = False,
-) -> Source:
+def open_source(arguments: "DataArguments", *, by_line: bool = False) -> Source:
     """
-    Find a dataset and the names of its columns.
+    Find the dataset that the options name, and the names of its columns.
 
     Args:
-        name_or_path: Hub id, a local .jsonl, .json or .parquet file, or a folder of such files.
-        split, revision: On the Hub.
-        files: Pattern of the files to read of a dataset on the Hub.
         by_line: Read local .jsonl files line by line, which lets a column hold values of different types.
 
     Raises:
@@ -131,67 +114,53 @@ def open_source(
     """
     from datasets import load_dataset_builder
 
-    path = Path(name_or_path)
-    found: list[Path] = []
-    if path.exists() or path.suffix in FORMATS:
+    name, split, files = arguments.dataset_name, arguments.dataset_split, arguments.dataset_files
+    path = Path(name)
+    if not (path.exists() or path.suffix in FORMATS):
+        found, version = [], None
+        source = {"path": name, "revision": arguments.dataset_revision}
+        if files is not None:
+            source["data_files"] = {split: files}
+    else:
         if files is not None:
             raise ValueError(f"dataset_files ({files!r}) is for datasets on the Hub. Name the local file or folder.")
-        found = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.suffix in FORMATS)
         if not path.exists():
-            raise FileNotFoundError(f"There is no file {name_or_path}.")
+            raise FileNotFoundError(f"There is no file {name}.")
+        found = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.suffix in FORMATS)
         if not found:
-            raise FileNotFoundError(f"{name_or_path} holds no .jsonl, .json or .parquet file.")
+            raise FileNotFoundError(f"{name} holds no .jsonl, .json or .parquet file.")
         kinds = {FORMATS[p.suffix] for p in found}
         if len(kinds) > 1:
-            raise ValueError(
-                f"{name_or_path} mixes Parquet and JSON files. Name one of them, or a folder of one kind."
-            )
+            raise ValueError(f"{name} mixes Parquet and JSON files. Name one of them, or a folder of one kind.")
         for file in found:
             if not file.stat().st_size:
                 raise ValueError(f"{file} is empty.")
-        arguments: dict[str, Any] = {"path": kinds.pop(), "data_files": {split: [str(p) for p in found]}}
-        version: list | None = [(p.stat().st_size, p.stat().st_mtime_ns) for p in found]
-    else:
-        arguments = {"path": name_or_path, "revision": revision}
-        if files is not None:
-            arguments["data_files"] = {split: files}
-        version = None
-    source = Source(name_or_path, arguments, split, found, [], False, "")
-    with source.explained():
+        source = {"path": kinds.pop(), "data_files": {split: [str(p) for p in found]}}
+        version = [(p.stat().st_size, p.stat().st_mtime_ns) for p in found]
+    opened = Source(name, source, split, found)
+    with opened.explained():
         if by_line and found and all(file.suffix == ".jsonl" for file in found):
-            first = next(_lines([str(file) for file in found]), {})
-            return replace(source, arguments={"lines": [str(p) for p in found]}, names=[*first], version=f"{version}")
+            return replace(opened, names=[*next(_lines(found), {})], by_line=True, version=f"{version}")
         # A stream reads the schema, not the rows.
-        builder = load_dataset_builder(**arguments)
+        builder = load_dataset_builder(**source)
         stream = builder.as_streaming_dataset(split=split)
         names = stream.column_names or list(next(iter(stream), {}))
     return replace(
-        source, names=names, is_parquet=hasattr(builder.config, "columns"), version=f"{builder.hash} {version}"
+        opened, names=names, is_parquet=hasattr(builder.config, "columns"), version=f"{builder.hash} {version}"
     )
 
 
-def read_rows(
-    name_or_path: str,
-    texts: Mapping[str, str],
-    *,
-    optional: Sequence[str] = (),
-    required: Sequence[str] = (),
-    split: str = "train",
-    revision: str | None = None,
-    files: str | None = None,
-) -> "Dataset":
+def read_rows(arguments: "DataArguments") -> "Dataset":
     """
-    Rows of a dataset. Besides the errors of `open_source`, ValueError for missing columns and values that are no text.
+    Rows with `question` and `solution` as text, `extra_columns`, and `difficulty` and `topic` where the source has them.
 
-    Args:
-        name_or_path, split, revision, files: See `open_source`.
-        texts: New name and name in the source of the columns that are read as text.
-        optional: Further columns that are read as they are where the source has them.
-        required: Further columns that are read as they are and must be there.
+    Besides the errors of `open_source`, ValueError for missing columns and values that are no text.
     """
-    source = open_source(name_or_path, split=split, revision=revision, files=files)
-    source.require((*texts.values(), *required))
-    extra = tuple(c for c in (*optional, *required) if c in source.names and c not in texts.values())
+    source = open_source(arguments)
+    texts = {"question": arguments.question_column, "solution": arguments.answer_column}
+    source.require((*texts.values(), *arguments.extra_columns))
+    further = dict.fromkeys(("difficulty", "topic", *arguments.extra_columns))
+    extra = tuple(c for c in further if c in source.names and c not in texts.values())
     return source.rows((*texts.values(), *extra), _as_texts, {"texts": tuple(texts.items()), "extra": extra})
 
 
@@ -200,28 +169,21 @@ def _as_texts(row: Mapping[str, Any], number: int, texts: tuple, extra: tuple[st
 
 
 def _rows(
-    source: dict[str, Any],
-    split: str,
-    columns: tuple[str, ...],
-    is_parquet: bool,
-    convert: Callable[..., dict[str, Any]],
-    options: tuple[tuple[str, Any], ...],
-    version: str,
+    source: Source, columns: tuple[str, ...], convert: Callable[..., dict[str, Any]], options: Mapping[str, Any]
 ) -> Iterator[dict]:
     from datasets import load_dataset
 
-    if "lines" in source:
-        for number, row in enumerate(_lines(source["lines"]), start=1):
-            yield convert(row, number, **dict(options))
-        return
-    # Parquet reads the chosen columns only, from disk or by range requests; other formats have to be read whole.
-    chosen = {"columns": list(columns)} if is_parquet else {}
-    stream = load_dataset(**source, split=split, streaming=True, **chosen)
-    for number, row in enumerate(stream, start=1):
-        yield convert(row, number, **dict(options))
+    if source.by_line:
+        rows = _lines(source.files)
+    else:
+        # Parquet reads the chosen columns only, from disk or by range requests; other formats have to be read whole.
+        chosen = {"columns": list(columns)} if source.is_parquet else {}
+        rows = load_dataset(**source.arguments, split=source.split, streaming=True, **chosen)
+    for number, row in enumerate(rows, start=1):
+        yield convert(row, number, **options)
 
 
-def _lines(files: Sequence[str]) -> Iterator[dict]:
+def _lines(files: Sequence[Path]) -> Iterator[dict]:
     for file in files:
         with open(file, encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
