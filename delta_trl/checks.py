@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +17,6 @@ logger = logging.getLogger(__name__)
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 # Columns that TRL does not hand on under their own name
 NOT_PASSED_ON = ("prompt", "completion", "completion_ids")
-LONGEST_CHECKED = 64
 
 
 def check_reward_columns(reward_funcs: Any, dataset: "Dataset | IterableDataset | None") -> None:
@@ -102,32 +100,6 @@ def check_prompt_lengths(longest: int | None, max_completion_length: int | None,
         f"The longest prompt has {longest} tokens, responses have up to max_completion_length={max_completion_length}, and "
         f"the model's context is {context}. {remedy[0].upper()}{remedy[1:]}, or lower max_completion_length."
     )
-
-
-def longest_prompt(dataset: "Dataset | None", tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """
-    Tokens of the longest prompt, counted on the prompts with the most characters. None if that cannot be told: for a
-    dataset that is read as a stream, a processor of images, or without a chat template for conversational prompts.
-    """
-    if dataset is None or not hasattr(dataset, "__len__") or not hasattr(tokenizer, "vocab_size"):
-        return None
-    prompts: Iterable[Any] = dataset["prompt"]
-    texts = [
-        p if isinstance(p, str) else _rendered(p, tokenizer) for p in sorted(prompts, key=_size)[-LONGEST_CHECKED:]
-    ]
-    if not texts or None in texts:
-        return None
-    return max(len(ids) for ids in tokenizer(texts)["input_ids"])
-
-
-def _size(prompt: Any) -> int:
-    return len(prompt) if isinstance(prompt, str) else sum(len(str(message.get("content"))) for message in prompt)
-
-
-def _rendered(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    if not tokenizer.chat_template or any(not isinstance(message.get("content"), str) for message in messages):
-        return None
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
 class NoRewardDifferenceCallback(TrainerCallback):

@@ -64,7 +64,9 @@ class GRPOBaseConfig(GRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._warn_of_inexact_checkpoints()
+        inexact = self.find_inexact_checkpoints()
+        if inexact is not None and self.process_index == 0:
+            warnings.warn(inexact, stacklevel=4)  # the caller of the __init__ of a config one class below
 
     def __getstate__(self):
         # transformers pickles the config as training_args.bin, which is pushed to the Hub: not with the token in it
@@ -90,23 +92,25 @@ class GRPOBaseConfig(GRPOConfig):
                 "would have no effect. Set importance_sampling_level='token'."
             )
 
-    def _warn_of_inexact_checkpoints(self) -> None:
-        """Warn if checkpoints lie inside a rollout batch."""
-        boundary, every = self.generation_boundary, self.save_steps
-        if self.save_strategy != "steps" or boundary == 1 or self.process_index != 0:
-            return
-        if every < 1:  # a share of all steps, which only max_steps tells in advance
-            every = math.ceil(every * self.max_steps) if self.max_steps > 0 else None
-        if every is not None and every % boundary == 0:
-            return
-        next_boundary = boundary if every is None else math.ceil(every / boundary) * boundary
-        warnings.warn(
+    @property
+    def save_every(self) -> int | None:
+        """Updates between checkpoints; `save_steps` below 1 is a share of `max_steps`. None if unknown or not in steps."""
+        if self.save_strategy != "steps" or (self.save_steps < 1 and self.max_steps <= 0):
+            return None
+        return math.ceil(self.save_steps * self.max_steps) if self.save_steps < 1 else int(self.save_steps)
+
+    def find_inexact_checkpoints(self) -> str | None:
+        """What to change if checkpoints lie, or may lie, inside a rollout batch."""
+        boundary, every = self.generation_boundary, self.save_every
+        if self.save_strategy != "steps" or boundary == 1 or (every is not None and every % boundary == 0):
+            return None
+        following = boundary if every is None else math.ceil(every / boundary) * boundary
+        return (
             f"save_steps={self.save_steps} is {'not known to be' if every is None else 'not'} a multiple of {boundary}, the "
             f"number of updates after which a rollout batch (steps_per_generation={self.steps_per_generation} x "
             f"num_iterations={self.num_iterations} micro-batches) and an update (gradient_accumulation_steps="
             f"{self.gradient_accumulation_steps}) end together. Rollouts are not saved, so a run resumed from another "
-            f"checkpoint differs from an uninterrupted one. Set save_steps={next_boundary}.",
-            stacklevel=5,  # the caller of the __init__ of a config one class below
+            f"checkpoint differs from an uninterrupted one. Set save_steps={following}."
         )
 
 

@@ -9,13 +9,7 @@ from conftest import build, config, digit_reward
 from datasets import Dataset
 
 from delta_trl import DeltaGRPOTrainer
-from delta_trl.checks import (
-    NoRewardDifferenceCallback,
-    check_prompt_lengths,
-    check_reward_columns,
-    longest_prompt,
-)
-from delta_trl.research.tasks import character_tokenizer
+from delta_trl.checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
 from delta_trl.rewards import math_reward
 
 
@@ -125,19 +119,6 @@ def test_prompts_and_responses_must_fit_in_the_context():
         check_prompt_lengths(10, 512, 512)
     check_prompt_lengths(256, 256, 512)
     check_prompt_lengths(18_000, 256, None)
-
-
-def test_the_longest_prompt_is_counted_in_tokens():
-    tokenizer = character_tokenizer()
-    data = Dataset.from_dict({"prompt": ["12345", "1" * 200, *["12"] * 300]})
-    assert longest_prompt(data, tokenizer) == 200
-    messages = Dataset.from_dict(
-        {"prompt": [[{"role": "user", "content": "1" * 30}], [{"role": "user", "content": "1"}]]}
-    )
-    assert longest_prompt(messages, tokenizer) is None
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}="
-    assert longest_prompt(messages, tokenizer) == 31
-    assert longest_prompt(data.to_iterable_dataset(), tokenizer) is None
 
 
 @pytest.mark.parametrize(

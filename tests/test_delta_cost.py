@@ -24,7 +24,7 @@ QWEN3_8B = {
 
 
 def test_the_8b_recipe_worked_out_by_hand():
-    cost = delta_cost(**QWEN3_8B, bytes_per_second=2e12, flops=4e14)
+    cost = delta_cost(**QWEN3_8B)
     assert cost.tokens == 41_943_040
     assert cost.feature_bytes == 256 * 20480 * 4096 * 2 == 42_949_672_960
     assert cost.sweeps == 4
@@ -32,7 +32,7 @@ def test_the_8b_recipe_worked_out_by_hand():
     assert cost.host_sweep_seconds == pytest.approx(3.44, rel=1e-2)  # at PCIe's 50 GB/s
     assert cost.seconds == cost.sweep_seconds  # output rows need no head, and TRL's pass is recorded
     assert (cost.reductions, cost.gathered_bytes) == (6, 0)
-    more = delta_cost(**QWEN3_8B, features="hidden_gradient", extra_forward=True, bytes_per_second=2e12, flops=4e14)
+    more = delta_cost(**QWEN3_8B, features="hidden_gradient", extra_forward=True)
     assert more.feature_flops == 4 * 256 * 20480 * 4096 * 151_936
     assert more.gathered_bytes == 151_936 * 4096 * 2
     # 2 P T for the weights and 2 · 36 · 4096 · T² for causal attention, 256 responses of T = 22,528
@@ -74,10 +74,6 @@ def test_sweeps_and_sums_are_those_of_the_code(refinement_steps, monkeypatch):
 
 def test_every_feature_has_a_cost():
     assert HEAD_PRODUCTS.keys() == FEATURES.keys()
-    with pytest.raises(ValueError, match="features must be one of output_row"):
-        delta_cost(**QWEN3_8B, features="row")
-    with pytest.raises(ValueError, match="must be positive; got responses=0"):
-        delta_cost(**{**QWEN3_8B, "responses": 0})
 
 
 @pytest.mark.parametrize("options", [{}, misaligned(), {"num_iterations": 2, "gradient_accumulation_steps": 4}])

@@ -22,7 +22,8 @@ from delta_trl.research.rlsd import RLSDTrainer
 from delta_trl.research.stare import STARETrainer
 from delta_trl.research.variant_trainer import VariantGRPOTrainer
 from delta_trl.train.__main__ import train
-from delta_trl.train.methods import METHODS, TrainingMethod, methods, trainer_argument
+from delta_trl.train.arguments import trainer_argument
+from delta_trl.train.methods import METHODS, TrainingMethod, methods
 
 
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them

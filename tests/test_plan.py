@@ -261,7 +261,7 @@ def test_hidden_states_are_as_many_as_the_trainer_keeps(tmp_path, collected):
     [
         (["--num_generations", "24"], r"generation_batch_size \(2048\) must be divisible by num_generations \(24\)"),
         (["--save_steps", "90"], r"save_steps=90 is not a multiple of 4.*Set save_steps=92"),
-        (["--save_steps", "0.1", "--max_steps", "100"], r"save_steps=10 is not a multiple of 4.*Set save_steps=12"),
+        (["--save_steps", "0.1", "--max_steps", "100"], r"save_steps=0.1 is not a multiple of 4.*Set save_steps=12"),
         (
             ["--max_completion_length", "31000", "--vllm_max_model_length", "40000"],
             "make 33048, and the model's context",

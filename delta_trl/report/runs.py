@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..train.folder import RUN_FILE, STATE_FILE, checkpoints
 from .token_records import Completions, record_files
 
 
-STATE_FILE = "trainer_state.json"
-SETTINGS_FILE = "delta_trl_run.json"  # written by `python -m delta_trl.train`
 # Coefficients are float32 in the records and in the log
 COEFFICIENT_TOLERANCE = 1e-5
 
@@ -81,7 +80,7 @@ def _read_run(folder: Path, name: str) -> TrainingRun:
             f"{folder} holds neither {STATE_FILE} (nor a checkpoint with one) nor completions/coefficients_*.parquet. Name "
             "the output_dir of a run that has saved or logged something."
         )
-    settings = folder / SETTINGS_FILE
+    settings = folder / RUN_FILE
     return TrainingRun(
         folder=folder,
         name=name,
@@ -96,9 +95,7 @@ def _read_run(folder: Path, name: str) -> TrainingRun:
 
 def _newest_state(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """The state with the most steps of the run that wrote last, and what was left out."""
-    checkpoints = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdigit()]
-    newest_first = sorted(checkpoints, key=lambda c: int(c.name.removeprefix("checkpoint-")), reverse=True)
-    saved = [c / STATE_FILE for c in newest_first if (c / STATE_FILE).is_file()][:1]
+    saved = [path / STATE_FILE for path in checkpoints(folder) if (path / STATE_FILE).is_file()][-1:]
     final = folder / STATE_FILE
     if not final.is_file():
         return (saved[0], _read_json(saved[0]), []) if saved else (None, {}, [])

@@ -1,5 +1,6 @@
 """The options of `python -m delta_trl.train`, in the YAML file and on the command line."""
 
+import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from trl import GRPOConfig, ModelConfig
 
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
-from .methods import DEFAULT, check_method, method_named, methods, methods_help, trainer_argument
+from .methods import DEFAULT, check_method, method_named, methods, methods_help
 from .parser import Parser, UnknownOptionError, read_yaml, split_config
 from .plan import PlanArguments, config_on, plan_arguments
 
@@ -83,10 +84,7 @@ def parse(
     arguments: list[str] | None = None,
 ) -> tuple[ScriptArguments, DataArguments, GRPOBaseConfig, ModelConfig]:
     """Parse the command line and its YAML file; a plan's config is built as on the number of processes planned for."""
-    config_file, _ = split_config(arguments)
-    if config_file is not None:
-        read_yaml(Path(config_file))  # its errors name file and line
-    early, name = plan_arguments(arguments), trainer_argument(arguments)
+    name, early = trainer_argument(arguments), plan_arguments(arguments)
     method = method_named(name)
     config_class = config_on(early.plan_processes, method.config_class) if early.plan else method.config_class
     parser = Parser(
@@ -109,6 +107,15 @@ def parse(
     script_args.given, script_args.config_file = parser.given, parser.config_file
     args.output_dir = output_folder(parser.given.get("output_dir"), name, parser.config_file, data_args.dataset_name)
     return script_args, data_args, args, model_args
+
+
+def trainer_argument(arguments: list[str] | None) -> str:
+    """The trainer's name alone, from the command line, else from its YAML file: the config class depends on it."""
+    config_file, rest = split_config(arguments)
+    settings = {} if config_file is None else read_yaml(Path(config_file))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trainer", default=settings.get("trainer", DEFAULT))
+    return parser.parse_known_args(rest)[0].trainer
 
 
 def output_folder(given: str | None, trainer: str, config_file: Path | None, dataset: str) -> str:

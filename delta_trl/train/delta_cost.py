@@ -106,12 +106,9 @@ def delta_cost(
     features: str = "output_row",
     refinement_steps: int = 1,
     extra_forward: bool = False,
-    bytes_per_second: float = GPU_BYTES_PER_SECOND,
-    host_bytes_per_second: float = HOST_BYTES_PER_SECOND,
-    flops: float = GPU_FLOPS,
 ) -> DeltaCost:
     """
-    Estimate what DelTA adds to a rollout batch.
+    Estimate what DelTA adds to a rollout batch, at the speeds above.
 
     Args:
         responses: Of the rollout batch, on all processes.
@@ -125,25 +122,7 @@ def delta_cost(
         features: `coef_features`.
         refinement_steps: `coef_refinement_steps`, K.
         extra_forward: Whether TRL makes no pass over the rollout batch that can be recorded; see `has_extra_forward`.
-        bytes_per_second, host_bytes_per_second: From the GPU's memory and from host memory, of one process.
-        flops: Floating-point operations a second of one process.
-
-    Raises:
-        ValueError: For unknown features, or counts or speeds that are not positive.
     """
-    if features not in HEAD_PRODUCTS:
-        raise ValueError(f"features must be one of {', '.join(HEAD_PRODUCTS)}; got {features!r}.")
-    positive = {
-        "responses": responses,
-        "processes": processes,
-        "completion_tokens": completion_tokens,
-        "parameters": parameters,
-        "bytes_per_second": bytes_per_second,
-        "flops": flops,
-        "host_bytes_per_second": host_bytes_per_second,
-    }
-    if wrong := [f"{name}={value}" for name, value in positive.items() if value <= 0]:
-        raise ValueError(f"Counts and speeds must be positive; got {', '.join(wrong)}.")
     local_responses = responses / processes
     local_tokens = local_responses * completion_tokens
     feature_bytes = round(local_tokens * hidden_size * element_bytes)
@@ -160,13 +139,13 @@ def delta_cost(
         tokens=responses * completion_tokens,
         feature_bytes=feature_bytes,
         sweeps=sweeps,
-        sweep_seconds=sweeps * feature_bytes / bytes_per_second,
-        host_sweep_seconds=sweeps * feature_bytes / host_bytes_per_second,
+        sweep_seconds=sweeps * feature_bytes / GPU_BYTES_PER_SECOND,
+        host_sweep_seconds=sweeps * feature_bytes / HOST_BYTES_PER_SECOND,
         feature_flops=feature_flops,
-        feature_seconds=feature_flops / flops,
+        feature_seconds=feature_flops / GPU_FLOPS,
         extra_forward=extra_forward,
         forward_flops=forward_flops,
-        forward_seconds=forward_flops / flops,
+        forward_seconds=forward_flops / GPU_FLOPS,
         reductions=2 * rounds + 2 if processes > 1 else 0,
         reduced_bytes=reduced * REDUCED_BYTES if processes > 1 else 0,
         gathered_bytes=vocab_size * hidden_size * element_bytes if HEAD_PRODUCTS[features] and processes > 1 else 0,

@@ -11,17 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 from .. import __version__
 
 
 RUN_FILE = "delta_trl_run.json"
 STATE_FILE = "trainer_state.json"
+CHECKPOINT = "checkpoint-"  # and the step: a checkpoint's folder, as transformers names it
 # Files and folders of a run, by which one is recognised and which --overwrite_output_dir removes
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-CONTENTS = (f"{PREFIX_CHECKPOINT_DIR}-*", STATE_FILE, *WEIGHTS, "completions/*")
+CONTENTS = (f"{CHECKPOINT}*", STATE_FILE, *WEIGHTS, "completions/*")
 REMOVED = (*CONTENTS, "completions", RUN_FILE, "*.safetensors.index.json", "training_args.bin", "report.html")
 
 # Options of the command that describe no run, and secrets
@@ -37,28 +35,17 @@ MAY_CHANGE = (
     *("push_to_hub", "hub_*", "skip_memory_metrics", "include_num_input_tokens_seen"),
     *("use_vllm", "vllm_mode", "vllm_server_*", "vllm_group_port", "vllm_model_impl", "vllm_gpu_memory_utilization"),
     *("vllm_enable_sleep_mode", "vllm_max_model_length", "vllm_tensor_parallel_size", "use_transformers_*"),
-    *(
-        "transformers_continuous_batching_config",
-        "activation_checkpointing*",
-        "gradient_checkpointing*",
-        "torch_compile*",
-    ),
-    *("torch_empty_cache_steps", "use_liger_kernel", "liger_kernel_config", "attn_implementation", "tf32", "use_cpu"),
+    *("transformers_continuous_batching_config", "activation_checkpointing*", "gradient_checkpointing*"),
+    *("torch_compile*", "torch_empty_cache_steps", "use_liger_kernel", "liger_kernel_config"),
+    *("attn_implementation", "tf32", "use_cpu"),
     *(
         "dataloader_num_workers",
         "dataloader_pin_memory",
         "dataloader_persistent_workers",
         "dataloader_prefetch_factor",
     ),
-    *(
-        "ddp_*",
-        "fsdp*",
-        "deepspeed",
-        "accelerator_config",
-        "ds3_gather_for_generation",
-        "coef_offload",
-        "ignore_data_skip",
-    ),
+    *("ddp_*", "fsdp*", "deepspeed", "accelerator_config", "ds3_gather_for_generation", "coef_offload"),
+    "ignore_data_skip",
 )
 # Compared by their products, which must not change: with more processes, each takes less
 BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
@@ -93,7 +80,7 @@ def run_record(script_args: Any, data_args: Any, args: Any, model_args: Any, com
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run's folder or one of its checkpoints, which may have it from the folder; None without one."""
-    for place in (folder, folder.parent) if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else (folder,):
+    for place in (folder, folder.parent) if folder.name.startswith(CHECKPOINT) else (folder,):
         try:
             record = json.loads((place / RUN_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -108,17 +95,6 @@ def write_record(record: dict[str, Any], folder: Path) -> None:
     temporary = folder / f".{RUN_FILE}"
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / RUN_FILE)
-
-
-class RecordCallback(TrainerCallback):
-    """Stores the run's record with every checkpoint."""
-
-    def __init__(self, record: dict[str, Any]):
-        self.record = record
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            write_record(self.record, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, record: dict[str, Any]) -> dict[str, Any]:
@@ -234,10 +210,8 @@ def clear(folder: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, complete or not, oldest first."""
-    found = [
-        p for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.name.rpartition("-")[2].isdigit() and p.is_dir()
-    ]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    steps = {path: path.name.removeprefix(CHECKPOINT) for path in folder.glob(f"{CHECKPOINT}*") if path.is_dir()}
+    return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

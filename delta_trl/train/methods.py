@@ -4,7 +4,6 @@ Classes are named as text and imported on use, so that listing the names costs n
 an entry point.
 """
 
-import argparse
 import functools
 import importlib
 from collections.abc import Mapping
@@ -88,24 +87,6 @@ def method_named(name: str) -> TrainingMethod:
     if not isinstance(name, str) or name not in methods():
         raise ValueError(f"Unknown trainer {name!r}: trainer must be one of {', '.join(map(repr, methods()))}.")
     return methods()[name]
-
-
-def trainer_argument(arguments: list[str] | None) -> str:
-    """The trainer's name alone, from the command line, else from its YAML file: the config class depends on it."""
-    import yaml
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--trainer")
-    parser.add_argument("--config")
-    early = parser.parse_known_args(arguments)[0]
-    if early.trainer is not None:
-        return early.trainer
-    if early.config is None:
-        return DEFAULT
-    with open(early.config, encoding="utf-8") as file:
-        settings = yaml.safe_load(file)
-    # What else a file can be is for the full parser to judge
-    return settings.get("trainer", DEFAULT) if isinstance(settings, dict) else DEFAULT
 
 
 def check_method(name: str, args: Any) -> None:

@@ -211,8 +211,8 @@ def make_plan(
     context = getattr(size.config, "max_position_embeddings", None)
     boundary = args.generation_boundary
     steps = args.max_steps if args.max_steps > 0 else None
-    save_every = _save_every(args, steps)
-    _refuse_what_cannot_work(args, data_args, context, boundary, save_every)
+    length = (data_args.max_prompt_length or 0) + args.max_completion_length
+    _refuse_what_cannot_work(args, data_args.max_prompt_length, length, context)
 
     updates = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
     if steps is not None and steps % boundary:
@@ -230,7 +230,6 @@ def make_plan(
             "products stay in bf16)."
         )
     gpu_memory = gpu_memory or _gpu_memory_here() or DEFAULT_GPU_MEMORY_GB
-    length = _sequence_length(args, data_args)
     return Plan(
         model=model_args.model_name_or_path,
         trainer=trainer,
@@ -246,7 +245,7 @@ def make_plan(
         prompt_tokens=data_args.max_prompt_length,
         completion_tokens=args.max_completion_length,
         context=context,
-        checkpoints=_checkpoints(args, steps, save_every),
+        checkpoints=_checkpoints(args, steps),
         checkpoint_bytes=checkpoint_bytes(args, model_args, size),
         kv_cache_bytes=size.kv_cache_bytes(length),
         gpu_memory=gpu_memory,
@@ -257,36 +256,18 @@ def make_plan(
     )
 
 
-def _sequence_length(args: GRPOBaseConfig, data_args: DataArguments) -> int:
-    return (data_args.max_prompt_length or 0) + args.max_completion_length
-
-
-def _save_every(args: GRPOBaseConfig, steps: int | None) -> int | None:
-    """Optimizer steps between checkpoints; `save_steps` below 1 is a share of all steps. None if unknown or none."""
-    if args.save_strategy != "steps" or (args.save_steps < 1 and steps is None):
-        return None
-    return math.ceil(args.save_steps * steps) if args.save_steps < 1 else int(args.save_steps)
-
-
 def _refuse_what_cannot_work(
-    args: GRPOBaseConfig, data_args: DataArguments, context: int | None, boundary: int, save_every: int | None
+    args: GRPOBaseConfig, max_prompt_length: int | None, length: int, context: int | None
 ) -> None:
-    length = _sequence_length(args, data_args)
     for name, limit in (("the model's context", context), ("vllm_max_model_length", args.vllm_max_model_length)):
         if limit is not None and length > limit:
             raise ValueError(
-                f"Prompts of up to max_prompt_length={data_args.max_prompt_length} tokens and responses of up to "
+                f"Prompts of up to max_prompt_length={max_prompt_length} tokens and responses of up to "
                 f"max_completion_length={args.max_completion_length} make {length}, and {name} is {limit}. Shorten one "
                 "of them."
             )
-    if save_every is not None and save_every % boundary:
-        following = math.ceil(save_every / boundary) * boundary
-        raise ValueError(
-            f"save_steps={save_every} is not a multiple of {boundary}, the number of updates after which a rollout batch "
-            f"(steps_per_generation={args.steps_per_generation} x num_iterations={args.num_iterations} micro-batches) and "
-            f"an update (gradient_accumulation_steps={args.gradient_accumulation_steps}) end together. Rollouts are not "
-            f"saved, so a run could not be resumed exactly from such a checkpoint. Set save_steps={following}."
-        )
+    if args.save_every is not None and (inexact := args.find_inexact_checkpoints()):
+        raise ValueError(inexact)
     if args.use_vllm and args.vllm_mode == "colocate" and args.world_size % args.vllm_tensor_parallel_size:
         raise ValueError(
             f"vllm_tensor_parallel_size={args.vllm_tensor_parallel_size} must divide the number of processes, "
@@ -298,9 +279,9 @@ def _gpu_memory_here() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else None
 
 
-def _checkpoints(args: GRPOBaseConfig, steps: int | None, save_every: int | None) -> int | None:
+def _checkpoints(args: GRPOBaseConfig, steps: int | None) -> int | None:
     if args.save_strategy == "no":
         return 0
-    if steps is None or save_every is None:
+    if steps is None or args.save_every is None:
         return None
-    return math.ceil(steps / save_every)  # one more after the last step, unless it is a multiple
+    return math.ceil(steps / args.save_every)  # one more after the last step, unless it is a multiple

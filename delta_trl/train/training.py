@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback
 from trl import ModelConfig
 
-from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
+from ..checks import NoRewardDifferenceCallback, check_prompt_lengths
 from ..config import GRPOBaseConfig
-from ..data import DataArguments, ProblemData
+from ..data import DataArguments
 from .arguments import ScriptArguments
-from .folder import RecordCallback, clear, last_checkpoint, run_record, starting_point, write_record
+from .folder import CHECKPOINT, clear, last_checkpoint, run_record, starting_point, write_record
 from .methods import method_named
 from .rewards import load_rewards
 from .shapes import read_model_config
@@ -38,7 +39,7 @@ def build(
     Raises:
         ValueError, FileNotFoundError: Options, rewards, data, model or folder that do not fit.
     """
-    from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
+    from transformers import AutoTokenizer
     from trl import get_peft_config, get_quantization_config
 
     from ..progress import ReadableProgressCallback
@@ -60,7 +61,8 @@ def build(
         model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
     )
     data = data_args.load(tokenizer, check_golds="math_reward" in script_args.reward_funcs)
-    check_data(rewards, data, args.max_completion_length, config)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
 
     args.model_init_kwargs = {
         "revision": model_args.model_revision,
@@ -78,18 +80,21 @@ def build(
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     trainer.add_callback(ReadableProgressCallback)
     trainer.add_callback(NoRewardDifferenceCallback)
     trainer.add_callback(RecordCallback(start["record"]))
     return trainer, start
 
 
-def check_data(rewards: list[Callable], data: ProblemData, max_completion_length: int, config: Any) -> None:
-    """Raise `ValueError` for rewards that need other columns, and for prompts too long for the model."""
-    check_reward_columns(rewards, data.train)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    check_prompt_lengths(data.longest_prompt, max_completion_length, context)
+class RecordCallback(TrainerCallback):
+    """Stores the run's record with every checkpoint."""
+
+    def __init__(self, record: dict[str, Any]):
+        self.record = record
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_record(self.record, Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}")
 
 
 def decided_by_main(args: GRPOBaseConfig, decide: Callable[[], Any]) -> Any:
