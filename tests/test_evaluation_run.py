@@ -244,7 +244,7 @@ def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkey
     base = AutoModelForCausalLM.from_pretrained(trained_folder())
     get_peft_model(base, LoraConfig(r=12, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     monkeypatch.setenv("VLLM_STANDIN_LOG", str(tmp_path / "log"))
-    backend = VllmBackend(find_model(str(tmp_path / "adapter")), max_model_len=20)
+    backend = VllmBackend(find_model(str(tmp_path / "adapter")), Engine("vllm", max_model_len=20))
     assert (tmp_path / "log").read_text().startswith(f"{trained_folder()} 1 ")
     assert "('enable_lora', True), ('max_lora_rank', 16)" in (tmp_path / "log").read_text()  # 12 is no rank of vLLM's
     assert (backend.lora.lora_path, backend.lora.lora_int_id) == (str(tmp_path / "adapter"), 1)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..jsonl import short
-from .code_benchmarks import has_tests, load_code
+from .code_benchmarks import load_code
 from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
+from .rows import LOCAL_SUFFIXES, has_tests, read_rows
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Benchmark:
         size: Number of problems it must have, or None where any number will do.
         licence: What may be done with the problem texts.
         grader: The kind of its answers, one of `graders.GRADERS`.
-        layout: Of code, how its rows hold tests, one of `code_benchmarks.LAYOUTS`.
+        layout: Of code, how its rows hold tests, see `code_benchmarks.load_code`.
     """
 
     name: str
@@ -124,7 +124,6 @@ SUITES = {
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 ID_COLUMNS = ("id", "problem_idx", "unique_id")
-LOCAL_SUFFIXES = (".jsonl", ".parquet")
 
 
 def find_benchmarks(
@@ -220,20 +219,15 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
 
 
 def _load_rows(benchmark: Benchmark, where: str) -> list[dict[str, Any]]:
-    if Path(benchmark.source).suffix in LOCAL_SUFFIXES:
-        rows = _read_rows(Path(benchmark.source))
-    else:
-        from datasets import load_dataset
-
-        try:
-            rows = list(load_dataset(benchmark.source, benchmark.config, split=benchmark.split))
-        except OSError as error:  # no connection, no such dataset, or one that asks for conditions to be accepted
-            if "gated" in str(error):
-                raise ValueError(
-                    f"{where} is gated: accept its conditions at https://huggingface.co/datasets/{benchmark.source}, log in "
-                    f"with `hf auth login`, and try again. To use a local copy: {benchmark.name}=file.jsonl."
-                ) from error
-            raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
+    try:
+        rows = read_rows(benchmark.source, benchmark.config, benchmark.split)
+    except OSError as error:  # no connection, no such dataset, or one that asks for conditions to be accepted
+        if "gated" in str(error):
+            raise ValueError(
+                f"{where} is gated: accept its conditions at https://huggingface.co/datasets/{benchmark.source}, log in "
+                f"with `hf auth login`, and try again. To use a local copy: {benchmark.name}=file.jsonl."
+            ) from error
+        raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
     if not rows:
         raise ValueError(f"{where} has no rows.")
     return rows
@@ -284,24 +278,3 @@ def _first_of(candidates: Sequence[str], columns: Sequence[str], where: str, rol
         f"{where} has the columns {list(columns)}: none of {list(candidates)}, which are tried for the {role}. "
         f"Name it with --{role}_column."
     )
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    # Not pyarrow: it infers one type a column, and answers are numbers in one row and text in another.
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # or not UTF-8
-                raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path}, line {number}: a JSON object with a question and an answer is required, got {short(row)}."
-                )
-            rows.append(row)
-    return rows

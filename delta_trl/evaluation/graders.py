@@ -31,15 +31,17 @@ class Grader(Protocol):
 
     def reference(self, problem: "Problem") -> str:
         """What completions of a problem are graded against."""
+        return problem.answer
 
     def record(self, reference: str) -> str:
         """A reference as samples show it."""
+        return reference
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool] | None:
         """Whether the answers of each pair agree, for majority@n. None if answers of this kind do not vote."""
 
 
-class MathGrader:
+class MathGrader(Grader):
     """Boxed answers, by the checker of `math_reward`."""
 
     instruction = INSTRUCTION
@@ -48,17 +50,11 @@ class MathGrader:
     def grade(self, completions: Sequence[str], references: Sequence[str]) -> list[Verdict]:
         return grade(completions, references)
 
-    def reference(self, problem: "Problem") -> str:
-        return problem.answer
-
-    def record(self, reference: str) -> str:
-        return reference
-
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         return same_answers(pairs) if pairs else []
 
 
-class ChoiceGrader:
+class ChoiceGrader(Grader):
     """Letters of options. A reference is the right one and all of them: `B/ABCD`. The question says how to answer."""
 
     instruction = ""
@@ -80,7 +76,7 @@ class ChoiceGrader:
         return [first == second for first, second in pairs]
 
 
-class CodeGrader:
+class CodeGrader(Grader):
     """Programs, run on all tests of a problem as `code_reward` runs them. References are tests as JSON text."""
 
     instruction = CODE_INSTRUCTION

@@ -4,12 +4,9 @@ All tests together have gigabytes, so that a problem only keeps where its line i
 """
 
 import base64
-import hashlib
 import json
 import pickletools
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 
 
 PLACE = "livecodebench:"  # what the place of a line starts with
@@ -50,22 +47,6 @@ def _pickled_text(data: bytes) -> str:
         elif opcode.name not in _AROUND:
             raise ValueError(f"private tests are pickled with {opcode.name} at byte {position}: not a text alone")
     raise ValueError("private tests are a pickle without an end")
-
-
-def rows_of_files(files: list[Path]) -> Iterator[tuple[dict, str, str]]:
-    """(row, digest of its line, place of its line) of every problem."""
-    for file in files:
-        with open(file, "rb") as lines:
-            offset = 0
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except ValueError as error:
-                        raise ValueError(f"{file}, line {number} is not JSON: {error}.") from error
-                    place = PLACE + json.dumps({"file": str(file), "offset": offset})
-                    yield row, hashlib.sha256(line).hexdigest(), place
-                offset += len(line)
 
 
 def question_of(row: dict) -> str:

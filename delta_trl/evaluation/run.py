@@ -196,21 +196,13 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
     """Every sample that the task asks for, problem by problem."""
     requests = []
     for benchmark, problems in task.benchmarks:
-        instruction = GRADERS[benchmark.grader].instruction
+        grader = GRADERS[benchmark.grader]
         for problem in problems:
-            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, instruction)
+            prompt, ids = encode_prompt(problem.question, task.decoding, tokenizer, grader.instruction)
+            reference = grader.reference(problem)
             for index in range(task.decoding.samples):
                 seed = sample_seed(task.decoding.seed, benchmark.name, problem.id, index)
-                own = (
-                    benchmark.name,
-                    problem.id,
-                    index,
-                    seed,
-                    prompt,
-                    tuple(ids),
-                    GRADERS[benchmark.grader].reference(problem),
-                    benchmark.grader,
-                )
+                own = (benchmark.name, problem.id, index, seed, prompt, tuple(ids), reference, benchmark.grader)
                 requests.append(Request(*own))
     return requests
 
@@ -269,9 +261,7 @@ def _vllm_process(rank: int, world: int, source: ModelSource, task: Task, engine
     from .vllm_backend import VllmBackend
 
     try:
-        backend = VllmBackend(
-            source, engine.dtype, engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.max_model_len
-        )
+        backend = VllmBackend(source, engine)
         try:
             run_share(backend, task, source, path, engine.dtype, rank, world)
         finally:

@@ -64,8 +64,7 @@ def average(strata: Sequence[np.ndarray]) -> Estimate:
     Args:
         strata: One (P_b, n) bool array of correct samples a benchmark.
     """
-    means = [_problem_means(correct) for correct in strata]
-    return _stratified_mean(means)
+    return _stratified_mean([correct.mean(axis=1) for correct in strata])
 
 
 def pass_at_k(strata: Sequence[np.ndarray], k: int) -> Estimate:
@@ -213,7 +212,7 @@ def compare(strata_a: Sequence[np.ndarray], strata_b: Sequence[np.ndarray], seed
             f"The runs have {shapes[0]} and {shapes[1]} problems in their benchmarks: a paired comparison needs the "
             "same problems in both. Compare on the benchmarks that both have."
         )
-    differences = [_problem_means(b) - _problem_means(a) for a, b in zip(strata_a, strata_b, strict=True)]
+    differences = [b.mean(axis=1) - a.mean(axis=1) for a, b in zip(strata_a, strata_b, strict=True)]
     low, high = bootstrap_interval(differences, seed)
     # As integers over the common denominator, equal sums are equal, whatever the order of summation.
     unit = math.lcm(*(correct.shape[1] for correct in (*strata_a, *strata_b)))
@@ -241,10 +240,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
-
-
-def _problem_means(correct: np.ndarray) -> np.ndarray:
-    return correct.mean(axis=1)
 
 
 def _stratified_mean(strata: Sequence[np.ndarray]) -> Estimate:

@@ -92,7 +92,7 @@ def summarise(run: Evaluation, same: SameAnswer | None = None) -> list[Benchmark
     """
     benchmarks = list(run.benchmarks.values())
     groups = [
-        answer_groups([benchmark], same or GRADERS[benchmark.grader].same)[0]
+        answer_groups(benchmark, same or GRADERS[benchmark.grader].same)
         if GRADERS[benchmark.grader].same([]) is not None
         else None
         for benchmark in benchmarks
@@ -137,14 +137,14 @@ def different_settings(a: Evaluation, b: Evaluation) -> dict[str, tuple[Any, Any
     }
 
 
-def answer_groups(benchmarks: Sequence[BenchmarkSamples], same: SameAnswer) -> list[list[list[int | None]]]:
-    """For each benchmark, problem and sample the number of its group of equal answers, None for no answer.
+def answer_groups(benchmark: BenchmarkSamples, same: SameAnswer) -> list[list[int | None]]:
+    """For each problem and sample the number of its group of equal answers, None for no answer.
 
     Correct answers are group 0, since all equal the reference. Of two wrong answers the longer one is graded with the
     shorter one as the reference. That relation need not be transitive, so it is closed: wrong answers that a chain of
     equal pairs connects are one group. So groups do not depend on the order of the samples.
     """
-    problems = [benchmark.samples_of(problem) for benchmark in benchmarks for problem in benchmark.problems]
+    problems = [benchmark.samples_of(problem) for problem in benchmark.problems]
     groups, pairs = [], []
     for samples in problems:
         given = {sample["answer"] for sample in samples if sample} - {None}
@@ -158,11 +158,10 @@ def answer_groups(benchmarks: Sequence[BenchmarkSamples], same: SameAnswer) -> l
             if next(verdicts):
                 kept, merged = group[short], group[long]
                 group.update({answer: kept for answer, number in group.items() if number == merged})
-    numbered = iter(
+    return [
         [group.get(sample["answer"]) if sample else None for sample in samples]
         for samples, group in zip(problems, groups, strict=True)
-    )
-    return [[next(numbered) for _ in benchmark.problems] for benchmark in benchmarks]
+    ]
 
 
 def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from .generate import Completion, Decoding, Request, load_tokenizer, within_context
 from .models import ADAPTER_CONFIG, ModelSource
+from .options import Engine
 
 
 # vLLM accepts these ranks only.
@@ -28,22 +29,12 @@ class VllmBackend:
 
     Args:
         source: From `find_model`. An adapter is served on top of its base model.
-        dtype: torch's name of one, or "auto" for what the weights were saved in, float32 excepted.
-        tensor_parallel_size: GPUs that one engine is spread over.
-        gpu_memory_utilization: Share of each GPU's memory that the engine takes.
-        max_model_len: Longest prompt with completion, None for what the model allows.
+        engine: Its dtype, vLLM's options and the longest sequence.
     """
 
     name = "vllm"
 
-    def __init__(
-        self,
-        source: ModelSource,
-        dtype: str = "auto",
-        tensor_parallel_size: int = 1,
-        gpu_memory_utilization: float = 0.9,
-        max_model_len: int | None = None,
-    ):
+    def __init__(self, source: ModelSource, engine: Engine):
         from vllm import LLM
 
         self.tokenizer = load_tokenizer(source)
@@ -58,10 +49,10 @@ class VllmBackend:
             options |= {"revision": source.revision}
         self.llm = LLM(
             model=source.base or source.path,
-            tensor_parallel_size=tensor_parallel_size,
-            dtype=dtype,
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_len,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            dtype=engine.dtype,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            max_model_len=engine.max_model_len,
             # The statistics carry each request's times.
             disable_log_stats=False,
             **options,

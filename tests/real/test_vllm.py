@@ -15,6 +15,7 @@ from evaluation_model import make_model, question, train
 from delta_trl.evaluation.benchmarks import Benchmark, Problem
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.models import find_model
+from delta_trl.evaluation.options import Engine
 from delta_trl.evaluation.run import Task, make_requests, run_share
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend
@@ -57,7 +58,7 @@ def task() -> Task:
 @pytest.fixture(scope="session")
 def backend(model):
     os.environ.update({key: ENVIRONMENT[key] for key in ("HF_HUB_OFFLINE", "VLLM_CPU_KVCACHE_SPACE")})
-    backend = VllmBackend(find_model(str(model)), dtype="float32", gpu_memory_utilization=0.1)
+    backend = VllmBackend(find_model(str(model)), Engine("vllm", dtype="float32", gpu_memory_utilization=0.1))
     yield backend
     backend.close()
 
