@@ -13,7 +13,7 @@ from typing import Any
 
 from .code_benchmarks import load_code
 from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
-from .rows import LOCAL_SUFFIXES, has_tests, read_rows
+from .rows import LOCAL_SUFFIXES, has_tests, load_rows
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def load_problems(benchmark: Benchmark) -> list[Problem]:
 
 def _load_rows(benchmark: Benchmark, where: str) -> list[dict[str, Any]]:
     try:
-        rows = read_rows(benchmark.source, benchmark.config, benchmark.split)
+        rows = load_rows(benchmark.source, benchmark.config, benchmark.split)
     except OSError as error:  # no connection, no such dataset, or one that asks for conditions to be accepted
         if "gated" in str(error):
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 from .evalplus import read_evalplus, read_humaneval
 from .graders import GRADERS
 from .livecodebench import PLACE, question_of
-from .rows import read_json_rows, read_rows
+from .rows import load_rows, read_json_rows
 
 
 # Of `livecodebench/code_generation_lite`: release_v6 is all of them
@@ -37,7 +37,7 @@ def load_code(source: str, layout: str, split: str, question: str | None) -> Loa
     try:
         if layout == "livecodebench":
             return _livecodebench(source)
-        rows = read_rows(source, None, split)
+        rows = load_rows(source, None, split)
         if layout == "tests":
             return _own_tests(rows, question)
         problems = REFERENCES[layout](rows, GRADERS["code"].sandbox)

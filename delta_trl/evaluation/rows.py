@@ -11,7 +11,7 @@ from ..jsonl import short
 LOCAL_SUFFIXES = (".jsonl", ".parquet")
 
 
-def read_rows(source: str, config: str | None, split: str) -> list[dict[str, Any]]:
+def load_rows(source: str, config: str | None, split: str) -> list[dict[str, Any]]:
     """All rows. `config` and `split` are those of a dataset on the Hub.
 
     Raises:
