@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.tables import format_table
+from ...evaluation.tables import format_table, new_figure
 from .measures import ADVANTAGE_SIDES, CONFIDENCE, UNCERTAIN, Mean, mean
 from .tokens import CLASSES
 
@@ -144,16 +144,12 @@ def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     Raises:
         `ValueError`: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise ValueError("The picture needs matplotlib: pip install 'delta_trl[report]'.") from error
-
     summary = method_figures(records)
     numbers = {name: number for number, name in enumerate(summary, 1)}
     panels = [pair for pair in PANELS if any(set(pair) <= figures.keys() for figures in summary.values())]
-    figure = Figure(figsize=(6.5 * max(1, len(panels)) + 3, 6.5), dpi=130, layout="constrained")
+    figure = new_figure((6.5 * max(1, len(panels)) + 3, 6.5))
+    from matplotlib.lines import Line2D
+
     for axes, pair in zip(figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels, strict=False):
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=PANELS[pair][0], ylabel=PANELS[pair][1])
         axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--", zorder=1)
@@ -193,7 +189,7 @@ def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     )
     for text, name in zip(legend.get_texts(), numbers, strict=True):
         text.set_color(HIGHLIGHTED.get(name, "0.3"))
-    figure.savefig(path)
+    figure.savefig(path, dpi=130)
 
 
 def _points(summary: MethodFigures, pair: tuple[str, str]) -> list[tuple[list[str], Mean, Mean]]:
