@@ -128,7 +128,6 @@ def score_methods(
     prompts: int = 32,
     group: int = 8,
     seed: int = 0,
-    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """
     Score methods on rollout batches of a model that was warmed up on `task`, one of `TOKEN_TASKS`. Records are kept in
@@ -168,7 +167,7 @@ def score_methods(
 
     # All of them, so that a batch has the same problems however many batches there are
     problems = made.problems(made.n_problems, seed)[len(records) * prompts : batches * prompts]
-    with tqdm(total=batches, initial=len(records), desc="Rollout batches", disable=not progress) as bar:
+    with tqdm(total=batches, initial=len(records), desc="Rollout batches") as bar:
 
         def keep(record: dict[str, Any]) -> None:
             append_lines(file, [record])

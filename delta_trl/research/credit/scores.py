@@ -64,8 +64,8 @@ def method_figures(records: Sequence[dict[str, Any]]) -> MethodFigures:
     return summary
 
 
-def tables(records: Sequence[dict[str, Any]], style: str = "markdown") -> str:
-    """Two tables, of the scores and of the mean coefficients by class and side, and how to read them."""
+def tables(records: Sequence[dict[str, Any]]) -> str:
+    """Two Markdown tables, of the scores and of the mean coefficients by class and side, and how to read them."""
     summary = method_figures(records)
 
     def used(names: Sequence[str]) -> list[str]:
@@ -82,8 +82,8 @@ def tables(records: Sequence[dict[str, Any]], style: str = "markdown") -> str:
     header = [key.replace("mean_positive_", "A > 0: ").replace("mean_negative_", "A < 0: ") for key in keys]
     return "\n\n".join(
         [
-            format_table(["method", *(FIGURES[key] for key in columns)], scores, style),
-            format_table(["mean λ", *header], means, style),
+            format_table(["method", *(FIGURES[key] for key in columns)], scores),
+            format_table(["mean λ", *header], means),
             "\n".join(f"- {note}" for note in score_notes(records)),
         ]
     )
@@ -125,7 +125,7 @@ def score_notes(records: Sequence[dict[str, Any]]) -> list[str]:
 def write_scores(records: Sequence[dict[str, Any]], folder: str | os.PathLike, json_file: Path | None = None) -> str:
     """Write credit.md, credit.png and, if asked for, a JSON file. Returns the tables as Markdown."""
     folder = Path(folder)
-    (folder / "credit.md").write_text(tables(records, "markdown") + "\n")
+    (folder / "credit.md").write_text(tables(records) + "\n")
     summary = method_figures(records)
     if json_file is not None:
         methods = {name: {key: asdict(value) for key, value in figures.items()} for name, figures in summary.items()}
