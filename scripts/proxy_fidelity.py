@@ -9,7 +9,6 @@ batches are kept in batches.jsonl as they are measured: after an interruption, r
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -33,15 +32,14 @@ def main() -> None:
     args = vars(parse())
     from transformers import AutoTokenizer
 
+    from delta_trl.commands import one_line_errors
     from delta_trl.research.fidelity import fidelity_table, measure_fidelity
     from delta_trl.research.sampling import problem_rows
 
     model, folder = args.pop("model"), args.pop("folder")
-    try:
+    with one_line_errors():
         rows = problem_rows(args.pop("data"), args.pop("prompt_format"), AutoTokenizer.from_pretrained(model))
         text = fidelity_table(measure_fidelity(model, rows, folder, **args))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     (folder / "fidelity.md").write_text(text + "\n")
     print(text)
 

@@ -30,47 +30,25 @@ SAMPLES = 4
 
 def prepare(task: str, folder: Path, warm_up_steps: int | None) -> None:
     """Write the data, and warm up a model unless an earlier run left one."""
-    from delta_trl.research.tasks import TASKS, warm_up
+    from delta_trl.research.tasks import TASKS, warm_up, write_problems
 
-    problems = TASKS[MADE_TASKS[task]].problems(PROBLEMS, 0)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for name, rows in (("test", problems[:HELD_OUT]), ("train", problems[HELD_OUT:])):
-        lines = [json.dumps(row) + "\n" for row in rows]
-        (folder / "data" / f"{name}.jsonl").write_text("".join(lines))
+    questions = write_problems(TASKS[MADE_TASKS[task]].problems(PROBLEMS, 0), HELD_OUT, folder / "data")
     warm = folder / "warm"
     if (warm / "config.json").exists():
         print(f"Reusing the warmed-up model in {warm}.")
         return
     print("Warming up a random 0.4 M parameter Qwen3 on flawed solutions (a minute or two) ...")
-    questions = [row["question"] for row in problems[HELD_OUT:]]
     warm_up(str(warm), questions, task=MADE_TASKS[task], steps=warm_up_steps)
-
-
-def pass_rate(model: Path, problems: Path, output: Path) -> float:
-    """Share of right answers to the held-out problems, in percent, sampled at temperature 1 with fixed seeds."""
-    from delta_trl.evaluation.benchmarks import find_benchmarks
-    from delta_trl.evaluation.generate import Decoding
-    from delta_trl.evaluation.run import Engine, Task, evaluate_models
-    from delta_trl.evaluation.samples import read_evaluation
-    from delta_trl.evaluation.statistics import average
-
-    decoding = Decoding(samples=SAMPLES, top_p=1.0, max_tokens=80, prompt_format="{question}\n")
-    engine = Engine(backend="transformers", dtype="float32", batch_size=256)
-    (file,) = evaluate_models([str(model)], Task.load(find_benchmarks([str(problems)]), decoding), engine, output)
-    (benchmark,) = read_evaluation(file).benchmarks.values()
-    return 100 * average([benchmark.correct]).value
 
 
 def plot_reward(run: Path, path: Path, title: str) -> None:
     """Draw the mean reward of every step from the trainer's own records."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from delta_trl.evaluation.tables import new_figure
 
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     steps, rewards = zip(*((entry["step"], entry["reward"]) for entry in history if "reward" in entry), strict=True)
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = new_figure((7, 4))
+    axes = figure.subplots()
     axes.plot(steps, rewards, color="tab:blue", alpha=0.35, label="each rollout batch (128 completions)")
     window = 10
     smooth = [sum(rewards[max(0, i - window + 1) : i + 1]) / min(window, i + 1) for i in range(len(rewards))]
@@ -99,12 +77,16 @@ def main() -> None:
     data, warm, run, plot = folder / "data", folder / "warm", folder / "delta", folder / "reward.png"
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from delta_trl.research.fine_tuning import pass_rate
+
     start = time.perf_counter()
 
     prepare(arguments.task, folder, arguments.warm_up_steps)
     for earlier in (run, folder / "evaluation"):  # or the report and the records would mix in another run
         shutil.rmtree(earlier, ignore_errors=True)
-    before = pass_rate(warm, data / "test.jsonl", folder / "evaluation")
+    places = {"problems": data / "test.jsonl", "output": folder / "evaluation"}
+    decoding = {"samples": SAMPLES, "max_tokens": 80, "prompt_format": "{question}\n", "batch_size": 256}
+    before = pass_rate(warm, **places, **decoding)
     print(f"Pass rate before training: {before:.1f}%. Training with {config} ...", flush=True)
     subprocess.run(
         [
@@ -114,7 +96,7 @@ def main() -> None:
         ],
         check=True,
     )
-    after = pass_rate(run, data / "test.jsonl", folder / "evaluation")
+    after = pass_rate(run, **places, **decoding)
     plot_reward(run, plot, TITLES[arguments.task])
     report = write_report([run])
     launch = os.path.relpath(Path(sys.executable).with_name("accelerate"), ROOT)

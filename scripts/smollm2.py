@@ -20,23 +20,9 @@ HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SAMPLES = 4
 
 
-def pass_rate(model: Path, problems: Path, output: Path) -> float:
-    """Share of right answers to the held-out problems, in percent, sampled at temperature 1 with fixed seeds."""
-    from delta_trl.evaluation.benchmarks import find_benchmarks
-    from delta_trl.evaluation.generate import Decoding
-    from delta_trl.evaluation.run import Engine, Task, evaluate_models
-    from delta_trl.evaluation.samples import read_evaluation
-    from delta_trl.evaluation.statistics import average
-
-    decoding = Decoding(samples=SAMPLES, top_p=1.0, max_tokens=32, prompt_format="{question}")
-    engine = Engine(backend="transformers", dtype="float32", batch_size=128)
-    (file,) = evaluate_models([str(model)], Task.load(find_benchmarks([str(problems)]), decoding), engine, output)
-    (benchmark,) = read_evaluation(file).benchmarks.values()
-    return 100 * average([benchmark.correct]).value
-
-
 def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     from delta_trl.report import write_report
+    from delta_trl.research.fine_tuning import pass_rate
     from delta_trl.research.smollm2 import warm_up_smollm2
     from delta_trl.train.arguments import parse
 
@@ -50,14 +36,16 @@ def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if not (warm / "trainer_state.json").exists():  # the last file that is written
         warm_up_smollm2(model, warm, data.train["prompt"])
-    before = pass_rate(warm, problems, folder / "evaluation")
+    places = {"problems": problems, "output": folder / "evaluation"}
+    decoding = {"samples": SAMPLES, "max_tokens": 32, "prompt_format": "{question}", "batch_size": 128}
+    before = pass_rate(warm, **places, **decoding)
     print(f"Pass rate after the warm-up: {before:.1f}%.", flush=True)
     if not (trained / "adapter_config.json").exists():
         resume = ["--resume_from_checkpoint", "true"] if list(trained.glob("checkpoint-*")) else []
         command = [sys.executable, "-m", "delta_trl.train", "--config", str(config)]
         command += ["--model_name_or_path", str(warm), "--output_dir", str(trained), *resume, *further]
         subprocess.run(command, check=True)
-    after = pass_rate(trained, problems, folder / "evaluation")
+    after = pass_rate(trained, **places, **decoding)
     report = write_report([trained])
     print(
         f"Pass rate after training: {after:.1f}% ({after - before:+.1f} points, {len(rows)} unseen problems × {SAMPLES})."

@@ -10,7 +10,6 @@ command again.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -31,15 +30,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = vars(parse())
+    from delta_trl.commands import one_line_errors
     from delta_trl.research.sampling import problem_rows
     from delta_trl.research.stability import measure_stability
     from delta_trl.research.stability_report import draw_stability, stability_rows, stability_table
 
     model, folder = args.pop("model"), args.pop("folder")
-    try:
+    with one_line_errors():
         rows = stability_rows(measure_stability(model, problem_rows(args.pop("data")), folder, **args))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     text = stability_table(rows)
     (folder / "stability.md").write_text(text + "\n")
     print(text)

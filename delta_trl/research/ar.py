@@ -30,7 +30,7 @@ class ARConfig(WeightedGRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._require_share("ar_alpha", " 0 is DAPO: --trainer dapo.")
+        self._require_share("ar_alpha")
 
 
 class ARTrainer(WeightedGRPOTrainer):

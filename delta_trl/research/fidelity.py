@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from tqdm.auto import tqdm
 
 from ..coefficients import delta_coefficients
 from ..features import FEATURES
 from ..jsonl import append_lines
-from .credit.measures import ADVANTAGE_SIDES, mean
-from .credit.run import earlier_records, model_digest
+from .credit.measures import ADVANTAGE_SIDES, mean, rank_correlation
 from .full_gradient import full_gradient_coefficients
-from .sampling import RolloutBatch, RolloutSampler, make_sampler
+from .sampling import RolloutBatch, RolloutSampler, begin_measurement
 
 
 PROXY_PARTS = ("body", "last_layer", "head")
@@ -43,8 +41,8 @@ def agreement(values: torch.Tensor, reference: torch.Tensor, advantages: torch.T
             "same_sign": (above[0] == above[1]).double().mean().item(),
             "chance": (share.prod() + (1 - share).prod()).item(),
         }
-        if one.min() < one.max() and other.min() < other.max():
-            found[name]["rank_correlation"] = float(stats.spearmanr(one, other).statistic)
+        if (correlation := rank_correlation(one, other)) is not None:
+            found[name]["rank_correlation"] = correlation
     return found
 
 
@@ -101,16 +99,7 @@ def measure_fidelity(
             f"{batches} batches of {prompts} prompts in {folds} folds were asked for. There are {len(rows)} problems, "
             "and it takes at least one batch, two folds, and a prompt in each fold."
         )
-    sampler = make_sampler(
-        model,
-        rows,
-        prompts=prompts,
-        group=group,
-        max_completion_length=max_completion_length,
-        output_dir=Path(folder) / "trainer",
-    )
     settings = {
-        "model": model_digest(sampler.model),
         "prompts": prompts,
         "group": group,
         "max_completion_length": max_completion_length,
@@ -118,7 +107,7 @@ def measure_fidelity(
         "seed": seed,
     }
     file = Path(folder) / "batches.jsonl"
-    records = earlier_records(file, settings)
+    sampler, records = begin_measurement(model, rows, file, prompts=prompts, settings=settings)
     for number in tqdm(range(len(records), batches), desc="Rollout batches"):
         batch = sampler.sample(rows[number * prompts : (number + 1) * prompts], (seed, number))
         records.append(

@@ -47,7 +47,7 @@ class GTPOConfig(WeightedGRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._require_share("gtpo_beta", " 0 is DAPO: --trainer dapo.")
+        self._require_share("gtpo_beta")
 
 
 class GTPOTrainer(WeightedGRPOTrainer):

@@ -64,7 +64,7 @@ class RLSDConfig(WeightedGRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._require_share("rlsd_mix", " 0 is DAPO: --trainer dapo.")
+        self._require_share("rlsd_mix")
         if not 0 < self.rlsd_clip < 1:
             raise ValueError(f"rlsd_clip must lie between 0 and 1; got {self.rlsd_clip}.")
         if PLACEHOLDER not in self.rlsd_hint:

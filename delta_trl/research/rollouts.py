@@ -6,7 +6,8 @@ is a few float32 tensors of shape (N, H), where the published path has one chunk
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, assign, delta_
 from ..config import DeltaGRPOConfig
 from ..features import Rows
 from ..hidden_states import RolloutTokens
+from ..trainer import DeltaGRPOTrainer
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,20 @@ class Rollouts:
     generator: torch.Generator
     memory: dict[str, torch.Tensor]
     share: float = 0.5
+
+    @classmethod
+    def of(cls, trainer: DeltaGRPOTrainer, tokens: RolloutTokens, *, seed: int, **replaced: Any) -> "Rollouts":
+        """A trainer's rollout batch under the trainer's options. `replaced`: attributes that are to differ."""
+        found = {
+            "raw_features": partial(trainer._features, tokens),
+            "options": trainer.args,
+            "n_groups": trainer.args.generation_batch_size // trainer.args.num_generations,
+            "reduce": trainer.accelerator.reduce,
+            "gather": trainer._gather_uneven,
+            "generator": torch.Generator().manual_seed(seed),
+            "memory": {},
+        }
+        return cls(tokens=tokens, **{**found, **replaced})
 
     def fallback(self) -> str | None:
         """Why there can be no coefficients, as in [`Coefficients`], judged by the tokens alone."""

@@ -1,17 +1,21 @@
 """Rollout batches of a policy that stays as it is, sampled and scored by TRL's own machinery, for measurements."""
 
+import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..coefficients import Coefficients
 from ..config import CHECKPOINTING, DeltaGRPOConfig
 from ..data import load_math_dataset
 from ..hidden_states import RolloutTokens
+from ..jsonl import refuse_differences, update_lines
 from ..rewards import math_reward
 from ..trainer import DeltaGRPOTrainer
 from .full_gradient import Sequences
@@ -80,21 +84,65 @@ def make_sampler(
     return RolloutSampler(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         reward_funcs=math_reward,
-        args=DeltaGRPOConfig(
-            output_dir=str(output_dir),
-            use_cpu=not torch.cuda.is_available(),
-            bf16=False,
-            **{CHECKPOINTING: False},
-            per_device_train_batch_size=prompts * group,
-            gradient_accumulation_steps=1,
-            num_generations=group,
-            max_completion_length=max_completion_length,
-            temperature=1.0,
-            disable_dropout=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        ),
+        args=sampling_config(output_dir, prompts, group, max_completion_length=max_completion_length),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(model),
     )
+
+
+def sampling_config(output_dir: str | os.PathLike, prompts: int, group: int, **options: Any) -> DeltaGRPOConfig:
+    """For rollout batches of `prompts` prompts with `group` responses each, in one update, at temperature 1, in float32."""
+    return DeltaGRPOConfig(
+        output_dir=str(output_dir),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        **{CHECKPOINTING: False},
+        per_device_train_batch_size=prompts * group,
+        gradient_accumulation_steps=1,
+        num_generations=group,
+        temperature=1.0,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+
+
+def begin_measurement(
+    model: str | os.PathLike, rows: list[dict[str, str]], file: Path, *, prompts: int, settings: dict[str, Any]
+) -> tuple[RolloutSampler, list[dict[str, Any]]]:
+    """
+    A sampler, and the records that an earlier call with these settings left in `file`.
+
+    `settings` name `group` and `max_completion_length`; they go into the file with a digest of the model.
+
+    Raises:
+        `ValueError`: if the file was begun with other settings, or if a rollout batch would be too small.
+    """
+    sizes = {name: settings[name] for name in ("group", "max_completion_length")}
+    sampler = make_sampler(model, rows, prompts=prompts, **sizes, output_dir=file.parent / "trainer")
+    return sampler, earlier_records(file, {"model": model_digest(sampler.model), **settings})
+
+
+def model_digest(model: PreTrainedModel) -> str:
+    """Tells one model's weights from another's, wherever they lie."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def earlier_records(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of a JSON Lines file that begins with these settings; it is made if there is none.
+
+    Raises:
+        ValueError: It was begun with others.
+    """
+
+    def header(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not lines:
+            return [settings]
+        refuse_differences(file, lines[0], settings, "settings", "Choose another --folder, or delete the file.")
+        return []
+
+    return update_lines(file, header)[1:]

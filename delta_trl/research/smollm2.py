@@ -57,32 +57,18 @@ def warm_up_smollm2(
     model: str, folder: Path, prompts: list[str], *, steps: int = 60, batch: int = 8, learning_rate: float = 5e-5
 ) -> None:
     """Fine-tune all weights of `model` on the written solutions of `steps * batch` of the prompts, and save it."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from ..config import CHECKPOINTING
+    from .fine_tuning import fine_tune
 
     drawn = random.Random(0).sample(prompts, steps * batch)
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, steps // 10),
-            model_init_kwargs={"dtype": "float32"},
-            bf16=False,
-            **{CHECKPOINTING: False},
-            logging_steps=5,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=True,
-            seed=0,
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompt, "completion": gym_solution(prompt)} for prompt in drawn]),
+    trainer = fine_tune(
+        model,
+        [{"prompt": prompt, "completion": gym_solution(prompt)} for prompt in drawn],
+        folder,
+        batch=batch,
+        learning_rate=learning_rate,
+        warmup_steps=max(1, steps // 10),
+        model_init_kwargs={"dtype": "float32"},
+        logging_steps=5,
+        seed=0,
     )
-    trainer.train()
-    trainer.save_model(str(folder))
     trainer.save_state()

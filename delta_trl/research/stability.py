@@ -15,28 +15,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from tqdm.auto import tqdm
 
 from ..coefficients import margins
 from ..features import FEATURES
 from ..hidden_states import RolloutTokens
 from ..jsonl import append_lines
-from .credit.measures import ADVANTAGE_SIDES, measure
-from .credit.run import earlier_records, model_digest
+from .credit.measures import ADVANTAGE_SIDES, measure, rank_correlation
 from .credit.tokens import TOKEN_TASKS, token_classes
 from .full_gradient import coefficients_from
-from .sampling import RolloutSampler, make_sampler
+from .sampling import RolloutSampler, begin_measurement
 
 
 # Weight of the earlier batches' centroids in the moving average; corrected for its start at 0
 MOMENTUM = 0.9
 MOVING_AVERAGE = "moving average"
 
-FLIPPED = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-KEPT = (1.0, 0.5, 0.25, 0.1)
-RESPONSES = (2048, 1024, 512, 256, 128, 64)
-FORMATTING = (0.0, 0.3, 0.6, 0.8, 0.9)
+# What is done to a rollout batch, with its levels
+DISTURBANCES = {
+    "flipped": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4),
+    "kept": (1.0, 0.5, 0.25, 0.1),
+    "responses": (2048, 1024, 512, 256, 128, 64),
+    "formatting": (0.0, 0.3, 0.6, 0.8, 0.9),
+}
 
 
 @dataclass(frozen=True)
@@ -130,18 +131,13 @@ class Centroids:
         return coefficients_from(margins_at, advantages).values
 
 
-def disturbances() -> dict[str, tuple[float, ...]]:
-    """What is done to a rollout batch, with its levels."""
-    return {"flipped": FLIPPED, "kept": KEPT, "responses": RESPONSES, "formatting": FORMATTING}
-
-
 def examine(pool: Pool, kind: str, level: float, batch_size: int, seed: int = 0) -> list[dict[str, Any]]:
     """
     Disturb every rollout batch of a pool in one way.
 
     Args:
         pool: Its number of responses is a multiple of `batch_size`.
-        kind, level: Of `disturbances`.
+        kind, level: Of `DISTURBANCES`.
         batch_size: Responses of a rollout batch, unless the level says so. Its λ is compared with the undisturbed batch's,
             or for kind "responses" with that of the whole pool.
         seed: Of the disturbance.
@@ -197,8 +193,8 @@ def _compare(pool, numbers, values, expected, before, after) -> dict[str, Any]:
         one, other = values[side], expected[side]
         if len(one):
             found[f"mean_{name}"], found[f"spread_{name}"] = one.mean().item(), one.std(unbiased=False).item()
-        if len(one) > 1 and one.min() < one.max() and other.min() < other.max():
-            found[f"rank_correlation_{name}"] = float(stats.spearmanr(one, other).statistic)
+        if (correlation := rank_correlation(one, other)) is not None:
+            found[f"rank_correlation_{name}"] = correlation
     return found
 
 
@@ -260,42 +256,31 @@ def measure_stability(
             f"responses={responses} must be a multiple of batch_size={batch_size}, that of group={group}, and there are "
             f"{len(rows)} problems for {responses // group} groups."
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     prompts = batch_size // group
-    sampler = make_sampler(
-        model,
-        rows,
-        prompts=prompts,
-        group=group,
-        max_completion_length=max_completion_length,
-        output_dir=folder / "trainer",
-    )
     settings = {
-        "model": model_digest(sampler.model),
         "responses": responses,
         "batch_size": batch_size,
         "group": group,
         "max_completion_length": max_completion_length,
         "seed": seed,
     }
-    records = earlier_records(folder / "levels.jsonl", settings)
-    file = folder / "pool.pt"
-    if file.exists():
-        pool = torch.load(file, weights_only=False)
+    levels_file, pool_file = Path(folder) / "levels.jsonl", Path(folder) / "pool.pt"
+    sampler, records = begin_measurement(model, rows, levels_file, prompts=prompts, settings=settings)
+    if pool_file.exists():
+        pool = torch.load(pool_file, weights_only=False)
     else:
         pool = sample_pool(sampler, rows[: responses // group], prompts, seed)
-        torch.save(pool, file)
+        torch.save(pool, pool_file)
     done = {(record["kind"], record["level"]) for record in records}
     todo = [
         (kind, level)
-        for kind, levels in disturbances().items()
-        for level in levels
-        if kind in (kinds or disturbances())
+        for kind in DISTURBANCES
+        for level in DISTURBANCES[kind]
+        if kind in (kinds or DISTURBANCES) and (kind, level) not in done
+        if kind != "responses" or level <= responses
     ]
-    todo = [(k, level) for k, level in todo if (k, level) not in done and not (k == "responses" and level > responses)]
     for kind, level in tqdm(todo, desc="Levels"):
         record = {"kind": kind, "level": level, "batches": examine(pool, kind, level, batch_size, seed)}
-        append_lines(folder / "levels.jsonl", [record])
+        append_lines(levels_file, [record])
         records.append(record)
     return records

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .stability import disturbances
+from ..evaluation.tables import new_figure
+from .stability import DISTURBANCES, MOVING_AVERAGE
 
 
 KIND_TITLES = {
@@ -43,7 +44,7 @@ def stability_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 if values:
                     row[name] = (float(np.mean(values)), float(np.std(values)))
             rows.append(row)
-    order = list(disturbances())
+    order = list(DISTURBANCES)
     return sorted(rows, key=lambda r: (r["feature"], r["method"] != "published", order.index(r["kind"]), r["level"]))
 
 
@@ -69,26 +70,16 @@ def stability_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw_stability(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str) -> Path:
     """A PNG: rank correlation with the undisturbed λ, and credit AUC, over the level of each disturbance."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     kinds = [kind for kind in KIND_TITLES if any(row["kind"] == kind for row in rows)]
     features = list(dict.fromkeys(row["feature"] for row in rows))
-    figure = Figure(figsize=(3.4 * len(kinds), 6.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((3.4 * len(kinds), 6.2))
     axes = figure.subplots(2, len(kinds), squeeze=False, sharey="row")
     for column, kind in enumerate(kinds):
-        for line, (name, label) in enumerate(
-            (("rank_correlation_positive", "rank correlation, A > 0"), ("credit_auc", "credit AUC"))
-        ):
-            axis = axes[line, column]
+        for axis, name in zip(axes[:, column], ("rank_correlation_positive", "credit_auc"), strict=True):
             for number, feature in enumerate(features):
-                for method, style in (("published", "-"), ("moving average", ":")):
-                    chosen = [
-                        r
-                        for r in rows
-                        if (r["kind"], r["feature"], r["method"]) == (kind, feature, method) and name in r
-                    ]
+                for method, style in (("published", "-"), (MOVING_AVERAGE, ":")):
+                    key = (kind, feature, method)
+                    chosen = [r for r in rows if (r["kind"], r["feature"], r["method"]) == key and name in r]
                     axis.plot(
                         [r["level"] for r in chosen],
                         [r[name][0] for r in chosen],
@@ -102,7 +93,7 @@ def draw_stability(rows: Sequence[dict[str, Any]], path: str | os.PathLike, titl
             if kind == "responses":
                 axis.set_xscale("log", base=2)
             if column == 0:
-                axis.set_ylabel(label)
+                axis.set_ylabel(MEASURES[name])
     figure.suptitle(title)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)

@@ -8,10 +8,12 @@ comes second.
 """
 
 import itertools
+import json
 import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .code_task import TOKENS, code_problems, written_program
@@ -197,6 +199,14 @@ TASKS = {
 }
 
 
+def write_problems(problems: list[dict], held_out: int, folder: Path) -> list[str]:
+    """Write the first `held_out` problems to test.jsonl and the others to train.jsonl; returns the questions of these."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("test", problems[:held_out]), ("train", problems[held_out:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [row["question"] for row in problems[held_out:]]
+
+
 def character_tokenizer(tokens: tuple[str, ...] = ()) -> "PreTrainedTokenizerBase":
     r"""A tokenizer with one token a character, and one for `\boxed{` and each of `tokens`; about 100 in all."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -269,37 +279,20 @@ def warm_up(
     made = TASKS[task]
     steps = made.warm_up_steps if steps is None else steps
     error_rate = made.error_rate if error_rate is None else error_rate
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from ..config import CHECKPOINTING
+    from .fine_tuning import fine_tune
 
     rng = random.Random(seed)
     batch = 64
     drawn = [rng.choice(questions) for _ in range(steps * batch)]
-    samples = [
-        {"prompt": f"{question}\n", "completion": made.solution(question, rng, error_rate)} for question in drawn
-    ]
     tokenizer = character_tokenizer(made.tokens)
-    trainer = SFTTrainer(
-        model=tiny_qwen3(tokenizer, seed),
-        args=SFTConfig(
-            output_dir=output_dir,
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            learning_rate=2e-3,
-            lr_scheduler_type="cosine",
-            warmup_steps=steps // 10,
-            bf16=False,
-            **{CHECKPOINTING: False},
-            logging_steps=steps // 4,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=True,
-            seed=seed,
-        ),
-        train_dataset=Dataset.from_list(samples),
-        processing_class=tokenizer,
+    fine_tune(
+        tiny_qwen3(tokenizer, seed),
+        [{"prompt": f"{question}\n", "completion": made.solution(question, rng, error_rate)} for question in drawn],
+        output_dir,
+        batch=batch,
+        tokenizer=tokenizer,
+        learning_rate=2e-3,
+        warmup_steps=steps // 10,
+        logging_steps=steps // 4,
+        seed=seed,
     )
-    trainer.train()
-    trainer.save_model(output_dir)

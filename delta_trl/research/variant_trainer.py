@@ -63,20 +63,7 @@ class VariantGRPOTrainer(DeltaGRPOTrainer):
                 "variant='fixed_temperature' cannot be resumed: it keeps the temperatures of the run's first rollout batch, "
                 "which no checkpoint holds. Start the run again."
             )
-        return VARIANTS[self.args.variant](self._rollouts(tokens))
-
-    def _rollouts(self, tokens: RolloutTokens) -> Rollouts:
-        generator = torch.Generator()
         process, step = self.accelerator.process_index, self.state.global_step
-        generator.manual_seed((self.args.seed * 1_000_003 + step) * 65_537 + process)
-        return Rollouts(
-            tokens=tokens,
-            raw_features=lambda name: self._features(tokens, name),
-            options=self.args,
-            n_groups=self.args.generation_batch_size // self.args.num_generations,
-            reduce=self.accelerator.reduce,
-            gather=self._gather_uneven,
-            generator=generator,
-            memory=self._memory,
-            share=self.args.variant_share,
-        )
+        seed = (self.args.seed * 1_000_003 + step) * 65_537 + process
+        rollouts = Rollouts.of(self, tokens, seed=seed, memory=self._memory, share=self.args.variant_share)
+        return VARIANTS[self.args.variant](rollouts)

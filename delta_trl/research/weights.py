@@ -24,11 +24,11 @@ class WeightedGRPOConfig(GRPOBaseConfig):
         super().__post_init__()
         self._require_token_level(self.method)
 
-    def _require_share(self, option: str, advice: str = "") -> None:
-        """Raise `ValueError` unless the option lies above 0 and is at most 1."""
+    def _require_share(self, option: str) -> None:
+        """Raise `ValueError` unless the option, a method's share of the weights, lies above 0 and is at most 1."""
         value = getattr(self, option)
         if not 0 < value <= 1:
-            raise ValueError(f"{option} must lie above 0 and be at most 1; got {value}.{advice}")
+            raise ValueError(f"{option} must lie above 0 and be at most 1; got {value}. 0 is DAPO: --trainer dapo.")
 
 
 class WeightedGRPOTrainer(TokenCoefficientsTrainer):

@@ -2,6 +2,7 @@ r"""Lists, equations, chains and families, taken apart by their text."""
 
 import re
 
+from .brackets import depths
 from .limits import undone_operators
 from .numerals import literal
 from .units import other_text
@@ -24,20 +25,11 @@ def has_variable(text: str) -> bool:
 
 def elements(text: str) -> list[str]:
     """The parts between the commas, semicolons, "and" and "or" that lie in no brackets."""
-    depth, start, parts = 0, 0, []
-    separators = {match.start(): match.end() for match in _SEPARATOR.finditer(text)}
-    position = 0
-    while position < len(text):
-        character = text[position]
-        if depth == 0 and position in separators:
-            parts.append(text[start:position])
-            position = start = separators[position]
-            continue
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        position += 1
+    start, parts, depth = 0, [], depths(text)
+    for separator in _SEPARATOR.finditer(text):
+        if depth[separator.start()] == 0:
+            parts.append(text[start : separator.start()])
+            start = separator.end()
     parts.append(text[start:])
     return [part.strip() for part in parts if part.strip()]
 
@@ -46,13 +38,11 @@ def equal_parts(text: str) -> list[str]:
     """The parts between the equals signs that lie in no brackets."""
     if "=" not in text:
         return [text]
-    signs = {match.start() for match in _EQUALS.finditer(text)}
-    depth, start, parts = 0, 0, []
-    for position, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if position in signs and depth <= 0:
-            parts.append(text[start:position].strip())
-            start = position + 1
+    start, parts, depth = 0, [], depths(text)
+    for sign in _EQUALS.finditer(text):
+        if depth[sign.start()] <= 0:
+            parts.append(text[start : sign.start()].strip())
+            start = sign.end()
     return [*parts, text[start:].strip()]
 
 

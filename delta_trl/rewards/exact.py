@@ -7,6 +7,7 @@ What counts as the same answer is stated in docs/rewards.md.
 import re
 from functools import lru_cache
 
+from .brackets import depths
 from .equations import LIST, ORDER, elements, has_variable
 from .limits import is_plain_arithmetic, too_costly, undone_operators
 from .numerals import based, literal, literals_agree, with_decimal_point
@@ -87,18 +88,10 @@ def _outer_brackets(text: str) -> tuple[str, str] | None:
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening not in ("(", "[", "\\{") or closing not in (")", "]", "\\}"):
         return None
-    depth, has_comma = 0, False
     inner = text[len(opening) : len(text) - len(closing)]
-    for character in inner:
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-            if depth < 0:
-                return None
-        elif character == "," and depth == 0:
-            has_comma = True
-    return (opening, closing) if has_comma else None
+    depth = depths(inner)
+    is_list = any(character == "," and d == 0 for character, d in zip(inner, depth, strict=True))
+    return (opening, closing) if is_list and min(depth) >= 0 else None
 
 
 def decide(gold: str, answer: str, *, is_final: bool = True) -> str | None:

@@ -11,9 +11,7 @@ Only "correct" scores 1. "unscorable gold" scores None, and only that: the gold 
 """
 
 import collections
-import os
 import re
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,33 +65,8 @@ class Verdict:
     reason: str
 
 
-class _Memo:
-    """The latest verdicts of math-verify. Threads may share it."""
-
-    def __init__(self, size: int):
-        self._size = size
-        self._reasons: collections.OrderedDict[tuple[str, str | None], str] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, pair: tuple[str, str | None]) -> str | None:
-        with self._lock:
-            if pair in self._reasons:
-                self._reasons.move_to_end(pair)
-            return self._reasons.get(pair)
-
-    def unlock(self) -> None:
-        """In a forked child: another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
-
-    def put(self, pair: tuple[str, str | None], reason: str) -> None:
-        with self._lock:
-            self._reasons[pair] = reason
-            while len(self._reasons) > self._size:
-                self._reasons.popitem(last=False)
-
-
-_MEMO = _Memo(MEMO_SIZE)
-os.register_at_fork(after_in_child=_MEMO.unlock)
+# The latest verdicts of math-verify. Threads may share it: each of the operations below is atomic
+_MEMO: collections.OrderedDict[tuple[str, str | None], str] = collections.OrderedDict()
 
 
 def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
@@ -102,7 +75,9 @@ def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str
     for pair, (reason, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
         reasons[pair] = reason
         if repeatable:
-            _MEMO.put(pair, reason)
+            _MEMO[pair] = reason
+    while len(_MEMO) > MEMO_SIZE:
+        _MEMO.popitem(last=False)
     return reasons
 
 

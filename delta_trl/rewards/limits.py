@@ -2,7 +2,7 @@ r"""What is no answer, seen from the text alone: work that is left undone, and t
 
 import re
 
-from .spelling import closing_braces, closing_brackets
+from .brackets import closing_braces, closing_brackets, depths
 
 
 # The cost guard. The longest of MATH's 500 golds has 56 characters; polynomials and matrices take a few hundred.
@@ -47,14 +47,7 @@ def too_costly(text: str) -> bool:
     """True for text that no reasonable answer looks like and that could keep a computer algebra system busy."""
     if len(text) > MAX_CHARACTERS or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
         return True
-    depth = deepest = 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return deepest > MAX_DEPTH or _has_tower(text) or _has_huge_factorial(text)
+    return max(depths(text), default=0) > MAX_DEPTH or _has_tower(text) or _has_huge_factorial(text)
 
 
 _NUMBER = re.compile(r"(\d+)(?:\.\d*)?")

@@ -8,6 +8,7 @@ workers' parser.
 import re
 from functools import lru_cache
 
+from .brackets import closing_braces, closing_brackets
 from .extraction import BOX_START
 from .unicode import from_unicode
 from .units import unit_name
@@ -191,29 +192,6 @@ def _without_frame(text: str) -> str:
         if depth:
             return _without_frame(text[depth : len(text) - depth].strip())
     return text
-
-
-def closing_braces(text: str) -> dict[int, int]:
-    """For each opening brace the index of the one that closes it. Escaped braces are no braces."""
-    pairs, stack, position = {}, [], 0
-    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        position = match.start()
-        if match[0] == "{":
-            stack.append(position)
-        elif match[0] == "}" and stack:
-            pairs[stack.pop()] = position
-    return pairs
-
-
-def closing_brackets(text: str) -> dict[int, int]:
-    """The same for round brackets."""
-    pairs, stack = {}, []
-    for position, character in enumerate(text):
-        if character == "(":
-            stack.append(position)
-        elif character == ")" and stack:
-            pairs[stack.pop()] = position
-    return pairs
 
 
 _BRACE_TAKERS = re.compile(r"\\(frac|sqrt|overline|dot|bar|binom)(?![a-zA-Z])|\^(?= ?\()")

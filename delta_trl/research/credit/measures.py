@@ -46,6 +46,13 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ranks[labels].sum() - n * (n + 1) / 2) / (n * m))
 
 
+def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float | None:
+    """Spearman's, of two tensors of shape (N,). `None` where one of them is constant or there is no value."""
+    if not len(one) or one.min() == one.max() or other.min() == other.max():
+        return None
+    return float(stats.spearmanr(one, other).statistic)
+
+
 def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarray) -> dict[str, float]:
     """
     Score the coefficients of one rollout batch, all of shape (N,).

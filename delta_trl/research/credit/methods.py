@@ -49,17 +49,7 @@ def variant(name: str, features: str = "output_row") -> CreditMethod:
     def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
         options = copy.copy(trainer.args)
         options.coef_features = features
-        rollouts = Rollouts(
-            tokens=tokens,
-            raw_features=lambda name: trainer._features(tokens, name),
-            options=options,
-            n_groups=trainer.args.generation_batch_size // trainer.args.num_generations,
-            reduce=trainer.accelerator.reduce,
-            gather=trainer.accelerator.gather,
-            generator=torch.Generator().manual_seed(trainer.batch_seed),
-            memory={},
-        )
-        return VARIANTS[name](rollouts).values
+        return VARIANTS[name](Rollouts.of(trainer, tokens, seed=trainer.batch_seed, options=options)).values
 
     return method
 

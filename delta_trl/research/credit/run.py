@@ -4,7 +4,6 @@ Each batch takes one real DAPO update, after which the policy and the optimiser 
 need that look at how the policy moved, and the next batch comes from the same policy again.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +13,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from ...coefficients import Coefficients
-from ...config import CHECKPOINTING, DeltaGRPOConfig
 from ...hidden_states import RolloutTokens
-from ...jsonl import append_lines, refuse_differences, update_lines
+from ...jsonl import append_lines
 from ...rewards import math_reward
-from ...trainer import DeltaGRPOTrainer
 from ..full_gradient import Sequences
+from ..sampling import RolloutSampler, earlier_records, model_digest, sampling_config
 from ..tasks import TASKS
 from .measures import measure
 from .methods import AfterUpdate, CreditMethod
@@ -35,7 +33,7 @@ MAX_COMPLETION_LENGTH = 200
 LEARNING_RATE = 1e-4
 
 
-class CreditTrainer(DeltaGRPOTrainer):
+class CreditTrainer(RolloutSampler):
     """
     Scores methods on every rollout batch of a policy that stays as it is.
 
@@ -81,11 +79,10 @@ class CreditTrainer(DeltaGRPOTrainer):
         return self.batch
 
     def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
-        self._tokens = tokens
         questions = [row["prompt"].strip() for row in self.inputs]
         self._classes = token_classes(tokens, self._tokenizer, self.task, questions)
         require_task(self._classes, tokens, self.task, self.model.config._name_or_path)
-        return Coefficients(torch.ones_like(tokens.log_probs))  # so that the update is plain DAPO's
+        return super()._compute_coefficients(tokens)  # all 1, so that the update is plain DAPO's
 
     def finish_batch(self) -> None:
         """Score what needs the update, hand over the record, and undo the update."""
@@ -131,7 +128,6 @@ def score_methods(
     prompts: int = 32,
     group: int = 8,
     seed: int = 0,
-    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """
     Score methods on rollout batches of a model that was warmed up on `task`, one of `TOKEN_TASKS`. Records are kept in
@@ -171,7 +167,7 @@ def score_methods(
 
     # All of them, so that a batch has the same problems however many batches there are
     problems = made.problems(made.n_problems, seed)[len(records) * prompts : batches * prompts]
-    with tqdm(total=batches, initial=len(records), desc="Rollout batches", disable=not progress) as bar:
+    with tqdm(total=batches, initial=len(records), desc="Rollout batches") as bar:
 
         def keep(record: dict[str, Any]) -> None:
             append_lines(file, [record])
@@ -181,16 +177,11 @@ def score_methods(
         trainer = CreditTrainer(
             model=policy,
             reward_funcs=math_reward,
-            args=DeltaGRPOConfig(
-                output_dir=str(file.parent / "trainer"),
-                use_cpu=not torch.cuda.is_available(),
-                bf16=False,
-                **{CHECKPOINTING: False},
-                per_device_train_batch_size=prompts * group,
-                gradient_accumulation_steps=1,
-                num_generations=group,
+            args=sampling_config(
+                file.parent / "trainer",
+                prompts,
+                group,
                 max_completion_length=MAX_COMPLETION_LENGTH,
-                temperature=1.0,
                 max_steps=missing,
                 learning_rate=LEARNING_RATE,
                 lr_scheduler_type="constant",
@@ -198,9 +189,6 @@ def score_methods(
                 shuffle_dataset=False,
                 seed=seed,
                 logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list(
                 [{"prompt": f"{row['question']}\n", "solution": row["final_answer"]} for row in problems]
@@ -215,27 +203,3 @@ def score_methods(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return records
-
-
-def model_digest(model: PreTrainedModel) -> str:
-    """Tells one model's weights from another's, wherever they lie."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def earlier_records(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of a JSON Lines file that begins with these settings; it is made if there is none.
-
-    Raises:
-        ValueError: It was begun with others.
-    """
-
-    def header(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if not lines:
-            return [settings]
-        refuse_differences(file, lines[0], settings, "settings", "Choose another --folder, or delete the file.")
-        return []
-
-    return update_lines(file, header)[1:]

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.tables import format_table
+from ...evaluation.tables import format_table, new_figure
 from .measures import ADVANTAGE_SIDES, CONFIDENCE, UNCERTAIN, Mean, mean
 from .tokens import CLASSES
 
@@ -64,8 +64,8 @@ def method_figures(records: Sequence[dict[str, Any]]) -> MethodFigures:
     return summary
 
 
-def tables(records: Sequence[dict[str, Any]], style: str = "markdown") -> str:
-    """Two tables, of the scores and of the mean coefficients by class and side, and how to read them."""
+def tables(records: Sequence[dict[str, Any]]) -> str:
+    """Two Markdown tables, of the scores and of the mean coefficients by class and side, and how to read them."""
     summary = method_figures(records)
 
     def used(names: Sequence[str]) -> list[str]:
@@ -82,8 +82,8 @@ def tables(records: Sequence[dict[str, Any]], style: str = "markdown") -> str:
     header = [key.replace("mean_positive_", "A > 0: ").replace("mean_negative_", "A < 0: ") for key in keys]
     return "\n\n".join(
         [
-            format_table(["method", *(FIGURES[key] for key in columns)], scores, style),
-            format_table(["mean λ", *header], means, style),
+            format_table(["method", *(FIGURES[key] for key in columns)], scores),
+            format_table(["mean λ", *header], means),
             "\n".join(f"- {note}" for note in score_notes(records)),
         ]
     )
@@ -125,7 +125,7 @@ def score_notes(records: Sequence[dict[str, Any]]) -> list[str]:
 def write_scores(records: Sequence[dict[str, Any]], folder: str | os.PathLike, json_file: Path | None = None) -> str:
     """Write credit.md, credit.png and, if asked for, a JSON file. Returns the tables as Markdown."""
     folder = Path(folder)
-    (folder / "credit.md").write_text(tables(records, "markdown") + "\n")
+    (folder / "credit.md").write_text(tables(records) + "\n")
     summary = method_figures(records)
     if json_file is not None:
         methods = {name: {key: asdict(value) for key, value in figures.items()} for name, figures in summary.items()}
@@ -144,16 +144,12 @@ def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     Raises:
         `ValueError`: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise ValueError("The picture needs matplotlib: pip install 'delta_trl[report]'.") from error
-
     summary = method_figures(records)
     numbers = {name: number for number, name in enumerate(summary, 1)}
     panels = [pair for pair in PANELS if any(set(pair) <= figures.keys() for figures in summary.values())]
-    figure = Figure(figsize=(6.5 * max(1, len(panels)) + 3, 6.5), dpi=130, layout="constrained")
+    figure = new_figure((6.5 * max(1, len(panels)) + 3, 6.5))
+    from matplotlib.lines import Line2D
+
     for axes, pair in zip(figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels, strict=False):
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=PANELS[pair][0], ylabel=PANELS[pair][1])
         axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--", zorder=1)
@@ -193,7 +189,7 @@ def draw(records: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
     )
     for text, name in zip(legend.get_texts(), numbers, strict=True):
         text.set_color(HIGHLIGHTED.get(name, "0.3"))
-    figure.savefig(path)
+    figure.savefig(path, dpi=130)
 
 
 def _points(summary: MethodFigures, pair: tuple[str, str]) -> list[tuple[list[str], Mean, Mean]]:

@@ -208,17 +208,17 @@ def _interval(found: SeedEstimate | Difference, name: str, sign: str = "") -> st
     return f"{text} [{form.format(factor * found.low)}, {form.format(factor * found.high)}]"
 
 
-def overview_table(rows: list[MethodRow], style: str) -> str:
+def overview_table(rows: list[MethodRow]) -> str:
     """Every method with its means and intervals over seeds."""
     names = _names({row.method: {0: row.estimates} for row in rows})
     body = []
     for row in rows:
         cells = [_interval(row.estimates[n], n) if n in row.estimates else "-" for n in names]
         body.append([row.method, f"{row.done} of {row.planned}", *cells])
-    return format_table(["method", "seeds", *map(title_of, names)], body, style)
+    return format_table(["method", "seeds", *map(title_of, names)], body)
 
 
-def difference_table(rows: list[MethodRow], name: str, style: str) -> str:
+def difference_table(rows: list[MethodRow], name: str) -> str:
     """One metric: every method against its baselines, seed by seed."""
     body = []
     for row in rows:
@@ -227,7 +227,7 @@ def difference_table(rows: list[MethodRow], name: str, style: str) -> str:
             wins = f"{found.wins}/{found.seeds}"
             values = [_interval(found, name, "+"), wins, f"{found.p:.4f}", f"{found.p_holm:.4f}"]
             body.append([f"{row.method} − {found.baseline}", *values, effect])
-    return format_table(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body, style)
+    return format_table(["difference", f"{title_of(name)}", "wins", "p", "p (Holm)", "d_z"], body)
 
 
 def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any]]) -> list[str]:
@@ -266,13 +266,11 @@ def write_tables(study: Study, records: list[dict[str, Any]], folder: Path) -> s
     rows = analyse(study, records)
     compared = _names({r.method: {0: r.differences} for r in rows})
     lines = study_notes(study, rows, records)
-
-    def tables(style: str) -> list[str]:
-        return [overview_table(rows, style), *(difference_table(rows, name, style) for name in compared)]
+    tables = [overview_table(rows), *(difference_table(rows, name) for name in compared)]
 
     folder.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join([f"# Study {study.name}", *tables("markdown"), *(f"- {line}" for line in lines)])
+    text = "\n\n".join([f"# Study {study.name}", *tables, *(f"- {line}" for line in lines)])
     (folder / "study.md").write_text(text + "\n", encoding="utf-8")
     content = {"study": study.name, "notes": lines, "methods": [asdict(row) for row in rows]}
     (folder / "study.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return "\n\n".join([*tables("markdown"), *lines])
+    return "\n\n".join([*tables, *lines])

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ...train.arguments import parse as parse_arguments
 from ...train.stopping import stopped_by_signals
-from ..tasks import TASKS, warm_up
+from ..tasks import TASKS, warm_up, write_problems
 from .settings import WARM, Study, StudyRun, TaskSettings
 from .store import FINAL_FILE, append_record, read_records, write_records
 
@@ -71,11 +71,8 @@ def prepare(task: TaskSettings, folder: Path) -> str:
     warm, data = folder / "warm", folder / "data"
     if not noted.exists():  # the last file to be written
         problems = TASKS[task.name].problems(task.problems, 0)
-        data.mkdir(parents=True, exist_ok=True)
-        for name, rows in (("test", problems[: task.held_out]), ("train", problems[task.held_out :])):
-            (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        questions = write_problems(problems, task.held_out, data)
         shutil.rmtree(warm, ignore_errors=True)
-        questions = [row["question"] for row in problems[task.held_out :]]
         warm_up(str(warm), questions, task=task.name, steps=task.warm_up_steps, error_rate=task.error_rate)
         noted.write_text(settings)
     digest = hashlib.sha256()

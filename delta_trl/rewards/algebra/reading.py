@@ -6,6 +6,8 @@ import sympy as s
 from latex2sympy2_extended import latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
+from ..brackets import depths
+
 
 _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
 _BUILDER = re.compile(r"\\\{((?:[^{}|:]|\{[^{}|:]*\})*)[|:](.*)\\\}")
@@ -54,12 +56,11 @@ def both_signs(text: str) -> str:
     r"""Each part of a list that has one `\pm` as two parts: the parser takes it at the outermost level only."""
     if r"\pm" not in text or ("=" not in text and not re.search(r"\{[^{}]*\\pm", text)):
         return text
-    depth, start, parts = 0, 0, []
-    for position, character in enumerate(text + ","):
-        depth += (character in "([{") - (character in ")]}")
-        if character in ",;" and depth <= 0:
-            parts.append(text[start:position])
-            start = position + 1
+    start, parts, depth = 0, [], depths(text + ",")
+    for separator in re.finditer("[,;]", text + ","):
+        if depth[separator.start()] <= 0:
+            parts.append(text[start : separator.start()])
+            start = separator.end()
     split = []
     for part in parts:
         split += [part.replace(r"\pm", sign) for sign in "+-"] if part.count(r"\pm") == 1 else [part]
