@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from delta_trl.rewards import grade, math_reward, opens_thought, same_answers, scorable
+from delta_trl.rewards import grade, grading, math_reward, opens_thought, same_answers, scorable
 from delta_trl.rewards.equations import candidates, subject
 from delta_trl.rewards.exact import decide, obviously_scorable, without_units
 from delta_trl.rewards.extraction import extract_answer
 from delta_trl.rewards.limits import too_costly
+from delta_trl.rewards.pool import TIMED_OUT
 from delta_trl.rewards.spelling import canonical
 
 
@@ -160,6 +161,20 @@ def test_nested_boxes_cost_no_more_than_their_length():
         return time.process_time() - start
 
     assert min(seconds(16_000) for _ in range(3)) < 30 * max(1e-3, min(seconds(2_000) for _ in range(3)))
+
+
+def test_a_gold_that_got_no_turn_is_asked_again(monkeypatch):
+    """The first call on a machine so busy that the clock ends every worker; such a reply is not remembered."""
+    gold, run, calls = r"\frac{\sqrt{41}}{7+x}", grading.POOL.run, []
+
+    def busy_at_first(requests):
+        calls.append(list(requests))
+        return [(TIMED_OUT, False)] * len(requests) if len(calls) == 1 else run(requests)
+
+    monkeypatch.setattr(grading.POOL, "run", busy_at_first)
+    assert scorable([gold]) == [True]
+    assert len(calls) == 2
+    assert calls[0] == calls[1]
 
 
 def test_scorable_agrees_with_grade():
