@@ -49,7 +49,6 @@ def launch(launcher: str, base: Path, output: Path) -> None:
     command = [sys.executable, "-m", *LAUNCHERS[launcher], str(LAUNCH / "worker.py"), launcher, str(base), str(output)]
     log = output / "log.txt"
     with open(log, "w") as stream:
-        # The first run under DeepSpeed compiles its communication extension, which takes minutes
         status = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=550)
     if status.returncode != 0:
         pytest.fail(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}", pytrace=False)

@@ -257,6 +257,11 @@ def main():
         from fsdp2_on_cpu import let_fsdp2_run_on_cpu
 
         let_fsdp2_run_on_cpu()
+    if launcher.startswith("zero"):
+        import deepspeed
+
+        # Or collectives through shared memory would be compiled, for half a minute, that a GPU does not have either
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     rank = int(os.environ["RANK"])
     for variant in VARIANTS:
         torch.save(train(base, output / variant, variant), output / variant / f"rank{rank}.pt")
