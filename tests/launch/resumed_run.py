@@ -1,7 +1,7 @@
 """A run of eight updates with real generation, two updates on each rollout batch, a checkpoint after every second.
 
-`--kill`: SIGKILL in the middle of the sixth update. `--resume`: continue from the last checkpoint. test_resume.py starts
-this on one and on two processes.
+`WHOLE KILLED`: one run to its end, then another that is killed in the middle of its sixth update. `--resume KILLED`:
+continue that one from its last checkpoint. test_resume.py starts this on one and on two processes.
 """
 
 import os
@@ -28,8 +28,7 @@ class KilledTrainer(DeltaGRPOTrainer):
         return loss
 
 
-def main():
-    output, flags = sys.argv[1], sys.argv[2:]
+def run(output: str, trainer_class=DeltaGRPOTrainer, resume: bool = False) -> None:
     args = config(
         output,
         gradient_accumulation_steps=2,
@@ -38,9 +37,18 @@ def main():
         save_strategy="steps",
         save_steps=2,
     )
-    trainer = build(KilledTrainer if "--kill" in flags else DeltaGRPOTrainer, args)
+    trainer = build(trainer_class, args)
     assert trainer.accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1))
-    trainer.train(resume_from_checkpoint="--resume" in flags)
+    trainer.train(resume_from_checkpoint=resume)
+
+
+def main():
+    first, second = sys.argv[1:]
+    if first == "--resume":
+        run(second, resume=True)
+    else:
+        run(first)
+        run(second, KilledTrainer)
     if torch.distributed.is_initialized():
         leave_together()
 
