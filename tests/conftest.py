@@ -1,8 +1,14 @@
 """Tiny models of real architectures, built offline, and trainers on fixed rollouts."""
 
+import io
 import json
 import os
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -150,6 +156,32 @@ def collected(monkeypatch):
     monkeypatch.setattr(trainer_module, "delta_coefficients", compute_and_keep)
     monkeypatch.setattr(GRPOTrainer, "compute_loss", loss_and_keep)
     return seen
+
+
+def run_script(script: str, *arguments, **environment: str) -> subprocess.CompletedProcess:
+    """
+    A script in this process, for the seconds that importing takes in another. Processes that it starts are real.
+
+    Args:
+        script: Path from the root of the repository.
+        environment: Variables to set meanwhile.
+    """
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as context,
+        patch.dict(os.environ, environment),  # which takes back what the script sets, too
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        context.chdir(ROOT)
+        context.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as leaving:
+            status = leaving.code or 0
+            if isinstance(status, str):  # goes to stderr, with status 1
+                status = print(status, file=errors) or 1
+    return subprocess.CompletedProcess([script, *arguments], status, output.getvalue(), errors.getvalue())
 
 
 def parse(*arguments):

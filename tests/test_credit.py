@@ -3,14 +3,12 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import run_script, tiny_model
 
 from delta_trl.hidden_states import RolloutTokens
 from delta_trl.research.credit.measures import auc, mean, measure
@@ -305,16 +303,9 @@ def test_a_model_that_writes_no_ledger_is_refused(tmp_path):
     tokenizer = character_tokenizer()
     tiny_model(tokenizer=tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    command = [
-        sys.executable,
-        "scripts/credit_benchmark.py",
-        "--model",
-        tmp_path / "model",
-        "--folder",
-        tmp_path / "out",
-    ]
-    done = subprocess.run(
-        [*command, "--prompts", "2", "--group", "2", "--batches", "1"], cwd=ROOT, capture_output=True, text=True
+    sizes = ["--prompts", 2, "--group", 2, "--batches", 1]
+    done = run_script(
+        "scripts/credit_benchmark.py", "--model", tmp_path / "model", "--folder", tmp_path / "out", *sizes
     )
     assert done.returncode != 0
     assert "Only 0% of the responses" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT, run_script
 from dataset_hub import DatasetHub
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -19,7 +20,6 @@ from transformers import PreTrainedTokenizerFast
 from delta_trl.data import DataArguments, PromptFormat, load_math_dataset
 
 
-ROOT = Path(__file__).parents[1]
 MATH500 = Path(__file__).parent / "data" / "math500.jsonl"
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -292,15 +292,8 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
         "prompt_format: chat\nmin_difficulty: 3\nheld_out_share: 0.1\nreport_to: none\n"
     )
     picture = tmp_path / "figures" / "data.png"
-    command = [sys.executable, "scripts/inspect_data.py", "--config", str(config), "--min_difficulty", "4"]
-    result = subprocess.run(
-        [*command, "--picture", str(picture), "--examples", "2"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    arguments = ["--config", config, "--min_difficulty", 4, "--picture", picture, "--examples", 2]
+    result = run_script("scripts/inspect_data.py", *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("<|im_start|>assistant") == 2  # rendered as the model will see them
     assert "difficulty outside [4, inf]: 238 rows removed" in result.stdout
@@ -308,14 +301,7 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
     assert "Gold answers that can be scored: 100.0%" in result.stdout
     assert "Intermediate Algebra" in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    refused = subprocess.run(
-        [sys.executable, "scripts/inspect_data.py", "--dataset_name", str(tmp_path / "none.jsonl")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    refused = run_script("scripts/inspect_data.py", "--dataset_name", tmp_path / "none.jsonl")
     assert refused.returncode == 2
     assert refused.stderr.splitlines() == [f"error: There is no file {tmp_path / 'none.jsonl'}."]
 

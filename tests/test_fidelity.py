@@ -1,13 +1,11 @@
 """Proxy fidelity: the measure on known cases, and the command on a model it has never seen."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import run_script, tiny_model
 
 from delta_trl.features import FEATURES
 from delta_trl.research.fidelity import CROSS_FITTED, PROXY_PARTS, agreement, fidelity_table, measure_fidelity
@@ -91,9 +89,9 @@ def test_a_sampled_batch_repeats_and_knows_its_prompts(model, tmp_path, monkeypa
 def test_the_command_writes_a_table(model, tmp_path):
     data = tmp_path / "problems.jsonl"
     data.write_text("".join(json.dumps({"question": f"{i}+1=?", "final_answer": str(i + 1)}) + "\n" for i in range(4)))
-    command = [sys.executable, "scripts/proxy_fidelity.py", "--model", model, "--data", data, "--folder", tmp_path]
     small = ["--batches", "1", "--prompts", "4", "--group", "2", "--max_completion_length", "4", "--folds", "2"]
-    done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_script("scripts/proxy_fidelity.py", "--model", model, "--data", data, "--folder", tmp_path, *small)
+    assert done.returncode == 0, done.stderr
     # A random model solves nothing: there is no contrast, and the table says so
     assert "1 without both advantage sides, left out" in done.stdout
     assert "left out" in (tmp_path / "fidelity.md").read_text()

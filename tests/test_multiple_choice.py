@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import datasets
 import pytest
@@ -11,6 +9,7 @@ from conftest import tiny_model
 from datasets.exceptions import DatasetNotFoundError
 
 from delta_trl.data import PromptFormat
+from delta_trl.evaluation.__main__ import main as evaluate
 from delta_trl.evaluation.benchmarks import BENCHMARKS, find_benchmarks, load_problems
 from delta_trl.evaluation.multiple_choice import (
     LETTERS,
@@ -213,10 +212,10 @@ def test_an_evaluation_by_letters(tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     gpqa = tmp_path / "gpqa.jsonl"
     gpqa.write_text("".join(json.dumps({**GPQA, "Record ID": f"rec{i}"}) + "\n" for i in range(198)))
-    command = [sys.executable, "-m", "delta_trl.evaluation", "--model", str(tmp_path / "model"), "--samples", "1"]
+    command = ["--model", str(tmp_path / "model"), "--samples", "1"]
     command += ["--benchmark", f"gpqa_diamond={gpqa}", "--max_tokens", "2", "--output", str(tmp_path / "out")]
     command += ["--backend", "transformers", "--dtype", "float32", "--batch_size", "99"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    evaluate(command)
     (file,) = (tmp_path / "out").glob("*.jsonl")
     samples = [line for line in map(json.loads, file.read_text().splitlines()) if "sample" in line]
     assert len(samples) == 198

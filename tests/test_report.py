@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, build, config
+from conftest import ROOT, build, config, run_script
 from report_pages import HOSTILE, Page, hostile_run, inflate, write_history, write_records
 from trl import GRPOConfig, GRPOTrainer
 
@@ -456,14 +456,11 @@ def test_numbers_have_one_minus_sign_and_separators():
 
 def test_script(trained, tmp_path):
     output = tmp_path / "new" / "comparison.html"
-    script = [sys.executable, str(ROOT / "scripts" / "report.py")]
-    done = subprocess.run(
-        [*script, *map(str, trained.values()), "--output", str(output)], capture_output=True, text=True, timeout=120
-    )
+    done = run_script("scripts/report.py", *trained.values(), "--output", output)
     assert done.returncode == 0, done.stderr
     assert re.search(r"Report written to .*comparison\.html \(0\.\d MB, \d+ s\)", done.stdout)
     Page(output.read_text(encoding="utf-8"))
-    failed = subprocess.run([*script, str(tmp_path / "nowhere")], capture_output=True, text=True, timeout=120)
+    failed = run_script("scripts/report.py", tmp_path / "nowhere")
     assert failed.returncode == 2
     assert re.fullmatch(r"error: \S*nowhere holds neither trainer_state\.json .*\n", failed.stderr)
 
