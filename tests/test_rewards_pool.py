@@ -80,10 +80,8 @@ def test_results_come_in_order_from_several_workers(pool):
 
 
 def test_an_item_that_hangs_times_out_alone_and_its_worker_is_replaced(pool):
-    one = pool()
-    start = time.monotonic()
+    one = pool(wall_seconds=60.0)  # far above the CPU limit, also on a busy machine
     assert one.run([EASY, HANGS, EASY]) == [("correct", True), (TIMED_OUT, True), ("correct", True)]
-    assert time.monotonic() - start < 20
 
 
 @pytest.mark.slow
