@@ -30,7 +30,6 @@ from delta_trl.research.credit.tokens import (
 from delta_trl.research.tasks import (
     LEDGER_STEPS,
     TASKS,
-    arithmetic_problems,
     character_tokenizer,
     warm_up,
     written_precedence,
@@ -211,20 +210,21 @@ def test_special_tokens_keep_their_place():
 
 
 @pytest.fixture(scope="module")
-def ledger_model(tmp_path_factory):
-    """So few steps that it knows the format and no sums; but the benchmark's first problems are those it saw."""
-    folder = tmp_path_factory.mktemp("ledger") / "model"
-    questions = [problem["question"] for problem in arithmetic_problems(6561)[:48]]
-    warm_up(str(folder), questions, task="ledger", steps=100)
+def precedence_model(tmp_path_factory):
+    """So few steps that it knows the format and little else; but the benchmark's first problems are those it saw."""
+    folder = tmp_path_factory.mktemp("precedence") / "model"
+    made = TASKS["precedence"]
+    questions = [problem["question"] for problem in made.problems(made.n_problems, 0)[:48]]
+    warm_up(str(folder), questions, task="precedence", steps=100)
     return folder
 
 
 # Enough that some of the responses are right
-SMALL = {"prompts": 16, "group": 8, "progress": False}
+SMALL = {"task": "precedence", "prompts": 16, "group": 8}
 
 
 @pytest.mark.slow
-def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(ledger_model, tmp_path):
+def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(precedence_model, tmp_path):
     seen, log_ratios = [], []
 
     def looking(method):
@@ -239,7 +239,7 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(ledger_mo
         return log_ratio.exp()
 
     methods = {name: looking(method) for name, method in CREDIT_METHODS.items()}
-    records = score_methods(ledger_model, tmp_path, methods, {"ratio": after_update}, batches=2, **SMALL)
+    records = score_methods(precedence_model, tmp_path, methods, {"ratio": after_update}, batches=2, **SMALL)
     assert [record["batch"] for record in records] == [0, 1]
     assert list(records[0]["methods"]) == [*CREDIT_METHODS, "ratio"]
     for batch in (seen[: len(CREDIT_METHODS)], seen[len(CREDIT_METHODS) :]):
@@ -251,40 +251,37 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(ledger_mo
     (tmp_path / "again").mkdir()
     seen.clear()
     only = {"output_row": looking(CREDIT_METHODS["output_row"])}
-    repeated = score_methods(ledger_model, tmp_path / "again", only, {}, batches=2, **SMALL)
+    repeated = score_methods(precedence_model, tmp_path / "again", only, {}, batches=2, **SMALL)
     for one, other in zip(records, repeated, strict=True):
         assert one["tokens"] == other["tokens"]
         assert one["methods"]["output_row"] == other["methods"]["output_row"]
 
 
 @pytest.mark.slow
-def test_precedence_has_figures_of_the_fork(tmp_path):
-    made = TASKS["precedence"]
-    questions = [problem["question"] for problem in made.problems(made.n_problems, 0)[:48]]
-    warm_up(str(tmp_path / "model"), questions, task="precedence", steps=100)
+def test_precedence_has_figures_of_the_fork(precedence_model, tmp_path):
     methods = choose_methods(["output_row", "rlsd", "stare", "ar", "gtpo"])
-    records = score_methods(tmp_path / "model", tmp_path, *methods, task="precedence", batches=1, **SMALL)
+    records = score_methods(precedence_model, tmp_path, *methods, batches=1, **SMALL)
     assert records[0]["right_fork"] > 0 < records[0]["wrong_fork"]
     text = write_scores(records, tmp_path)
     assert "fork blame" in text
     assert "A < 0: wrong_fork" in text
     with pytest.raises(ValueError, match='task: "precedence" in the file, now "ledger"'):
-        score_methods(tmp_path / "model", tmp_path, *methods, batches=1, **SMALL)
+        score_methods(precedence_model, tmp_path, *methods, batches=1, **{**SMALL, "task": "ledger"})
 
 
 @pytest.mark.slow
-def test_an_interrupted_benchmark_continues_with_the_same_batches(ledger_model, tmp_path):
+def test_an_interrupted_benchmark_continues_with_the_same_batches(precedence_model, tmp_path):
     methods = choose_methods(["output_row", "random"])
-    whole = score_methods(ledger_model, tmp_path / "whole", *methods, batches=3, **SMALL)
-    score_methods(ledger_model, tmp_path / "parts", *methods, batches=1, **SMALL)
+    whole = score_methods(precedence_model, tmp_path / "whole", *methods, batches=3, **SMALL)
+    score_methods(precedence_model, tmp_path / "parts", *methods, batches=1, **SMALL)
     file = tmp_path / "parts" / "batches.jsonl"
     with file.open("a") as lines:
         lines.write('{"batch": 1, "rew')  # killed while writing
-    assert score_methods(ledger_model, tmp_path / "parts", *methods, batches=3, **SMALL) == whole
+    assert score_methods(precedence_model, tmp_path / "parts", *methods, batches=3, **SMALL) == whole
     assert len(file.read_text().splitlines()) == 4
-    assert score_methods(ledger_model, tmp_path / "parts", *methods, batches=2, **SMALL) == whole[:2]
+    assert score_methods(precedence_model, tmp_path / "parts", *methods, batches=2, **SMALL) == whole[:2]
     with pytest.raises(ValueError, match=r"seed: 0 in the file, now 1.*Choose another --folder"):
-        score_methods(ledger_model, tmp_path / "parts", *methods, batches=3, seed=1, **SMALL)
+        score_methods(precedence_model, tmp_path / "parts", *methods, batches=3, seed=1, **SMALL)
 
     text = write_scores(whole, tmp_path, tmp_path / "credit.json")
     assert "95% interval over rollout batches" in text
