@@ -2,9 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN = $(VENV)/bin
-# Tests run in one process more than there are cores, since some wait for processes that they start; each has one thread:
-# on tiny tensors threads wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
+# Tests run in as many processes as there are cores, each with one thread: on tiny tensors threads wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 # Extra arguments for pip, for instance an index that holds CPU-only builds of torch.
 PIP_ARGS ?=
 

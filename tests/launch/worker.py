@@ -41,8 +41,6 @@ CASES = [
     "no advantage at all",
     "all lengths equal",
 ]
-# Trainers without coefficients reduce less over processes: the first half of the cases
-HALF = len(CASES) // 2
 VARIANTS = {
     # One update on each rollout batch: TRL makes no pass of its own, and the trainer adds one
     "one update": {"gradient_accumulation_steps": 2, "steps_per_generation": 2, "max_steps": len(CASES)},
@@ -67,13 +65,13 @@ VARIANTS = {
         "gradient_accumulation_steps": 1,
         "steps_per_generation": 1,
         "num_iterations": 2,
-        "max_steps": 2 * HALF,
+        "max_steps": 2 * len(CASES),
     },
     # A quantile over the tokens of all processes, and an entropy that switches it: on at any
     "STARE": {
         "gradient_accumulation_steps": 2,
         "steps_per_generation": 2,
-        "max_steps": HALF,
+        "max_steps": len(CASES),
         "stare_target_entropy": 100.0,
         "stare_weight": 1.5,
     },
@@ -81,7 +79,7 @@ VARIANTS = {
     "RLSD": {
         "gradient_accumulation_steps": 2,
         "steps_per_generation": 2,
-        "max_steps": HALF,
+        "max_steps": len(CASES),
         "rlsd_mix": 1.0,
         "rlsd_clip": 0.5,
     },
@@ -131,7 +129,8 @@ def response(case: str, row: int) -> Response:
 
 def rollouts(prompts, trainer):
     """The responses of this process: its slice of the rollout batch, in TRL's order."""
-    case = CASES[trainer.state.global_step // trainer.args.num_iterations]
+    updates = trainer.args.max_steps // len(CASES)
+    case = CASES[trainer.state.global_step // updates]
     first = trainer.accelerator.process_index * len(prompts)
     assert trainer.accelerator.num_processes * len(prompts) == RESPONSES
     responses = [response(case, row) for row in range(first, first + len(prompts))]
