@@ -77,7 +77,7 @@ def main() -> None:
     data, warm, run, plot = folder / "data", folder / "warm", folder / "delta", folder / "reward.png"
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from delta_trl.research.fine_tuning import pass_rate
+    from delta_trl.research.held_out import pass_rate
 
     start = time.perf_counter()
 

@@ -22,7 +22,7 @@ SAMPLES = 4
 
 def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     from delta_trl.report import write_report
-    from delta_trl.research.fine_tuning import pass_rate
+    from delta_trl.research.held_out import pass_rate
     from delta_trl.research.smollm2 import warm_up_smollm2
     from delta_trl.train.arguments import parse
 

@@ -183,14 +183,19 @@ def _moments(rollouts: Rollouts, z: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return total / count, squares / count
 
 
+def _weighed(rollouts: Rollouts, z: torch.Tensor) -> torch.Tensor:
+    """λ of α = sigmoid(z / σ), where σ² is the mean square of z."""
+    _, mean_square = _moments(rollouts, z)
+    deviation = mean_square.clamp(min=VARIANCE_FLOOR).sqrt()
+    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(z / deviation.to(z))))
+
+
 def token_advantage(rollouts: Rollouts) -> torch.Tensor:
     """α = sigmoid(z / σ), z = sign(A) (w·h + b) v: a token weighs more if its own advantage, as estimated by `_slopes`, has
     the sign of its response's, and less if it has the other. σ² is the mean square of z."""
     slope, v = _slopes(rollouts)
     z = rollouts.tokens.advantages.sign().to(v) * slope * v
-    _, mean_square = _moments(rollouts, z)
-    deviation = mean_square.clamp(min=VARIANCE_FLOOR).sqrt()
-    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(z / deviation.to(z))))
+    return _weighed(rollouts, z)
 
 
 def stake_and_choice(rollouts: Rollouts) -> torch.Tensor:
@@ -217,9 +222,7 @@ def group_agreement(rollouts: Rollouts) -> torch.Tensor:
     of_group = of_response.unflatten(0, (-1, size)).sum(1)
     others = (of_group[rollouts.groups] - of_response[rollouts.tokens.responses]) * v
     z = a.sign() * others.sum(1)
-    _, mean_square = _moments(rollouts, z)
-    deviation = mean_square.clamp(min=VARIANCE_FLOOR).sqrt()
-    return rollouts.normalised(rollouts.in_bounds(torch.sigmoid(z / deviation.to(z))))
+    return _weighed(rollouts, z)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@ from typing import Any
 
 import yaml
 
-from ...evaluation.benchmarks import find_benchmarks
-from ...evaluation.models import find_model
 from ...evaluation.options import Decoding, Engine
-from ...evaluation.run import Task, evaluate_model
-from ...evaluation.samples import read_evaluation
 from ...evaluation.statistics import average, pass_at_k
 from ...train.__main__ import main as train
+from ..held_out import held_out_samples
 from .store import FINAL_FILE
 
 
@@ -24,26 +21,20 @@ def evaluate_final(options: dict[str, Any], samples: int) -> dict[str, float]:
         options: The run's, as in its YAML file.
         samples: N, completions a problem at the training's temperature, for pass@1 and pass@N.
     """
-    output = Path(options["output_dir"])
-    source = find_model(str(output))
+    output, problems = Path(options["output_dir"]), Path(options["held_out_name"])
     shared = {
         "top_p": 1.0,
         "max_tokens": options["max_completion_length"],
         "prompt_format": options["prompt_format"],
         "seed": options["seed"],
     }
-    greedy = Decoding(samples=1, temperature=0.0, **shared)
-    sampled = Decoding(samples=samples, temperature=options.get("temperature", 1.0), **shared)
-    task = Task.load(find_benchmarks([options["held_out_name"]]), greedy)
     engine = Engine(backend="transformers", dtype=options["dtype"], batch_size=options["per_device_eval_batch_size"])
-
-    def correct(decoding: Decoding, name: str) -> list:
-        file = evaluate_model(source, Task(task.benchmarks, decoding), engine, output / name)
-        return [benchmark.correct for benchmark in read_evaluation(file).benchmarks.values()]
-
-    drawn = correct(sampled, "sampled")
+    sampled = Decoding(samples=samples, temperature=options.get("temperature", 1.0), **shared)
+    greedy = Decoding(samples=1, temperature=0.0, **shared)
+    drawn = [held_out_samples(output, problems, output / "sampled", sampled, engine)]
+    likeliest = [held_out_samples(output, problems, output / "greedy", greedy, engine)]
     return {
-        "final/greedy": average(correct(greedy, "greedy")).value,
+        "final/greedy": average(likeliest).value,
         "final/pass@1": average(drawn).value,
         f"final/pass@{samples}": pass_at_k(drawn, samples).value,
     }
