@@ -329,6 +329,25 @@ def test_group_agreement_compares_a_token_with_the_other_responses_of_its_group(
     close(VARIANTS["group_agreement"](r).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
 
 
+def test_place_agreement_compares_a_token_with_other_responses_at_similar_places(tmp_path):
+    r = rollouts(tmp_path)
+    used = (r.tokens.advantages != 0).nonzero().flatten().tolist()
+    a, h = r.tokens.advantages.double(), r.tokens.hidden.double()
+    parts = [r.features(name).double() for name in ("hidden_gradient", "temperature_gradient")]
+    v = torch.cat([part / (part[used] ** 2).sum(1).mean().sqrt() for part in parts], dim=1)
+    h = h - h[used].mean(0)
+    agreement, mass = torch.zeros_like(a), torch.zeros_like(a)
+    for i in used:
+        for j in used:
+            if r.tokens.responses[i] != r.tokens.responses[j]:
+                k = torch.exp((h[i] @ h[j] / h[i].norm() / h[j].norm() - 1) / 0.05)
+                agreement[i] += k * a[j] * (v[i] @ v[j])
+                mass[i] += k
+    z = torch.sign(a) * agreement / (mass + 0.1 * mass[used].mean())
+    alpha = 1 / (1 + torch.exp(-z / (z**2).mean().sqrt()))
+    close(VARIANTS["place_agreement"](r).values, mean_one(torch.where(a != 0, 0.8 + 0.4 * alpha, 0.8)))
+
+
 def test_slopes_tell_the_places_where_the_choice_decides(tmp_path):
     """Two kinds of places: at one the favourite is right, at the other it does not matter."""
     r = rollouts(tmp_path)
