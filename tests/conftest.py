@@ -14,6 +14,8 @@ from unittest.mock import patch
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the tests' rollout functions are meant
+# bitsandbytes would import the compiler, for two seconds in every process that a test starts
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would look for a CUDA toolkit
 
 import pytest

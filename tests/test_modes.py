@@ -93,8 +93,9 @@ def test_bf16_weights(tmp_path, collected):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_torch_compile(tmp_path, collected, schedule):
+def test_torch_compile(tmp_path, collected, schedule, monkeypatch):
     """The trainer compiles what is trained; recording goes through the same weights, uncompiled."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
     options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     trainer = run(tmp_path, schedule, **options)
     assert type(trainer.model_wrapped).__name__ == "OptimizedModule"
