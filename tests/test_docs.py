@@ -93,7 +93,7 @@ def quoted_figures(page: str):
     cells in code style; without a baseline it is DAPO. A column has the metric that its header names, or one left of it.
     """
     studies = sorted((file.parent.name for file in STUDIES.glob("*/study.md")), key=len, reverse=True)
-    metrics = ("area under the reward curve", "pass rate", "entropy")
+    metrics = ("area under the reward curve", "pass rate", "entropy", "greedy", "pass@1", "pass@8")
     heading, header = "", []
     for line in page.splitlines():
         if line.startswith("#"):
@@ -114,7 +114,7 @@ def quoted_figures(page: str):
 
 @pytest.mark.parametrize(
     "page",
-    [README, *(ROOT / "docs" / "results" / name for name in ("study.md", "rivals.md", "stability.md"))],
+    [README, *(ROOT / "docs" / "results" / name for name in ("study.md", "rivals.md", "stability.md", "precedence.md"))],
     ids=lambda page: page.name,
 )
 def test_the_figures_of_the_studies_are_those_of_their_records(page):
