@@ -114,7 +114,10 @@ def quoted_figures(page: str):
 
 @pytest.mark.parametrize(
     "page",
-    [README, *(ROOT / "docs" / "results" / name for name in ("study.md", "rivals.md", "stability.md", "precedence.md"))],
+    [
+        README,
+        *(ROOT / "docs" / "results" / name for name in ("study.md", "rivals.md", "stability.md", "precedence.md")),
+    ],
     ids=lambda page: page.name,
 )
 def test_the_figures_of_the_studies_are_those_of_their_records(page):

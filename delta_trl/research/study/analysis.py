@@ -139,7 +139,7 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[MethodRow]:
             figures[record["method"]][record["seed"]] = metrics(record)
 
     differences: dict[str, dict[str, list[Difference]]] = {method: {} for method in study.methods}
-    for name in _names(figures):
+    for name in metric_names(figures):
         compared = []
         for method, of_seed in figures.items():
             for baseline in study.baselines_of(method):
@@ -161,7 +161,7 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[MethodRow]:
             len(of_seed),
             {
                 name: estimate([found[name] for found in of_seed.values() if name in found])
-                for name in _names({method: of_seed})
+                for name in metric_names({method: of_seed})
             },
             differences[method],
         )
@@ -180,7 +180,7 @@ def _holm_by_seeds(seeds: list[int], p_values: list[float]) -> list[float]:
     return corrected
 
 
-def _names(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
+def metric_names(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
     """Metrics in the order of the tables: rewards, pass rates by step, those of the trained model, entropy, length."""
     names = {name for of_seed in figures.values() for found in of_seed.values() for name in found}
     rates = sorted((n for n in names if n.startswith("pass_rate@")), key=lambda n: int(n.partition("@")[2]))
@@ -210,7 +210,7 @@ def _interval(found: SeedEstimate | Difference, name: str, sign: str = "") -> st
 
 def overview_table(rows: list[MethodRow]) -> str:
     """Every method with its means and intervals over seeds."""
-    names = _names({row.method: {0: row.estimates} for row in rows})
+    names = metric_names({row.method: {0: row.estimates} for row in rows})
     body = []
     for row in rows:
         cells = [_interval(row.estimates[n], n) if n in row.estimates else "-" for n in names]
@@ -264,7 +264,7 @@ def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any
 def write_tables(study: Study, records: list[dict[str, Any]], folder: Path) -> str:
     """Write study.md and study.json, and return the tables as text."""
     rows = analyse(study, records)
-    compared = _names({r.method: {0: r.differences} for r in rows})
+    compared = metric_names({r.method: {0: r.differences} for r in rows})
     lines = study_notes(study, rows, records)
     tables = [overview_table(rows), *(difference_table(rows, name) for name in compared)]
 

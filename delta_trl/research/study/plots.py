@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.tables import new_figure
-from .analysis import AREA, FINAL, MethodRow, curve, estimate, title_of
+from .analysis import ENTROPY, LENGTH, MethodRow, curve, estimate, metric_names, title_of
 from .settings import Study
 
 
@@ -18,7 +18,7 @@ COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#5
 # Differences in points are drawn to scale up to this one, and on a logarithmic scale beyond: one method that collapses would
 # otherwise press all others into a line
 LINEAR_POINTS = 5
-POINT_TICKS = (-50, -15, -5, 0, 5, 15, 50)
+POINT_TICKS = (-50, -15, -5, -2, 0, 2, 5, 15, 50)
 
 
 def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> None:
@@ -49,7 +49,7 @@ def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> Non
         if len(values) > 1:
             low, high = [e.low for e in bands], [e.high for e in bands]
             axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
-    axes.set(xlabel="step (rollout batches)", ylabel=f"mean verified reward, mean of {SMOOTHED_STEPS} steps")
+    axes.set(xlabel="step (rollout batches)", ylabel=f"reward, mean of {SMOOTHED_STEPS} steps")
     axes.set_title(f"{study.name}: mean over seeds and its 95% interval", fontsize=11)
     axes.grid(alpha=0.25)
     axes.margins(x=0.01)
@@ -59,19 +59,18 @@ def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> Non
 
 
 def plot_differences(rows: list[MethodRow], path: Path) -> None:
-    """Every method against its baselines in the area under the reward curve and the pass rates, with 95% intervals."""
+    """Every method against its baselines in rewards, pass rates and those of the trained model, with 95% intervals."""
     # (label, differences by metric), a line for each pair of a method and a baseline
     compared = []
     for row in rows:
         for first in next(iter(row.differences.values()), ()):
             of_pair = {n: f for n, found in row.differences.items() for f in found if f.baseline == first.baseline}
             compared.append((f"{row.method} − {first.baseline}  (n = {first.seeds})", of_pair))
-    names = [n for n in (AREA, FINAL) if any(n in of_pair for _, of_pair in compared)]
-    rates = {name for _, of_pair in compared for name in of_pair if name.startswith("pass_rate@")}
-    names += sorted(rates - {"pass_rate@0"}, key=lambda name: int(name.partition("@")[2]))
+    drawn = metric_names({label: {0: of_pair} for label, of_pair in compared})
+    names = [name for name in drawn if name not in ("pass_rate@0", ENTROPY, LENGTH)]
     if not names:
         return
-    figure = new_figure((2.6 + 2.6 * len(names), 1.3 + 0.34 * len(compared)))
+    figure = new_figure((3.2 + 2.2 * len(names), 1.5 + 0.34 * len(compared)))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         axes.axvline(0, color="0.55", linewidth=1)
         for line, (_, of_pair) in enumerate(compared):
@@ -97,7 +96,7 @@ def plot_differences(rows: list[MethodRow], path: Path) -> None:
         axes.set_xlabel("points", fontsize=9)
     axes.set_ylim(len(compared) - 0.4, -0.6)  # from the top down
     figure.suptitle(
-        "Difference to the baseline, seed by seed, with 95% intervals (filled: without 0); "
+        "Difference to the baseline, seed by seed, with 95% intervals (filled: without 0)\n"
         f"logarithmic beyond {LINEAR_POINTS} points",
         fontsize=10.5,
     )
