@@ -24,7 +24,7 @@ SLOPE_RIDGE = 0.03
 # Rows that are held in float64 at a time
 SLOPE_ROWS = 8192
 # How alike two places are: exp((cosine − 1) / PLACE_WIDTH). The ridge is a share of the mean mass of similar places. Both
-# were chosen by the credit benchmark on four rollout batches of precedence, without training.
+# were chosen by the credit benchmark on three rollout batches of precedence, without training.
 PLACE_WIDTH = 0.05
 PLACE_RIDGE = 0.1
 # Tokens whose similarities to all others are held at a time
