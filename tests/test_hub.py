@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import ROOT, build, config, tiny_model
 from hub_standin import TOKEN, USER, HubStandIn
@@ -106,9 +105,9 @@ def test_every_strategy_pushes_a_model_that_loads_back(project):
         names = (f"{USER}/end", "team/secret", project / "end", project / "own")
         loaded = run([sys.executable, "-c", LOAD_BACK, *names], hub.url, project)
         assert loaded.returncode == 0, loaded.stderr[-3000:]
-        pushed, local = np.split(np.array(loaded.stdout.splitlines()), 2)
-        assert pushed.tolist() == local.tolist()
-        assert all(text.startswith(repr("1+2=?")[:-1]) for text in local)
+        lines = loaded.stdout.splitlines()
+        assert lines[:2] == lines[2:]
+        assert loaded.stdout.count("1+2=?") == len(names)
 
         card = (hub.root / USER / "end/README.md").read_text()
         assert "--hub_strategy end" in card
