@@ -8,9 +8,10 @@ from conftest import build, config, misaligned
 from reference import reference_lambda
 
 from delta_trl.hidden_states import RolloutTokens
+from delta_trl.research.own_variants import SLOPE_RIDGE
 from delta_trl.research.rollouts import Rollouts, soft_assignments
 from delta_trl.research.variant_trainer import SELECTIONS, VariantGRPOConfig, VariantGRPOTrainer
-from delta_trl.research.variants import SLOPE_RIDGE, VARIANTS
+from delta_trl.research.variants import VARIANTS
 
 
 GROUPS, G, LENGTH, H = 6, 4, 15, 8
