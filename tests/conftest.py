@@ -1,5 +1,6 @@
 """Tiny models of real architectures, built offline, and trainers on fixed rollouts."""
 
+import importlib.util
 import io
 import json
 import os
@@ -184,6 +185,14 @@ def run_script(script: str, *arguments, **environment: str) -> subprocess.Comple
             if isinstance(status, str):  # goes to stderr, with status 1
                 status = print(status, file=errors) or 1
     return subprocess.CompletedProcess([script, *arguments], status, output.getvalue(), errors.getvalue())
+
+
+def load_script(script: str):
+    """A script's module, by its path from the root of the repository; `main` is not called."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def parse(*arguments):

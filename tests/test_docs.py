@@ -1,11 +1,10 @@
 """The pages against the repository: links, size limits, figures of the study, and the page of options."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from delta_trl.research.variants import VARIANTS
 from delta_trl.train.methods import methods
@@ -63,9 +62,7 @@ def test_every_trainer_and_every_variant_has_its_section_or_line():
 
 
 def test_the_page_of_options_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("options_page", ROOT / "scripts" / "options_page.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("scripts/options_page.py")
     assert script.PAGE.read_text() == script.page(), "docs/options.md is old: run python scripts/options_page.py"
 
 

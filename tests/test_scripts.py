@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT, parse, run_script
+from conftest import ROOT, load_script, parse, run_script
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
@@ -145,37 +145,26 @@ def test_baseline_and_treatment_differ_only_in_the_trainer(project, monkeypatch)
     }
 
 
-# Both tasks in one process, for the time that importing takes, with fewer problems than the pass rates need
-RUN_QUICKSTART = """
-import sys
-from pathlib import Path
-sys.path.insert(0, "scripts")
-import quickstart
-quickstart.HELD_OUT, quickstart.SAMPLES = 16, 1
-folder, *options = sys.argv[1:]
-for task in quickstart.CONFIGS:
-    sys.argv = ["quickstart.py", "--task", task, "--folder", f"{folder}/{task}", *options]
-    quickstart.main()
-    quickstart.prepare(task, Path(folder, task), None)
-"""
-
-
 @pytest.mark.slow
-def test_quickstart_runs_from_start_to_end(tmp_path):
-    sizes = {"--warm_up_steps": 20, "--max_steps": 2, "--per_device_train_batch_size": 32}
+def test_quickstart_runs_from_start_to_end(tmp_path, monkeypatch, capsys):
+    """Both tasks, with fewer steps and problems than the pass rates need. The training is a process of its own."""
+    quickstart = load_script("scripts/quickstart.py")
+    monkeypatch.setattr(quickstart, "HELD_OUT", 16)
+    monkeypatch.setattr(quickstart, "SAMPLES", 1)
+    monkeypatch.chdir(ROOT)
+    sizes = {"--warm_up_steps": 4, "--max_steps": 2, "--per_device_train_batch_size": 32}
     options = [str(word) for pair in sizes.items() for word in pair]
-    for task in ("math", "code"):  # of an earlier run: they would mix into this one's report and records
+    for task in quickstart.CONFIGS:  # of an earlier run: they would mix into this one's report and records
         for stale in ("delta/completions/coefficients_00009.parquet", "evaluation/old.jsonl"):
             (tmp_path / task / stale).parent.mkdir(parents=True)
             (tmp_path / task / stale).touch()
-    output = subprocess.run(
-        [sys.executable, "-c", RUN_QUICKSTART, str(tmp_path), *options],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ).stdout
+        with patch.dict(os.environ):  # which takes back what the script sets
+            monkeypatch.setattr(
+                sys, "argv", ["quickstart.py", "--task", task, "--folder", str(tmp_path / task), *options]
+            )
+            quickstart.main()
+            quickstart.prepare(task, tmp_path / task, None)
+    output = capsys.readouterr().out
     lines = ("Warming up", "Reusing the warmed-up model", "pass rate before", "pass rate after", "minutes", "try next")
     for line in lines:
         assert output.count(f"\n{line}") + output.startswith(line) == 2, line

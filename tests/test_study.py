@@ -273,6 +273,9 @@ def test_paired_numbers_by_hand(tmp_path):
     assert (rows["absent"].planned, rows["absent"].done, rows["absent"].estimates) == (1, 0, {})
     assert rows["plain"].estimates["pass_rate@1"].mean == 0.5
     assert rows["plain"].differences == {}
+    text = write_tables(study, records, tmp_path)
+    assert "Pass rate before training, the same model for all runs: 42.0." in text
+    assert "Before training" not in text  # no greedy decoding, no pass@8 in this study
 
 
 def test_comparisons_with_fewer_seeds_do_not_weigh_on_the_others(tmp_path):

@@ -247,7 +247,7 @@ def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any
     start = [curve(r, PASS_RATE).get(0) for r in records if r["method"] == WARM]
     if start and start[0] is not None:
         texts.append(f"Pass rate before training, the same model for all runs: {100 * start[0]:.1f}.")
-    for rates in [final_rates(r) for r in records if r["method"] == WARM]:
+    for rates in filter(None, (final_rates(r) for r in records if r["method"] == WARM)):
         found = ", ".join(f"{name.removeprefix(FINAL_RATES)} {100 * rate:.1f}" for name, rate in rates.items())
         texts.append(f"Before training, the same model for all runs: {found}.")
     if missing := [f"{row.method} ({row.planned - row.done})" for row in rows if row.done < row.planned]:
