@@ -1,5 +1,6 @@
 """Tiny models of real architectures, built offline, and trainers on fixed rollouts."""
 
+import gc
 import importlib.util
 import io
 import json
@@ -35,6 +36,9 @@ from delta_trl.train.arguments import parse as parse_arguments
 
 ROOT = Path(__file__).parent.parent
 
+
+# Every training collects garbage, and looked through all that importing made: half of the time of a short one
+gc.freeze()
 
 # Tensors here are tiny: a second thread only waits for the first, and much longer when another process has the core
 torch.set_num_threads(1)
