@@ -19,6 +19,8 @@ COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#5
 # otherwise press all others into a line
 LINEAR_POINTS = 5
 POINT_TICKS = (-50, -15, -5, -2, 0, 2, 5, 15, 50)
+# Where a panel spans no more than that
+FINE_TICKS = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
 
 
 def plot_rewards(study: Study, records: list[dict[str, Any]], path: Path) -> None:
@@ -87,7 +89,8 @@ def plot_differences(rows: list[MethodRow], path: Path) -> None:
         axes.set_yticks(range(len(compared)), [label for label, _ in compared], fontsize=9)
         axes.set_xscale("symlog", linthresh=LINEAR_POINTS, linscale=0.8)
         low, high = axes.get_xlim()
-        axes.set_xticks([t for t in POINT_TICKS if low <= t <= high])
+        ticks = POINT_TICKS if high - low > LINEAR_POINTS else FINE_TICKS
+        axes.set_xticks([t for t in ticks if low <= t <= high])
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(axis="x", alpha=0.25)
