@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import run_script
 from evaluation_model import make_model, question, trained_folder
 from peft import LoraConfig, get_peft_model
 from test_evaluation_benchmarks import MATH, SHARED, needs_aime24
@@ -261,7 +260,7 @@ def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_the_vllm_backend_with_a_stand_in_for_vllm(vllm_stand_in, held_out, tmp_path):
+def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
     """Two engines of two devices each, through the command, with a stand-in for vLLM's `LLM` (tests/standins/vllm)."""
     arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 3, *PLAIN, "--backend", "vllm"]
     arguments += ["--tensor_parallel_size", 2, "--data_parallel_size", 2, "--output", tmp_path / "out"]
@@ -287,7 +286,7 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(vllm_stand_in, held_out, tmp_
             assert sample[same] == ours[key][same]
     assert 0.3 < benchmark.correct.mean() < 0.95  # would be about 0.06 if completions were given to other problems
     one_engine = ["--tensor_parallel_size", 1, "--data_parallel_size", 1]
-    other = run_script("scripts/evaluate.py", *arguments, *one_engine, "--temperature", 0.5, **environment)
+    other = run_command(*arguments, *one_engine, "--temperature", 0.5, **environment)
     assert other.returncode == 2
     assert "temperature: 1.0 in the file, now 0.5" in other.stderr
     assert "Traceback" not in other.stderr
