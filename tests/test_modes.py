@@ -150,7 +150,7 @@ def test_an_iterable_dataset(tmp_path, collected):
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_lora_over_quantized_weights(tmp_path, collected, bits, beta):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: a development dependency, on Linux only")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: a development dependency on Linux")
     tiny_model(hidden_size=64, intermediate_size=128, head_dim=32).save_pretrained(tmp_path / "base")
     quantization = {
         4: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
