@@ -43,6 +43,10 @@ OBJECTIVE = (
 )
 
 
+class PushError(RuntimeError):
+    """The final push failed; the message says where the model is and how to push it later."""
+
+
 class HubMixin:
     """
     For a TRL trainer: a model card that says how the model was made, and pushes that fail without losing anything.
@@ -76,13 +80,13 @@ class HubMixin:
             return super().push_to_hub(*args, **kwargs)
         except UPLOAD_ERRORS as error:
             if self._saved:  # all that is left is the upload
-                raise RuntimeError(push_failure(self, error)) from error
+                raise PushError(push_failure(self, error)) from error
             if not isinstance(error, HUB_ERRORS):  # saving failed, which has nothing to do with the Hub
                 raise
             # The repository could not be created, before the model is saved, which the other processes are about to do
             self.save_model(_internal_call=True)
             self.create_model_card(model_name=Path(self.args.output_dir).name)
-            raise RuntimeError(push_failure(self, error)) from error
+            raise PushError(push_failure(self, error)) from error
         finally:
             self._pushing = False
 

@@ -8,6 +8,8 @@ fipo`). `--plan` says what a run would do and need, and stops; `--plan --plan_pr
 without any.
 """
 
+import sys
+
 from ..commands import one_line_errors, quiet_dependencies
 
 
@@ -49,7 +51,12 @@ def main(arguments: list[str] | None = None) -> None:
             print_plan(*parsed)
             return
         trainer, start = build(*parsed)
-    run(trainer, start, parsed[1])  # outside: an error while training keeps its traceback
+    from ..hub import PushError
+
+    try:
+        run(trainer, start, parsed[1])  # an error while training keeps its traceback
+    except PushError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
