@@ -10,6 +10,7 @@ from transformers import ProgressCallback
 SHOWN_METRICS = (
     ("reward", "reward", "{:.3f}"),
     ("length", "completions/mean_length", "{:.0f}"),
+    ("token accuracy", "mean_token_accuracy", "{:.3f}"),  # of supervised training
     ("entropy", "entropy", "{:.3f}"),
     ("grad norm", "grad_norm", "{:.2f}"),
     ("λ+", "delta/coef/mean_positive", "{:.3f}"),

@@ -77,6 +77,8 @@ def main() -> None:
     data, warm, run, plot = folder / "data", folder / "warm", folder / "delta", folder / "reward.png"
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
     from delta_trl.research.held_out import pass_rate
 
     start = time.perf_counter()
@@ -91,6 +93,7 @@ def main() -> None:
     subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"),
+            *("--num_cpu_threads_per_process", str(torch.get_num_threads())),  # or accelerate says what it chose
             *("scripts/train.py", "--config", config, "--model_name_or_path", warm),
             *("--dataset_name", data / "train.jsonl", "--output_dir", run, *further),
         ],

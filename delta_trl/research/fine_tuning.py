@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..config import CHECKPOINTING
+from ..progress import ReadableProgressCallback
 
 
 def fine_tune(
@@ -34,6 +36,9 @@ def fine_tune(
         train_dataset=Dataset.from_list(samples),
         processing_class=tokenizer,
     )
+    for shown in (ProgressCallback, PrinterCallback):  # TRL adds one of them
+        trainer.remove_callback(shown)
+    trainer.add_callback(ReadableProgressCallback)
     trainer.train()
     trainer.save_model(str(folder))
     return trainer
