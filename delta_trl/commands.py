@@ -13,9 +13,11 @@ USER_ERRORS = (ValueError, OSError, ImportError)  # OSError: files, the Hub, a p
 
 
 @contextmanager
-def one_line_errors(arguments: list[str] | None = None) -> Iterator[None]:
+def one_line_errors(
+    arguments: list[str] | None = None, errors: tuple[type[Exception], ...] = USER_ERRORS, status: int = 2
+) -> Iterator[None]:
     """
-    What a user can mend is printed as `error: ...`, and the exit status is 2.
+    What a user can mend is printed as `error: ...`, and the process ends with `status`.
 
     `--debug` among the arguments (default: the command's) leaves the traceback.
     """
@@ -24,7 +26,7 @@ def one_line_errors(arguments: list[str] | None = None) -> Iterator[None]:
         return
     try:
         yield
-    except USER_ERRORS as error:
+    except errors as error:
         rank = os.environ.get("RANK", "0")
         where = "error" if rank == "0" else f"error on process {rank}"
         text = str(error).strip() or type(error).__name__
@@ -33,7 +35,7 @@ def one_line_errors(arguments: list[str] | None = None) -> Iterator[None]:
         if isinstance(error, ImportError | ConnectionError):
             text = f"{type(error).__name__}: {text}"
         sys.stderr.write(f"{where}: {text}\n")
-        sys.exit(2)
+        sys.exit(status)
 
 
 def quiet_dependencies() -> None:

@@ -8,8 +8,6 @@ fipo`). `--plan` says what a run would do and need, and stops; `--plan --plan_pr
 without any.
 """
 
-import sys
-
 from ..commands import one_line_errors, quiet_dependencies
 
 
@@ -53,10 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         trainer, start = build(*parsed)
     from ..hub import PushError
 
-    try:
-        run(trainer, start, parsed[1])  # an error while training keeps its traceback
-    except PushError as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors(arguments, (PushError,), status=1):  # any other error while training keeps its traceback
+        run(trainer, start, parsed[1])
 
 
 if __name__ == "__main__":
