@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
+from transformers import ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..config import CHECKPOINTING
@@ -36,8 +36,7 @@ def fine_tune(
         train_dataset=Dataset.from_list(samples),
         processing_class=tokenizer,
     )
-    for shown in (ProgressCallback, PrinterCallback):  # TRL adds one of them
-        trainer.remove_callback(shown)
+    trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ReadableProgressCallback)
     trainer.train()
     trainer.save_model(str(folder))
