@@ -19,7 +19,7 @@ from .checks import check_reward_columns
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
-from .rewards.extraction import opens_thought
+from .responses import opens_thought
 
 
 # Minor versions of TRL that the test suite has passed with, oldest and newest

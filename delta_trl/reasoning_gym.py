@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from .data import DataArguments, ProblemData
 from .data.problems import REASONING_GYM
-from .rewards.extraction import extract_answer, opens_thought, response_texts
+from .responses import after_thoughts, response_texts
+from .rewards.extraction import extract_answer
 from .rewards.gym import SCORER
 
 
@@ -138,9 +139,9 @@ def reasoning_gym_reward(
 
 def read_answer(completion: str) -> str | None:
     """What the last `<answer>...</answer>` after a closed `</think>` holds, else the last box, else None."""
-    before, closing, _ = completion.rpartition("</think>")[2].rpartition("</answer>")
+    before, closing, _ = (after_thoughts(completion) or "").rpartition("</answer>")
     _, opening, answer = before.rpartition("<answer>")
-    if opening and closing and not opens_thought(completion):
+    if opening and closing:
         return answer.strip()
     return extract_answer(completion)[0]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..responses import after_thoughts
 from ..rewards import Verdict
 from ..rewards.exact import CORRECT, WRONG
 from ..rewards.extraction import UNFINISHED_THOUGHT
@@ -139,8 +140,8 @@ def answer_letter(response: str, letters: str = LETTERS) -> str | None:
 
 def grade_choice(completion: str, solution: str, letters: str) -> Verdict:
     """The verdict on a completion by the letter it gives after its thoughts; a thought that never ends gives none."""
-    answer = completion.rpartition("</think>")[2]
-    if "<think>" in answer:
+    answer = after_thoughts(completion)
+    if answer is None:
         return Verdict(0.0, None, UNFINISHED_THOUGHT)
     letter = answer_letter(answer, letters)
     if letter is None:

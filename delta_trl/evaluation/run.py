@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..responses import response_texts
 from ..rewards import Verdict
-from ..rewards.extraction import opens_thought
 from .benchmarks import Benchmark, Problem, fingerprint, load_problems
 from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
 from .graders import GRADERS
@@ -210,9 +210,9 @@ def make_requests(task: Task, tokenizer: Any) -> list[Request]:
 def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[str, Any]]:
     """The records of finished samples, graded by the checkers that training's rewards use."""
     # As in training: a prompt that ends inside an opened thought makes the completion begin inside it.
-    texts = [
-        ("<think>" if opens_thought(request.prompt) else "") + completion.text for request, completion in finished
-    ]
+    texts = response_texts(
+        [completion.text for _, completion in finished], {"prompts": [request.prompt for request, _ in finished]}
+    )
     verdicts: dict[int, Verdict] = {}
     for name in {request.grader for request, _ in finished}:
         places = [i for i, (request, _) in enumerate(finished) if request.grader == name]

@@ -5,8 +5,8 @@ r"""Verified rewards for mathematics, for training and evaluation alike. Imports
 'correct'
 """
 
+from ..responses import opens_thought
 from .code import code_reward, make_code_reward
-from .extraction import opens_thought
 from .grading import REASONS, Verdict, grade, math_reward, same_answers, scorable
 
 

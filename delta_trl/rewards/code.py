@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ..responses import response_texts
 from ..sandbox import Limits, Sandbox
 from .code_grading import CODE_REASONS, NO_CODE, UNUSABLE_TESTS, CodeVerdict, extract_code, grade_program
 from .code_tests import CodeTests, read_tests
-from .extraction import response_texts
 
 
 def grade_code(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ..responses import after_thoughts
 from ..sandbox import Calls, Limits, Sandbox
 from ..sandbox.jobs import CRASHED, FINISHED, OUT_OF_MEMORY, TIMED_OUT, Result
 from ..sandbox.pool import MOST_INPUTS
@@ -53,8 +54,8 @@ def extract_code(completion: str) -> str | None:
 
     None without one, or if a thought does not end.
     """
-    text = completion.rpartition("</think>")[2]
-    if "<think>" in text:
+    text = after_thoughts(completion)
+    if text is None:
         return None
     marked = unmarked = None
     opening = None

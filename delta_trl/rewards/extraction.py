@@ -7,8 +7,8 @@ Everything here takes time linear in the length, whatever the text.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+
+from ..responses import after_thoughts
 
 
 NO_BOX = "no box"
@@ -31,48 +31,14 @@ _ENDS_IN_AND = re.compile(
 _LONGEST_SEPARATOR = 64  # characters; longer text between two boxes is prose
 
 
-def opens_thought(text: str) -> bool:
-    """Whether `text`, a prompt as the model reads it or a completion, ends inside a `<think>` that is not closed."""
-    return "<think>" in text.rpartition("</think>")[2]
-
-
-def response_texts(completions: Sequence[str | list[dict[str, Any]]], columns: Mapping[str, Any]) -> list[str]:
-    """The texts of completions as TRL passes them to a reward function.
-
-    Args:
-        completions: Plain texts, or conversations, of which the last assistant message counts.
-        columns: The reward function's other arguments. A plain one of `prompts` that ends inside `<think>`, or a true value
-            in `opens_thought`, puts `<think>` before the text.
-    """
-    texts = [_message_text(completion) for completion in completions]
-    prompts = columns.get("prompts") or [None] * len(texts)
-    opened = columns.get("opens_thought") or [False] * len(texts)
-    for i, (prompt, is_open) in enumerate(zip(prompts, opened, strict=True)):
-        if is_open or (isinstance(prompt, str) and opens_thought(prompt)):
-            texts[i] = "<think>" + texts[i]
-    return texts
-
-
-def _message_text(completion: str | list[dict[str, Any]]) -> str:
-    if isinstance(completion, str):
-        return completion
-    for message in reversed(completion):
-        if message.get("role", "assistant") == "assistant":
-            content = message.get("content") or ""
-            if isinstance(content, str):
-                return content
-            return "".join(part.get("text", "") for part in content)
-    return ""
-
-
 def extract_answer(completion: str) -> tuple[str | None, str | None]:
     """The text inside the last box of `completion`, or the reason why there is none.
 
     Returns `(answer, None)`, or `(None, reason)` with reason `NO_BOX` (no box, or its braces do not close) or
     `UNFINISHED_THOUGHT` (a `<think>` that is never closed).
     """
-    text = completion.rpartition("</think>")[2]
-    if "<think>" in text:
+    text = after_thoughts(completion)
+    if text is None:
         return None, UNFINISHED_THOUGHT
     contents = boxed(text)
     return (", ".join(contents), None) if contents else (None, NO_BOX)

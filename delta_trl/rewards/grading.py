@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..responses import response_texts
 from .equations import candidates, elements, subject
 from .exact import (
     CORRECT,
@@ -27,7 +28,7 @@ from .exact import (
     obviously_scorable,
     without_units,
 )
-from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer, response_texts
+from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer
 from .limits import MAX_CHARACTERS, too_costly
 from .pool import POOL, TIMED_OUT
 from .spelling import canonical
