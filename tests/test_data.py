@@ -17,7 +17,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from delta_trl.data import DataArguments, PromptFormat, load_math_dataset
+from delta_trl.data import DataArguments, PromptFormat, load_math_dataset, rows_fingerprint
 
 
 MATH500 = Path(__file__).parent / "data" / "math500.jsonl"
@@ -395,3 +395,37 @@ def test_prompts_are_counted_once_and_the_longest_is_known(tmp_path, tokenizer):
     data = load_math_dataset(path, prompt_format="{question}", tokenizer=tokenizer, max_prompt_length=4)
     assert (data.prompt_tokens, data.longest_prompt) == ([1, 2, 3, 4], 4)
     assert "prompt_tokens" not in data.train.column_names
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"prompt_format": "{topic}: {question}"}, r"prompt_format contains \{topic\}, a column"),
+        ({"prompt_format": "{question}\nHint: {final_answer}, {difficulty}."}, r"\{final_answer\}, \{difficulty\}"),
+        ({"prompt_format": "chat", "system_prompt": "You know {topic}."}, r"system_prompt contains \{topic\}"),
+        ({"prompt_format": "chat", "system_prompt": "Solve {question}."}, r"system_prompt contains \{question\}"),
+    ],
+)
+def test_a_column_in_a_prompt_format_is_refused_since_it_would_not_be_filled_in(tmp_path, options, named):
+    with pytest.raises(ValueError, match=named):
+        load_math_dataset(write(tmp_path / "data.jsonl", rows(4)), **options)
+
+
+@pytest.mark.parametrize(
+    "template", [r"{question} \boxed{topic}", r"{question} x^{topic}", "{question} {a} {}", "{question}"]
+)
+def test_braces_of_latex_and_names_that_are_no_column_stay(tmp_path, template):
+    data = load_math_dataset(write(tmp_path / "data.jsonl", rows(4)), prompt_format=template)
+    assert data.train[1]["prompt"] == template.replace("{question}", "What is 1 plus 1?")
+
+
+def test_a_fingerprint_tells_rows_by_their_content_alone(tmp_path):
+    records = rows(300)
+    first = rows_fingerprint(load_math_dataset(write(tmp_path / "a.jsonl", records)).train)
+    assert first == rows_fingerprint(load_math_dataset(write(tmp_path / "b.parquet", records)).train)
+    assert first == rows_fingerprint(load_math_dataset(write(tmp_path / "a.jsonl", records)).train)
+    records[299]["final_answer"] = "0"
+    others = [records[:299], [records[1], records[0], *records[2:]], records]
+    assert (
+        len({first, *(rows_fingerprint(load_math_dataset(write(tmp_path / "a.jsonl", o)).train) for o in others)}) == 4
+    )

@@ -1,6 +1,7 @@
 """Datasets of problems as columns for TRL: `prompt`, and `solution` (an answer) or `tests` (of a program)."""
 
 from .arguments import DataArguments
+from .fingerprint import rows_fingerprint
 from .problems import ProblemData, load_code_dataset, load_math_dataset
 from .prompts import CODE_INSTRUCTION, INSTRUCTION, PAPER_TEMPLATE, PromptFormat
 
@@ -14,4 +15,5 @@ __all__ = [
     "PromptFormat",
     "load_code_dataset",
     "load_math_dataset",
+    "rows_fingerprint",
 ]

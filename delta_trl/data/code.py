@@ -99,6 +99,7 @@ def read_code_rows(arguments: "DataArguments", steps: Steps) -> "Dataset":
     question_column = arguments.question_column
     schema = find_schema(source.names, question_column, source.name)
     source.require(arguments.extra_columns)
+    arguments.format.check_placeholders(source.names)
     columns = (question_column, "tests") if schema == "own" else SCHEMAS[schema][0]
     kept = tuple(c for c in ("difficulty", "topic", *arguments.extra_columns) if c in source.names)
     wanted = [c for c in dict.fromkeys((*columns, *FURTHER, *kept)) if c in source.names]

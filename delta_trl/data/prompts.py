@@ -1,5 +1,7 @@
 """How a question becomes a prompt."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ CODE_INSTRUCTION = (
 )
 # The published recipe's prompt for base models: plain text, no chat template, no system prompt.
 PAPER_TEMPLATE = "User:\n{question}\n{instruction}\n\nAssistant:\n"
+# A name in braces, with what makes it an argument of LaTeX instead: \boxed{answer}, x^{n}, \frac{a}{b}
+_BRACES = re.compile(r"(\\[a-zA-Z]+|[}^_])?\{([^{}\n]+)\}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,18 @@ class PromptFormat:
         # Not str.format: questions and templates are full of LaTeX braces.
         template = PAPER_TEMPLATE.replace("\n{instruction}", instruction) if self.name == "paper" else self.name
         return template.replace("{question}", question)
+
+    def check_placeholders(self, columns: Collection[str]) -> None:
+        """Raise ValueError if a text names one of these columns in braces: nothing but the question is filled in."""
+        template = "" if self.name in ("paper", "chat") else self.name.replace("{question}", "")
+        for option, text in (("prompt_format", template), ("system_prompt", self.system_prompt or "")):
+            named = [name for latex, name in _BRACES.findall(text) if not latex]
+            if unfilled := [name for name in dict.fromkeys(named) if name in columns or name == "question"]:
+                raise ValueError(
+                    f"{option} contains {{{'}, {'.join(unfilled)}}}, a column of the data, but only {{question}} in "
+                    "prompt_format is filled in: every prompt would show the braces. Put the other columns into the "
+                    "question's text when the data is made, and take them out here."
+                )
 
     @property
     def stop_strings(self) -> list[str]:

@@ -159,6 +159,7 @@ def read_rows(arguments: "DataArguments") -> "Dataset":
     source = open_source(arguments)
     texts = {"question": arguments.question_column, "solution": arguments.answer_column}
     source.require((*texts.values(), *arguments.extra_columns))
+    arguments.format.check_placeholders(source.names)
     further = dict.fromkeys(("difficulty", "topic", *arguments.extra_columns))
     extra = tuple(c for c in further if c in source.names and c not in texts.values())
     return source.rows((*texts.values(), *extra), _as_texts, {"texts": tuple(texts.items()), "extra": extra})
