@@ -206,17 +206,21 @@ def parse(*arguments):
 
 @pytest.fixture
 def project(tmp_path):
+    return make_project(tmp_path)
+
+
+def make_project(folder: Path) -> Path:
     """A folder with a tiny model, problems in DeepMath's schema, and a config for a run of three short steps."""
     tokenizer = character_tokenizer()
-    tiny_model(tokenizer=tokenizer).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_model(tokenizer=tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
     rows = "".join(json.dumps(row) + "\n" for row in arithmetic_problems(40))
-    (tmp_path / "problems.jsonl").write_text(rows)
+    (folder / "problems.jsonl").write_text(rows)
     settings = {
-        "model_name_or_path": str(tmp_path / "model"),
-        "dataset_name": str(tmp_path / "problems.jsonl"),
+        "model_name_or_path": str(folder / "model"),
+        "dataset_name": str(folder / "problems.jsonl"),
         "prompt_format": "{question}\n",
-        "output_dir": str(tmp_path / "run"),
+        "output_dir": str(folder / "run"),
         "reward_funcs": ["math_reward", "conftest.digit_reward"],
         "use_cpu": True,
         "bf16": False,
@@ -231,5 +235,5 @@ def project(tmp_path):
         "learning_rate": 1e-3,
         "report_to": "none",
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    return tmp_path
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from trl import ModelConfig
 
-from ..checks import NoRewardDifferenceCallback, check_prompt_lengths
+from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
 from .arguments import ScriptArguments
@@ -34,7 +34,7 @@ def build(
 ) -> tuple[Any, dict[str, Any]]:
     """
     The trainer of a run, and where it starts (see `folder.starting_point`), with everything checked that can be before the
-    model is loaded.
+    model is loaded. What has to be removed from the output folder is gone then, and nothing else has changed there.
 
     Raises:
         ValueError, FileNotFoundError: Options, rewards, data, model or folder that do not fit.
@@ -63,6 +63,11 @@ def build(
     data = data_args.load(tokenizer, check_golds="math_reward" in script_args.reward_funcs)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
+    check_reward_columns(rewards, data.train)
+    for note in start["notes"]:
+        logger.info(note)
+    if start["clear"]:  # before the trainer is built, which makes folders of its own in there
+        decided_by_main(args, lambda: clear(Path(args.output_dir)))
 
     args.model_init_kwargs = {
         "revision": model_args.model_revision,
@@ -139,11 +144,7 @@ def run(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
 
 def _train_and_save(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
     args, folder = trainer.args, Path(trainer.args.output_dir)
-    for note in start["notes"]:
-        logger.info(note)
     if trainer.is_world_process_zero():
-        if start["clear"]:
-            clear(folder)
         write_record(start["record"], folder)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=start["checkpoint"])
