@@ -24,17 +24,11 @@ from dataclasses import dataclass
 
 import torch
 
+from .sweeps import projections, weighted_sums
+
 
 # The temperatures' floor (appendix H): a side whose margins do not differ would otherwise divide by zero.
 VARIANCE_FLOOR = 1e-8
-
-# Elements of one float32 chunk: small enough on a CPU to stay in its cache between the cast and the product, large enough
-# on an accelerator that launching kernels costs nothing against reading.
-CPU_CHUNK_ELEMENTS = 2**20
-ACCELERATOR_CHUNK_ELEMENTS = 2**25
-
-# A product of a chunk with two rows or one vector runs on a single CPU thread; as a batch of this many it runs on all.
-CPU_BATCH = 16
 
 # Which tokens have mean 1: all of them, as published, or those with A ≠ 0
 NORMALIZATIONS = ("all", "credited")
@@ -143,7 +137,7 @@ def delta_coefficients(
 
     def centroids(weight: torch.Tensor) -> torch.Tensor:
         """μ₊ and μ₋, shape (2, H): means of v with these weights, shape (2, N). 0 for a side without a token."""
-        sums, mass = reduce(_weighted_sums(features, weight * scale, precise), weight.sum(1, dtype=precise))
+        sums, mass = reduce(weighted_sums(features, weight * scale, precise), weight.sum(1, dtype=precise))
         return sums / mass.clamp(min=torch.finfo(precise).tiny)[:, None]
 
     mu = initial = centroids(weight)
@@ -153,19 +147,20 @@ def delta_coefficients(
     if (count == 0).any():
         return Coefficients(ones, fallback=NO_CONTRAST)
 
-    m = margins(features, mu, side[1], scale)
-    gamma = spread(m, side, reduce)
+    def margins_at(alpha: torch.Tensor | None) -> torch.Tensor:
+        nonlocal mu
+        if alpha is not None:
+            mu = centroids(weight * alpha)
+        return margins(features, mu, side[1], scale)
+
+    alpha, gamma = refine(margins_at, side, refinement_steps, reduce)
     # A token with A = 0 has no weight in the centroids, but its NaN or infinity shows here: 0 · NaN = NaN
     if not gamma.isfinite().all():
         return Coefficients(ones, fallback=NON_FINITE)
-    for _ in range(refinement_steps):
-        alpha, gamma = assign(m, gamma, side[1]), spread(m, side, reduce)  # γ lags: it is never that of the last m
-        mu = centroids(weight * alpha)
-        m = margins(features, mu, side[1], scale)
 
     # The range map, and mean 1
     credited = side.any(0)
-    coefficients = torch.where(credited, coef_min + (coef_max - coef_min) * assign(m, gamma, side[1]), coef_min)
+    coefficients = range_map(alpha, credited, coef_min, coef_max)
     counted = credited if normalize == "credited" else torch.ones_like(credited)
     total, n_counted = reduce((coefficients * counted).sum(dtype=precise), counted.sum())
     if not total.isfinite():
@@ -196,7 +191,7 @@ def margins(
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     direction = mu[0] - mu[1]
     middle = (mu[0] + mu[1]) @ direction / 2
-    dots = _dots(features, direction.to(dtype))
+    dots = projections(features, direction.to(dtype))
     m = 2 * ((dots if scale is None else scale * dots) - middle.to(dtype))
     return torch.where(negative, -m, m)
 
@@ -217,41 +212,35 @@ def assign(m: torch.Tensor, gamma: torch.Tensor, negative: torch.Tensor) -> torc
     return torch.sigmoid(m / torch.where(negative, gamma[1], gamma[0]).to(m.dtype))
 
 
-def _chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype):
-    """Yield (slice, rows on the device in the accumulation dtype), a bounded number of rows at a time.
-
-    What is yielded is valid until the next chunk is asked for.
+def refine(
+    margins_at: Callable[[torch.Tensor | None], torch.Tensor],
+    side: torch.Tensor,
+    steps: int,
+    reduce: Callable[..., list[torch.Tensor]],
+    *,
+    spread: Callable[..., torch.Tensor] = spread,
+    assign: Callable[..., torch.Tensor] = assign,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    elements = CPU_CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-    step = max(CPU_BATCH, elements // max(1, features.shape[1]) // CPU_BATCH * CPU_BATCH)
-    in_place = features.device == device and features.dtype == dtype
-    # One buffer for all chunks: fresh memory for each would cost more in page faults than the arithmetic
-    buffer = None if in_place else torch.empty(min(step, len(features)), features.shape[1], dtype=dtype, device=device)
-    for start in range(0, len(features), step):
-        rows = features[start : start + step].detach()
-        yield slice(start, start + step), rows if in_place else buffer[: len(rows)].copy_(rows, non_blocking=True)
+    The refinement loop (§3.2): margins to soft assignments, to centroids, to margins, K times.
+
+    `margins_at` gives every token's margin, shape (N,), at the centroids with weights |A| α, from α, shape (N,); it is asked
+    for the initial centroids, weights |A|, with `None`. `side` (2, N) holds membership of S₊ and S₋, `steps` is K, `reduce`
+    sums each of its arguments over processes, and `spread` and `assign` replace the functions of these names.
+
+    Returns α of the last margins, shape (N,), and its temperatures (γ₊, γ₋), shape (2,).
+    """
+    m = margins_at(None)
+    gamma = spread(m, side, reduce)
+    for _ in range(steps):
+        alpha, gamma = assign(m, gamma, side[1]), spread(m, side, reduce)  # γ lags: it is never that of the last m
+        m = margins_at(alpha)
+    return assign(m, gamma, side[1]), gamma
 
 
-def _weighted_sums(features: torch.Tensor, weights: torch.Tensor, precise: torch.dtype) -> torch.Tensor:
-    """Σ_n weights[r, n] features[n], shape (R, H): one sweep."""
-    total = weights.new_zeros(len(weights), features.shape[1], dtype=precise)
-    for part, chunk in _chunks(features, weights.device, weights.dtype):
-        weight = weights[:, part]
-        if chunk.device.type == "cpu" and len(chunk) % CPU_BATCH == 0:
-            weight, chunk = weight.unflatten(1, (CPU_BATCH, -1)).transpose(0, 1), chunk.unflatten(0, (CPU_BATCH, -1))
-            total += (weight @ chunk).sum(0)
-        else:
-            total += weight @ chunk
-    return total
-
-
-def _dots(features: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """features[n] · direction, shape (N,): one sweep."""
-    dots = direction.new_empty(len(features))
-    dot = torch.linalg.vecdot if direction.device.type == "cpu" else torch.mv
-    for part, chunk in _chunks(features, direction.device, direction.dtype):
-        dots[part] = dot(chunk, direction)
-    return dots
+def range_map(alpha: torch.Tensor, credited: torch.Tensor, coef_min: float, coef_max: float) -> torch.Tensor:
+    """λ = λ_min + (λ_max − λ_min) α, and λ_min of tokens with A = 0. `credited`: those with A ≠ 0. All shapes (N,)."""
+    return torch.where(credited, coef_min + (coef_max - coef_min) * alpha, coef_min)
 
 
 def _check_shapes(features, advantages, feature_scale) -> None:

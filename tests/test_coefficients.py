@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import reference_coefficients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from delta_trl import coefficients as module
+from delta_trl import sweeps
 from delta_trl.coefficients import delta_coefficients
 
 
@@ -282,7 +282,7 @@ def test_carries_no_gradient():
 def test_chunks_change_nothing_and_bound_the_memory(monkeypatch):
     features, advantages, scale = make_batch(n=1000, dtype=torch.bfloat16)
     whole = delta_coefficients(features, advantages, feature_scale=scale).values
-    monkeypatch.setattr(module, "CPU_CHUNK_ELEMENTS", 16 * 32)
+    monkeypatch.setattr(sweeps, "CPU_CHUNK_ELEMENTS", 16 * 32)
 
     class LargestResult(TorchDispatchMode):
         elements = 0

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..coefficients import _chunks, delta_coefficients
+from ..coefficients import delta_coefficients
 from ..features import FEATURES, Policy
 from ..hidden_states import RolloutTokens
+from ..sweeps import chunks
 from .gpu_bench import Bench, Sizes
 from .tasks import arithmetic_problems
 
@@ -102,7 +103,7 @@ class CostBench(Bench):
                     # torch has no product of bfloat16 with float32 sums on a CPU: so much for turning every element into
                     # float32, before any arithmetic
                     sides["casts"] = lambda f=features: [
-                        part for _ in range(reads) for part, _ in _chunks(f, self.device, torch.float32)
+                        part for _ in range(reads) for part, _ in chunks(f, self.device, torch.float32)
                     ]
                 seconds = self.turns(sides)
                 name = f"coefficients, {name}: maths / {reads} plain reads"

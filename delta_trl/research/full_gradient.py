@@ -23,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
-from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, assign, spread
+from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, range_map, refine
 from ..trainer import token_mask
 
 
@@ -108,7 +108,7 @@ def full_gradient_coefficients(
     gradient = _FullGradient(model, sequences, _parameters(model, part), folds, temperature, rows, relative_step)
     with _only_these_require_grad(model, gradient.parameters):
         return coefficients_from(
-            lambda step, weights: gradient.margins(weights),
+            gradient.margins,
             sequences.token_advantages,
             coef_min=coef_min,
             coef_max=coef_max,
@@ -117,7 +117,7 @@ def full_gradient_coefficients(
 
 
 def coefficients_from(
-    margins: Callable[[int, torch.Tensor], torch.Tensor],
+    margins: Callable[[torch.Tensor], torch.Tensor],
     advantages: torch.Tensor,
     *,
     coef_min: float = 0.8,
@@ -128,24 +128,21 @@ def coefficients_from(
     The method's steps 1 to 6 as in `delta_coefficients`, on one process, for features that are known by their margins alone.
 
     Args:
-        margins (`Callable`): From the refinement step, 0 for the initial centroids, and the tokens' weights in them, shape
-            (N,), to the margins at those centroids, shape (N,), signed for each token's own side.
+        margins (`Callable`): From the tokens' weights in the centroids, shape (N,), to the margins at those centroids, shape
+            (N,), signed for each token's own side. Called for the initial centroids, and once for each refinement.
         advantages (`torch.Tensor`): Shape (N,).
     """
     side = torch.stack([advantages > 0, advantages < 0])
     if not side.any(1).all():
         return Coefficients(torch.ones(len(advantages)), fallback=NO_CONTRAST)
-
-    def gamma_of(m: torch.Tensor) -> torch.Tensor:
-        return spread(m, side, lambda *sums: list(sums))
-
     weight = advantages.abs()
-    m = margins(0, weight)
-    gamma = gamma_of(m)
-    for step in range(refinement_steps):
-        alpha, gamma = assign(m, gamma, side[1]), gamma_of(m)  # lagged: γ is never that of the last margins
-        m = margins(step + 1, weight * alpha)
-    values = torch.where(side.any(0), coef_min + (coef_max - coef_min) * assign(m, gamma, side[1]), coef_min)
+    alpha, gamma = refine(
+        lambda alpha: margins(weight if alpha is None else weight * alpha),
+        side,
+        refinement_steps,
+        reduce=lambda *sums: list(sums),
+    )
+    values = range_map(alpha, side.any(0), coef_min, coef_max)
     if not values.isfinite().all():
         return Coefficients(torch.ones(len(advantages)), fallback=NON_FINITE)
     mean = values.double().mean().item()

@@ -11,7 +11,17 @@ from typing import Any
 
 import torch
 
-from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, assign, delta_coefficients, margins, spread
+from ..coefficients import (
+    NO_CONTRAST,
+    NON_FINITE,
+    Coefficients,
+    assign,
+    delta_coefficients,
+    margins,
+    range_map,
+    refine,
+    spread,
+)
 from ..config import DeltaGRPOConfig
 from ..features import Rows
 from ..hidden_states import RolloutTokens
@@ -116,8 +126,7 @@ class Rollouts:
 
     def in_bounds(self, alpha: torch.Tensor) -> torch.Tensor:
         """λ = λ_min + (λ_max − λ_min) α; λ_min where A = 0."""
-        low, high = self.options.coef_min, self.options.coef_max
-        return torch.where(self.sides.any(0), low + (high - low) * alpha, low)
+        return range_map(alpha, self.sides.any(0), self.options.coef_min, self.options.coef_max)
 
     def normalised(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Scaled to mean 1 over the tokens of all processes that `coef_normalize` says."""
@@ -160,9 +169,9 @@ def soft_assignments(
     weight = rollouts.tokens.advantages.abs().float() * side
     group, n_groups = (rollouts.groups, rollouts.n_groups) if per_group else (torch.zeros_like(rollouts.groups), 1)
 
-    def margins_at_centroids(alpha: torch.Tensor | float) -> torch.Tensor:
+    def margins_at(alpha: torch.Tensor | None) -> torch.Tensor:
         """Margins at the centroids of each group with weights |A| α."""
-        w = weight * alpha
+        w = weight if alpha is None else weight * alpha
         sums = torch.stack([v.new_zeros(n_groups, v.shape[1]).index_add_(0, group, v * x[:, None]) for x in w])
         sums, mass = rollouts.reduce(sums), rollouts.reduce(w.new_zeros(2, n_groups).index_add_(1, group, w))
         mu = sums / mass.clamp(min=torch.finfo(mass.dtype).tiny)[..., None]  # (2, groups, H)
@@ -176,17 +185,18 @@ def soft_assignments(
                 m[rows] = margins(v[rows], mu[:, number], negative[rows])
         return m
 
-    def gamma_of(m: torch.Tensor) -> torch.Tensor:
-        return (
-            spread(m, side, lambda *sums: [rollouts.reduce(s) for s in sums]) if temperatures is None else temperatures
-        )
+    used = []
 
-    def alpha_of(m: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        return (m > 0).float() if hard else assign(m, gamma, negative)
+    def spread_and_keep(m: torch.Tensor, *sides_and_reduce) -> torch.Tensor:
+        used.append(spread(m, *sides_and_reduce) if temperatures is None else temperatures)
+        return used[-1]
 
-    m = margins_at_centroids(1.0)
-    first_gamma = gamma = gamma_of(m)
-    for _ in range(rollouts.options.coef_refinement_steps):
-        alpha, gamma = alpha_of(m, gamma), gamma_of(m)  # lagged, as published
-        m = margins_at_centroids(alpha)
-    return alpha_of(m, gamma), first_gamma
+    alpha, _ = refine(
+        margins_at,
+        side,
+        rollouts.options.coef_refinement_steps,
+        reduce=lambda *sums: [rollouts.reduce(s) for s in sums],
+        spread=spread_and_keep,
+        assign=(lambda m, gamma, negative: (m > 0).float()) if hard else assign,
+    )
+    return alpha, used[0]

@@ -7,6 +7,7 @@ over the batches so far.
 The comparison is between tokens whose advantage has the same sign in both, side by side.
 """
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,9 +121,10 @@ class Centroids:
         if not sides.any(1).all():
             return torch.ones(len(v))
         self._batches += 1
+        steps = itertools.count()  # 0 is that of the initial centroids
 
-        def margins_at(step: int, weight: torch.Tensor) -> torch.Tensor:
-            w = weight * sides
+        def margins_at(weight: torch.Tensor) -> torch.Tensor:
+            step, w = next(steps), weight * sides
             mu = (w @ v / w.sum(1, keepdim=True)).double()
             past = self._average.get(step, torch.zeros_like(mu))
             self._average[step] = self.momentum * past + (1 - self.momentum) * mu
