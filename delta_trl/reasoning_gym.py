@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from .data import DataArguments, ProblemData
 from .data.problems import REASONING_GYM
 from .responses import after_thoughts, response_texts
-from .rewards.extraction import extract_answer
 from .rewards.gym import SCORER
+from .rewards.math.extraction import extract_answer
 
 
 if TYPE_CHECKING:

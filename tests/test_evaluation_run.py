@@ -26,7 +26,7 @@ from delta_trl.evaluation.run import Task, evaluate_models, grade_samples, run_s
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend, split_devices
 from delta_trl.research.tasks import BOX, character_tokenizer
-from delta_trl.rewards.grading import NO_BOX
+from delta_trl.rewards.math.reasons import NO_BOX
 
 
 ROOT = Path(__file__).parent.parent

@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from delta_trl.rewards import REASONS, grade, math_reward, scorable
-from delta_trl.rewards.extraction import extract_answer
-from delta_trl.rewards.numerals import literal
-from delta_trl.rewards.spelling import canonical
-from delta_trl.rewards.units import split_unit
+from delta_trl.rewards.math.extraction import extract_answer
+from delta_trl.rewards.math.numerals import literal
+from delta_trl.rewards.math.spelling import canonical
+from delta_trl.rewards.math.units import split_unit
 
 
 DATA = Path(__file__).parent / "data"

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from delta_trl.rewards import grade, grading, math_reward, opens_thought, same_answers, scorable
-from delta_trl.rewards.equations import candidates, subject
-from delta_trl.rewards.exact import decide, obviously_scorable, without_units
-from delta_trl.rewards.extraction import extract_answer
-from delta_trl.rewards.limits import too_costly
-from delta_trl.rewards.pool import TIMED_OUT
-from delta_trl.rewards.spelling import canonical
+from delta_trl.rewards import grade, math_reward, opens_thought, same_answers, scorable
+from delta_trl.rewards.math import grading
+from delta_trl.rewards.math.equations import candidates, subject
+from delta_trl.rewards.math.exact import decide, obviously_scorable, without_units
+from delta_trl.rewards.math.extraction import extract_answer
+from delta_trl.rewards.math.limits import too_costly
+from delta_trl.rewards.math.reasons import TIMED_OUT
+from delta_trl.rewards.math.spelling import canonical
 
 
 DATA = Path(__file__).parent / "data"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from delta_trl.rewards import grade
-from delta_trl.rewards import pool as pool_module
-from delta_trl.rewards.pool import POOL, TIMED_OUT, PoolConfig, WorkerPool
+from delta_trl.rewards.math import pool as pool_module
+from delta_trl.rewards.math.pool import POOL, PoolConfig, WorkerPool
+from delta_trl.rewards.math.reasons import TIMED_OUT
 
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def test_a_large_parent_does_not_make_its_workers_look_large(tmp_path):
     """A training process has gigabytes, and on Linux a child begins with its parent's memory as its own maximum."""
     child = run_script(
         tmp_path,
-        "from delta_trl.rewards.pool import POOL\n"
+        "from delta_trl.rewards.math.pool import POOL\n"
         "ballast = b'x' * 800_000_000\n"
         f"first = POOL.run([{EASY!r}]), POOL.pids()\n"
         f"print(first[0] == POOL.run([{EASY!r}]), len(first[1]) > 0 and first[1] == POOL.pids())\n",
@@ -175,8 +176,8 @@ def test_a_script_without_main_guard_leaves_no_process_behind(tmp_path):
         tmp_path,
         r"""
 from delta_trl.rewards import grade
-from delta_trl.rewards import pool as pool_module
-from delta_trl.rewards.pool import POOL
+from delta_trl.rewards.math import pool as pool_module
+from delta_trl.rewards.math.pool import POOL
 print("once", flush=True)
 print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=True)
 """,
@@ -192,8 +193,8 @@ print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=Tru
 FORKING = r"""
 import os, sys, time
 from delta_trl.rewards import grade
-from delta_trl.rewards import pool as pool_module
-from delta_trl.rewards.pool import POOL
+from delta_trl.rewards.math import pool as pool_module
+from delta_trl.rewards.math.pool import POOL
 easy = ([r"\boxed{\sqrt8}"], [r"2\sqrt2"])
 assert grade(*easy)[0].score == 1.0
 mine = POOL.pids()
@@ -229,8 +230,8 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, state):
     code = r"""
 import os, threading, time
 from delta_trl.rewards import grade
-from delta_trl.rewards import pool as pool_module
-from delta_trl.rewards.pool import POOL
+from delta_trl.rewards.math import pool as pool_module
+from delta_trl.rewards.math.pool import POOL
 grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])
 STATE
 print(os.getpid(), *POOL.pids(), flush=True)

@@ -13,8 +13,7 @@ from typing import Any
 
 from ..responses import after_thoughts
 from ..rewards import Verdict
-from ..rewards.exact import CORRECT, WRONG
-from ..rewards.extraction import UNFINISHED_THOUGHT
+from ..rewards.math.reasons import CORRECT, UNFINISHED_THOUGHT, WRONG
 
 
 LETTERS = "ABCDEFGHIJ"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..rewards.code_grading import NO_CODE
-from ..rewards.grading import NO_BOX, TIMED_OUT
+from ..rewards.math.reasons import NO_BOX, TIMED_OUT
 from .graders import GRADERS
 from .samples import BenchmarkSamples, Evaluation
 from .statistics import Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k

@@ -7,7 +7,7 @@ r"""Verified rewards for mathematics, for training and evaluation alike. Imports
 
 from ..responses import opens_thought
 from .code import code_reward, make_code_reward
-from .grading import REASONS, Verdict, grade, math_reward, same_answers, scorable
+from .math import REASONS, Verdict, grade, math_reward, same_answers, scorable
 
 
 __all__ = [

@@ -34,8 +34,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .reasons import TIMED_OUT
 
-TIMED_OUT = "timed out"
+
 START_SECONDS = 120.0  # importing sympy from a slow network file system takes a while
 DIED = "It died without a message."
 MOST_FAILED_STARTS = 3  # in a row, while other workers live

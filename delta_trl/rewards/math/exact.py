@@ -11,14 +11,9 @@ from .brackets import depths
 from .equations import LIST, ORDER, elements, has_variable
 from .limits import is_plain_arithmetic, too_costly, undone_operators
 from .numerals import based, literal, literals_agree, with_decimal_point
+from .reasons import CORRECT, TOO_COSTLY, UNEVALUATED, UNPARSEABLE_ANSWER, WRONG
 from .units import other_text, split_unit, words
 
-
-CORRECT = "correct"
-WRONG = "wrong"
-UNEVALUATED = "unevaluated"
-TOO_COSTLY = "too costly"
-UNPARSEABLE_ANSWER = "unparseable answer"
 
 # What says more than a value: alternatives, consequences, denials.
 _CONNECTIVES = re.compile(

@@ -8,11 +8,9 @@ Everything here takes time linear in the length, whatever the text.
 
 import re
 
-from ..responses import after_thoughts
+from ...responses import after_thoughts
+from .reasons import NO_BOX, UNFINISHED_THOUGHT
 
-
-NO_BOX = "no box"
-UNFINISHED_THOUGHT = "unfinished thought"
 
 # Two backslashes: some models write LaTeX as if inside a JSON string.
 BOX_START = re.compile(r"\\{1,2}(?:boxed|fbox|framebox)(?![a-zA-Z])")

@@ -16,38 +16,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..responses import response_texts
+from ...responses import response_texts
 from .equations import candidates, elements, subject
-from .exact import (
-    CORRECT,
-    TOO_COSTLY,
-    UNEVALUATED,
-    UNPARSEABLE_ANSWER,
-    WRONG,
-    decide,
-    obviously_scorable,
-    without_units,
-)
-from .extraction import NO_BOX, UNFINISHED_THOUGHT, boxed, extract_answer
+from .exact import decide, obviously_scorable, without_units
+from .extraction import boxed, extract_answer
 from .limits import MAX_CHARACTERS, too_costly
-from .pool import POOL, TIMED_OUT
+from .pool import POOL
+from .reasons import CORRECT, REASONS, SCORABLE, TIMED_OUT, TOO_COSTLY, UNSCORABLE_GOLD, WRONG
 from .spelling import canonical
 from .units import MAX_WORDS
 
 
-UNSCORABLE_GOLD = "unscorable gold"
-SCORABLE = "scorable"  # the workers' answer where only the gold was asked about
-REASONS = (
-    CORRECT,
-    WRONG,
-    NO_BOX,
-    UNFINISHED_THOUGHT,
-    UNPARSEABLE_ANSWER,
-    UNEVALUATED,
-    TOO_COSTLY,
-    TIMED_OUT,
-    UNSCORABLE_GOLD,
-)
 MEMO_SIZE = 100_000  # (gold, answer) pairs; a few hundred bytes each
 
 
@@ -235,7 +214,7 @@ def math_reward(
     Returns:
         A reward a completion; None, which TRL leaves out, only where the gold cannot be parsed.
 
-    What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.pool`.
+    What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.math.pool`.
     """
     texts = response_texts(completions, kwargs)
     verdicts = grade(texts, solution)

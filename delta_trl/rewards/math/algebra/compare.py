@@ -5,6 +5,7 @@ import logging
 import sympy as s
 from math_verify import verify
 
+from ..reasons import CORRECT, SCORABLE, UNEVALUATED, UNPARSEABLE_ANSWER, UNSCORABLE_GOLD, WRONG
 from .reading import parse_latex
 from .relations import equal_relations, is_solved, relations_in
 from .undone import is_undone
@@ -30,17 +31,17 @@ class Comparer:
         the way to an answer (not `is_final`) may leave work undone."""
         gold = self.parse_gold(gold_text)
         if gold is None or _is_undefined(gold):
-            return "unscorable gold"
+            return UNSCORABLE_GOLD
         if answer_text is None:
-            return "scorable"
+            return SCORABLE
         answer = parse_latex(answer_text)
         if answer is None or _is_undefined(answer):
-            return "unparseable answer"
+            return UNPARSEABLE_ANSWER
         if is_final and is_undone(gold, answer):
-            return "unevaluated"
+            return UNEVALUATED
         if _says_nothing(answer):
-            return "wrong"
-        return "correct" if equal(gold, answer) else "wrong"
+            return WRONG
+        return CORRECT if equal(gold, answer) else WRONG
 
 
 def _is_undefined(parsed) -> bool:
