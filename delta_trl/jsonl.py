@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +21,33 @@ logger = logging.getLogger(__name__)
 Line = dict[str, Any]
 
 
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads`, which raises RecursionError in place of ValueError where JSON is nested too deeply.
+
+    Raises:
+        ValueError: The text is no JSON, not UTF-8, or nested more deeply than Python can read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_lines(path: str | os.PathLike) -> list[Line]:
     """The objects of a `.jsonl` file, or of a `.jsonl.gz` file. Lines that are not JSON are left out, with a warning.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line is JSON, but no object.
+        ValueError: A line is JSON, but no object; or the compressed file is cut off or damaged.
     """
     path = Path(path)
     content = path.read_bytes()
-    return _parse(gzip.decompress(content) if path.suffix == ".gz" else content, path)
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be decompressed: {error}. Restore the file, or remove it.") from error
+    return _parse(content, path)
 
 
 def append_lines(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -79,7 +97,10 @@ def refuse_differences(
 
 def short(value: Any) -> str:
     """A value as JSON, cut to what fits into a message."""
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -97,8 +118,8 @@ def _parse(content: bytes, path: str | os.PathLike) -> list[Line]:
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
-        except ValueError:  # JSONDecodeError, or UnicodeDecodeError where the cut went through a character
+            line = parse_json(text)
+        except ValueError:  # also where the cut went through a character
             broken.append(number)
             continue
         if not isinstance(line, dict):
@@ -121,7 +142,7 @@ def _write(file: BinaryIO, lines: Iterable[Mapping[str, Any]]) -> None:
             content = file.read()
             start = content.rfind(b"\n") + 1
             try:
-                json.loads(content[start:])
+                parse_json(content[start:])
                 text = b"\n" + text  # only the newline is missing
             except ValueError:
                 file.truncate(start)

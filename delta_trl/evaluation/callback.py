@@ -7,10 +7,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .benchmarks import Benchmark, find_benchmarks
+from .benchmarks import find_benchmarks
 from .generate import TransformersBackend
 from .models import ModelSource
 from .options import Decoding
+from .problem import Benchmark
 from .run import Task, run_share
 from .samples import read_evaluation
 from .statistics import average

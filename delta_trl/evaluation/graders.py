@@ -1,18 +1,19 @@
 """How completions are graded: one grader a kind of benchmark, which is all that an evaluation knows about the kind."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from functools import cache, cached_property
+from typing import Protocol
 
 from ..data.prompts import CODE_INSTRUCTION, INSTRUCTION
 from ..rewards import Verdict, grade, same_answers
 from .livecodebench import PLACE, tests_at
 from .multiple_choice import grade_choice
+from .problem import Problem
 
 
-if TYPE_CHECKING:
-    from .benchmarks import Problem
+logger = logging.getLogger(__name__)
 
 
 class Grader(Protocol):
@@ -29,7 +30,7 @@ class Grader(Protocol):
     def grade(self, completions: Sequence[str], references: Sequence[str]) -> list[Verdict]:
         """The verdict on each completion. Its `answer` is what was graded, None if nothing was found."""
 
-    def reference(self, problem: "Problem") -> str:
+    def reference(self, problem: Problem) -> str:
         """What completions of a problem are graded against."""
         return problem.answer
 
@@ -66,7 +67,7 @@ class ChoiceGrader(Grader):
             for completion, reference in zip(completions, references, strict=True)
         ]
 
-    def reference(self, problem: "Problem") -> str:
+    def reference(self, problem: Problem) -> str:
         return f"{problem.answer}/{problem.letters}"
 
     def record(self, reference: str) -> str:
@@ -94,7 +95,7 @@ class CodeGrader(Grader):
         from ..rewards.code_grading import extract_code
         from ..sandbox import Limits
 
-        known = {reference: tests_at(reference) for reference in set(references) if reference.startswith(PLACE)}
+        known = {reference: _tests_at(reference) for reference in set(references) if reference.startswith(PLACE)}
         tests = [known.get(reference, reference) for reference in references]
         verdicts = grade_code(completions, tests, self.sandbox, Limits(cpu_seconds=self.SECONDS))
         return [
@@ -102,7 +103,7 @@ class CodeGrader(Grader):
             for completion, verdict in zip(completions, verdicts, strict=True)
         ]
 
-    def reference(self, problem: "Problem") -> str:
+    def reference(self, problem: Problem) -> str:
         return problem.place or problem.answer
 
     def record(self, reference: str) -> str:
@@ -113,6 +114,20 @@ class CodeGrader(Grader):
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> None:
         return None
+
+
+def _tests_at(place: str) -> str:
+    """As `tests_at`; "", which grades nothing, where they cannot be read: the other problems are still scored."""
+    try:
+        return tests_at(place)
+    except ValueError as error:
+        _warn_once(f"{error}. This problem cannot be scored: its samples count as wrong.")
+        return ""
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 GRADERS: dict[str, Grader] = {"math": MathGrader(), "choice": ChoiceGrader(), "code": CodeGrader()}

@@ -8,6 +8,8 @@ import json
 import pickletools
 import zlib
 
+from ..jsonl import parse_json
+
 
 PLACE = "livecodebench:"  # what the place of a line starts with
 MAX_PRIVATE_BYTES = 2**30  # of one problem's private tests
@@ -24,7 +26,7 @@ def decode_private_tests(text: str) -> list[dict]:
             text. Nothing is unpickled.
     """
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         pass
     try:
@@ -34,7 +36,7 @@ def decode_private_tests(text: str) -> list[dict]:
         raise ValueError(f"private tests are neither JSON nor base64 of zlib: {error}") from None
     if not inflater.eof:
         raise ValueError(f"private tests are cut off, or larger than {MAX_PRIVATE_BYTES} bytes")
-    return json.loads(_pickled_text(data))
+    return parse_json(_pickled_text(data))
 
 
 def _pickled_text(data: bytes) -> str:
@@ -62,15 +64,23 @@ def tests_at(place: str) -> str:
     """The tests of a problem as `code_reward` takes them, from its line.
 
     Raises:
-        ValueError: They cannot be decoded.
+        ValueError: They cannot be decoded, or are not of the published form.
     """
-    where = json.loads(place.removeprefix(PLACE))
-    with open(where["file"], "rb") as file:
-        file.seek(where["offset"])
-        row = json.loads(file.readline())
-    cases = [*json.loads(row["public_test_cases"]), *decode_private_tests(row["private_test_cases"])]
+    where = parse_json(place.removeprefix(PLACE))
+    try:
+        with open(where["file"], "rb") as file:
+            file.seek(where["offset"])
+            row = parse_json(file.readline())
+        return json.dumps(_tests(row))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        line = f"{where['file']}, the line at byte {where['offset']}"
+        raise ValueError(f"{line}: its tests cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _tests(row: dict) -> dict:
+    cases = [*parse_json(row["public_test_cases"]), *decode_private_tests(row["private_test_cases"])]
     tests = {"inputs": [case["input"] for case in cases], "outputs": [case["output"] for case in cases]}
     if any(case["testtype"] == "functional" for case in cases):
         metadata = row["metadata"]
-        tests["fn_name"] = (json.loads(metadata) if isinstance(metadata, str) else metadata)["func_name"]
-    return json.dumps(tests)
+        tests["fn_name"] = (parse_json(metadata) if isinstance(metadata, str) else metadata)["func_name"]
+    return tests

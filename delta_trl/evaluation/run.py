@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 
 from ..responses import response_texts
 from ..rewards import Verdict
-from .benchmarks import Benchmark, Problem, fingerprint, load_problems
+from .benchmarks import load_problems
 from .generate import Backend, Completion, Request, TransformersBackend, encode_prompt, sample_seed
 from .graders import GRADERS
 from .models import ModelSource, find_model
 from .options import Decoding, Engine
+from .problem import Benchmark, Problem, fingerprint
 from .samples import SampleFile, plan
 from .summary import no_answer_warning
 
@@ -51,7 +52,8 @@ class Task:
     @classmethod
     def load(cls, benchmarks: Sequence[Benchmark], decoding: Decoding) -> "Task":
         """Loads the problems."""
-        return cls(tuple((benchmark, tuple(load_problems(benchmark))) for benchmark in benchmarks), decoding)
+        sandbox = GRADERS["code"].sandbox
+        return cls(tuple((benchmark, tuple(load_problems(benchmark, sandbox))) for benchmark in benchmarks), decoding)
 
 
 def find_models(models: Sequence[str], revision: str | None = None) -> list[ModelSource]:

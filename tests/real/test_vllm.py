@@ -12,10 +12,10 @@ import pytest
 import torch
 from evaluation_model import make_model, question, train
 
-from delta_trl.evaluation.benchmarks import Benchmark, Problem
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.options import Engine
+from delta_trl.evaluation.problem import Benchmark, Problem
 from delta_trl.evaluation.run import Task, make_requests, run_share
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend
