@@ -43,7 +43,7 @@ def prepare(task: str, folder: Path, warm_up_steps: int | None) -> None:
 
 def plot_reward(run: Path, path: Path, title: str) -> None:
     """Draw the mean reward of every step from the trainer's own records."""
-    from delta_trl.evaluation.tables import new_figure
+    from delta_trl.tables import new_figure
 
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     steps, rewards = zip(*((entry["step"], entry["reward"]) for entry in history if "reward" in entry), strict=True)

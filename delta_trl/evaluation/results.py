@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..tables import STYLES
 from .samples import Evaluation, read_evaluation
 from .summary import BenchmarkSummary, compare_runs, different_settings, summarise
 from .tables import (
-    STYLES,
     comparison_notes,
     comparison_table,
     detail_table,

@@ -2,17 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from ..tables import format_table, new_figure
 from .samples import Evaluation
 from .statistics import CONFIDENCE, Estimate
 from .summary import OVERALL, BenchmarkSummary, ComparedRun, no_answer_warning
 
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-STYLES = ("markdown", "latex")
 
 WHY_PAIRED = (
     "Trust the interval and the sign-flip test first: they compare the runs problem by problem, and ask whether the "
@@ -22,34 +17,12 @@ WHY_PAIRED = (
 )
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str = "markdown") -> str:
-    """A table of text cells; the first column is aligned left, the others right.
-
-    Raises:
-        ValueError: `style` is none of `STYLES`.
-    """
-    if style not in STYLES:
-        raise ValueError(f"style is one of {STYLES}, got {style!r}.")
-    if style == "latex":
-        lines = [" & ".join(map(_latex, row)) + r" \\" for row in (header, *rows)]
-        lines[1:1] = [r"\midrule"]
-        columns = "l" + "r" * (len(header) - 1)
-        return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = []
-    for first, *others in (header, rule, *rows):
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def paper_table(summaries: dict[str, Sequence[BenchmarkSummary]], style: str = "markdown") -> str:
     """The paper's layout: one row a run, one column a benchmark, and the average weighted by problems.
 
     Args:
         summaries: By the run's name, from `summarise`. All with the same benchmarks.
-        style: One of `STYLES`. The best of a column is bold.
+        style: One of `tables.STYLES`. The best of a column is bold.
 
     Raises:
         ValueError: The runs do not have the same benchmarks.
@@ -200,19 +173,6 @@ def plot_comparison(compared: Sequence[ComparedRun], path: str | os.PathLike) ->
     figure.savefig(path, dpi=160)
 
 
-def new_figure(size: tuple[float, float]) -> "Figure":
-    """An empty figure of so many inches.
-
-    Raises:
-        ValueError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("The plot needs matplotlib: pip install 'delta_trl[report]'.") from error
-    return Figure(figsize=size, layout="constrained")  # not pyplot, which would choose a backend
-
-
 def points(estimate: Estimate) -> str:
     """`28.40 ± 1.93`; no error where there is a single problem."""
     error = "" if estimate.standard_error is None else f" ± {100 * estimate.standard_error:.2f}"
@@ -225,11 +185,3 @@ def _percent(share: float | None) -> str:
 
 def _p_value(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
-
-
-def _latex(cell: str) -> str:
-    bold = cell.startswith("**")
-    for plain, escaped in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#")):
-        cell = cell.replace(plain, escaped)
-    cell = cell.strip("*").replace("±", r"$\pm$") if bold else cell.replace("±", r"$\pm$")
-    return rf"\textbf{{{cell}}}" if bold else cell

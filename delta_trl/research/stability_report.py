@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.tables import new_figure
+from ..tables import new_figure
 from .stability import DISTURBANCES, MOVING_AVERAGE
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.tables import format_table, new_figure
+from ...tables import format_table, new_figure
 from .measures import ADVANTAGE_SIDES, CONFIDENCE, UNCERTAIN, Mean, mean
 from .tokens import CLASSES
 

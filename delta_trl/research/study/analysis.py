@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.statistics import bootstrap_interval, holm, sign_flip_test
-from ...evaluation.tables import format_table
+from ...tables import format_table
 from .settings import WARM, Study
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.tables import new_figure
+from ...tables import new_figure
 from .analysis import ENTROPY, LENGTH, MethodRow, curve, estimate, metric_names, title_of
 from .settings import Study
 
