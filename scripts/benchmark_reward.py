@@ -105,7 +105,7 @@ def measure(which: str, groups: int, group_size: int, seed: int) -> dict:
         workers = list
     else:
         from delta_trl.rewards import math_reward as reward
-        from delta_trl.rewards.math.pool import POOL, PoolConfig
+        from delta_trl.rewards.pool import POOL, PoolConfig
 
         POOL.config = PoolConfig(workers=int(which))
         workers = POOL.pids

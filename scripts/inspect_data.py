@@ -13,7 +13,7 @@ from delta_trl.commands import one_line_errors, quiet_dependencies
 
 
 def main() -> None:
-    from delta_trl.data import DataArguments
+    from delta_trl.data import DataArguments, load_problem_data
     from delta_trl.data.inspection import InspectionArguments, Statistics, describe_data, draw_lengths, show_examples
     from delta_trl.train.parser import Parser
 
@@ -27,7 +27,7 @@ def main() -> None:
     elif arguments.max_prompt_length is not None:
         print("No model_name_or_path: lengths are in characters, and max_prompt_length is not applied.\n")
         arguments.max_prompt_length = None
-    data = arguments.load(tokenizer)
+    data = load_problem_data(arguments, tokenizer)
     counted = Statistics.of(data)
     print(show_examples(data, tokenizer, options.examples))
     print(describe_data(data, counted))

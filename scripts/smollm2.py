@@ -21,6 +21,7 @@ SAMPLES = 4
 
 
 def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
+    from delta_trl.data import load_problem_data
     from delta_trl.report import write_report
     from delta_trl.research.held_out import pass_rate
     from delta_trl.research.smollm2 import warm_up_smollm2
@@ -29,7 +30,7 @@ def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     _, data_args, args, _ = parse(["--config", str(config), *further])
     from transformers import AutoTokenizer
 
-    data = data_args.load(AutoTokenizer.from_pretrained(model))
+    data = load_problem_data(data_args, AutoTokenizer.from_pretrained(model))
     problems, warm, trained = folder / "held_out.jsonl", folder / "warm", Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"question": row["prompt"], "answer": row["solution"]} for row in data.held_out]

@@ -87,7 +87,7 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
     os.chdir(ROOT)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from delta_trl.research.study import runner
-    from delta_trl.rewards.math.pool import available_cores
+    from delta_trl.rewards.pool import available_cores
     from delta_trl.train.stopping import Stopped
 
     runs = study.runs(args.methods, args.seeds)

@@ -17,7 +17,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from delta_trl.data import DataArguments, PromptFormat, load_math_dataset, rows_fingerprint
+from delta_trl.data import DataArguments, PromptFormat, load_math_dataset, load_problem_data, rows_fingerprint
 
 
 MATH500 = Path(__file__).parent / "data" / "math500.jsonl"
@@ -259,7 +259,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
 def test_options_of_the_script_reach_the_loader(tmp_path, tokenizer):
     path = write(tmp_path / "data.jsonl", rows(40))
     arguments = DataArguments(dataset_name=path, max_difficulty=5, held_out_share=0.5, prompt_format="{question}")
-    data = arguments.load(tokenizer)
+    data = load_problem_data(arguments, tokenizer)
     assert len(data.train) + len(data.held_out) == 24
     assert data.train[0]["prompt"].startswith("What is")
     with pytest.raises(ValueError, match="held_out_share"):
@@ -309,7 +309,7 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
 def test_held_out_problems_of_their_own_are_read_alike_and_kept_out_of_training(tmp_path):
     records = rows(30)
     train, test = write(tmp_path / "train.jsonl", records[:20]), write(tmp_path / "test.jsonl", records[15:])
-    data = DataArguments(dataset_name=train, held_out_name=test, max_difficulty=5, max_prompt_length=None).load()
+    data = load_math_dataset(train, held_out_name=test, max_difficulty=5)
     assert data.held_out.column_names == data.train.column_names
     assert [int(answer) // 2 for answer in data.held_out["solution"]] == [15, 20, 21, 22, 23, 24, 25]
     assert [int(answer) // 2 for answer in data.train["solution"]] == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14]

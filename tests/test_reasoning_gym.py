@@ -1,13 +1,13 @@
 """What needs no reasoning-gym. With it: tests/real/test_reasoning_gym.py."""
 
-import importlib.util
 import json
 
 import pytest
 
 from delta_trl import reasoning_gym
-from delta_trl.data import DataArguments
-from delta_trl.reasoning_gym import read_answer, reasoning_gym_reward
+from delta_trl.data import DataArguments, load_reasoning_gym
+from delta_trl.rewards import gym, reasoning_gym_reward
+from delta_trl.rewards.gym import read_answer
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,11 @@ def test_reading_an_answer_takes_linear_time():
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(reasoning_gym, "find_spec", lambda name: None)
+    monkeypatch.setattr(gym, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'delta_trl\[reasoning-gym\]'"):
         reasoning_gym_reward([r"\boxed{1}"], [json.dumps({"name": "chain_sum"})])
     with pytest.raises(ModuleNotFoundError, match="pip install"):
-        DataArguments(dataset_name="reasoning_gym/chain_sum", max_prompt_length=None).load()
-    assert importlib.util.find_spec("delta_trl.rewards.gym")
+        load_reasoning_gym("chain_sum")
 
 
 @pytest.mark.parametrize(
@@ -51,3 +50,8 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
 def test_options_that_would_be_ignored_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DataArguments(**arguments)
+
+
+def test_the_earlier_place_of_the_names_still_works():
+    assert reasoning_gym.load_reasoning_gym is load_reasoning_gym
+    assert reasoning_gym.reasoning_gym_reward is reasoning_gym_reward

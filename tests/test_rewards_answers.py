@@ -14,7 +14,6 @@ from delta_trl.rewards.math.equations import candidates, subject
 from delta_trl.rewards.math.exact import decide, obviously_scorable, without_units
 from delta_trl.rewards.math.extraction import extract_answer
 from delta_trl.rewards.math.limits import too_costly
-from delta_trl.rewards.math.reasons import TIMED_OUT
 from delta_trl.rewards.math.spelling import canonical
 
 
@@ -170,7 +169,7 @@ def test_a_gold_that_got_no_turn_is_asked_again(monkeypatch):
 
     def busy_at_first(requests):
         calls.append(list(requests))
-        return [(TIMED_OUT, False)] * len(requests) if len(calls) == 1 else run(requests)
+        return [(None, False)] * len(requests) if len(calls) == 1 else run(requests)
 
     monkeypatch.setattr(grading.POOL, "run", busy_at_first)
     assert scorable([gold]) == [True]

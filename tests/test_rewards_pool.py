@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from delta_trl.rewards import grade
-from delta_trl.rewards.math import pool as pool_module
-from delta_trl.rewards.math.pool import POOL, PoolConfig, WorkerPool
-from delta_trl.rewards.math.reasons import TIMED_OUT
+from delta_trl.rewards import pool as pool_module
+from delta_trl.rewards.pool import POOL, PoolConfig, WorkerPool
 
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +62,7 @@ def test_a_large_parent_does_not_make_its_workers_look_large(tmp_path):
     """A training process has gigabytes, and on Linux a child begins with its parent's memory as its own maximum."""
     child = run_script(
         tmp_path,
-        "from delta_trl.rewards.math.pool import POOL\n"
+        "from delta_trl.rewards.pool import POOL\n"
         "ballast = b'x' * 800_000_000\n"
         f"first = POOL.run([{EASY!r}]), POOL.pids()\n"
         f"print(first[0] == POOL.run([{EASY!r}]), len(first[1]) > 0 and first[1] == POOL.pids())\n",
@@ -82,21 +81,21 @@ def test_results_come_in_order_from_several_workers(pool):
 
 def test_an_item_that_hangs_times_out_alone_and_its_worker_is_replaced(pool):
     one = pool(wall_seconds=60.0)  # far above the CPU limit, also on a busy machine
-    assert one.run([EASY, HANGS, EASY]) == [("correct", True), (TIMED_OUT, True), ("correct", True)]
+    assert one.run([EASY, HANGS, EASY]) == [("correct", True), (None, True), ("correct", True)]
 
 
 @pytest.mark.slow
 def test_the_kernel_ends_what_no_signal_can_interrupt(pool):
     # One power of integers inside C code; the cost guard, which is not asked here, would refuse it.
     one = pool(wall_seconds=60.0)
-    assert one.run([("5", "9^{9^{9}}"), EASY]) == [(TIMED_OUT, True), ("correct", True)]
+    assert one.run([("5", "9^{9^{9}}"), EASY]) == [(None, True), ("correct", True)]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS ignores RLIMIT_AS")
 def test_memory_is_limited(pool):
     one = pool(soft_seconds=50.0, hard_seconds=60, wall_seconds=60.0, memory_bytes=2**29)
-    assert one.run([("5", "2^{20000000000}"), EASY]) == [(TIMED_OUT, True), ("correct", True)]
+    assert one.run([("5", "2^{20000000000}"), EASY]) == [(None, True), ("correct", True)]
 
 
 def test_a_worker_that_stands_still_is_killed_at_the_wall_clock_and_says_nothing_about_its_item(pool):
@@ -104,7 +103,7 @@ def test_a_worker_that_stands_still_is_killed_at_the_wall_clock_and_says_nothing
     assert one.run([EASY]) == [("correct", True)]
     (pid,) = one.pids()
     os.kill(pid, signal.SIGSTOP)
-    assert one.run([EASY, EASY]) == [(TIMED_OUT, False), ("correct", True)]
+    assert one.run([EASY, EASY]) == [(None, False), ("correct", True)]
     assert one.pids() != [pid]
     assert not wait_until_gone([pid], 5)
 
@@ -121,8 +120,8 @@ def test_a_worker_killed_while_it_starts_is_no_loss_while_others_live(pool, monk
     started = []
 
     class Killed(pool_module.GradingWorker):
-        def __init__(self, config):
-            super().__init__(config)
+        def __init__(self, config, job):
+            super().__init__(config, job)
             if len(started) in victims:
                 self.process.kill()
             started.append(self)
@@ -176,8 +175,8 @@ def test_a_script_without_main_guard_leaves_no_process_behind(tmp_path):
         tmp_path,
         r"""
 from delta_trl.rewards import grade
-from delta_trl.rewards.math import pool as pool_module
-from delta_trl.rewards.math.pool import POOL
+from delta_trl.rewards import pool as pool_module
+from delta_trl.rewards.pool import POOL
 print("once", flush=True)
 print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=True)
 """,
@@ -193,8 +192,8 @@ print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=Tru
 FORKING = r"""
 import os, sys, time
 from delta_trl.rewards import grade
-from delta_trl.rewards.math import pool as pool_module
-from delta_trl.rewards.math.pool import POOL
+from delta_trl.rewards import pool as pool_module
+from delta_trl.rewards.pool import POOL
 easy = ([r"\boxed{\sqrt8}"], [r"2\sqrt2"])
 assert grade(*easy)[0].score == 1.0
 mine = POOL.pids()
@@ -230,8 +229,8 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, state):
     code = r"""
 import os, threading, time
 from delta_trl.rewards import grade
-from delta_trl.rewards.math import pool as pool_module
-from delta_trl.rewards.math.pool import POOL
+from delta_trl.rewards import pool as pool_module
+from delta_trl.rewards.pool import POOL
 grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])
 STATE
 print(os.getpid(), *POOL.pids(), flush=True)

@@ -2,7 +2,7 @@
 
 from .arguments import DataArguments
 from .fingerprint import rows_fingerprint
-from .problems import ProblemData, load_code_dataset, load_math_dataset
+from .problems import ProblemData, load_code_dataset, load_math_dataset, load_problem_data, load_reasoning_gym
 from .prompts import CODE_INSTRUCTION, INSTRUCTION, PAPER_TEMPLATE, PromptFormat
 
 
@@ -15,5 +15,7 @@ __all__ = [
     "PromptFormat",
     "load_code_dataset",
     "load_math_dataset",
+    "load_problem_data",
+    "load_reasoning_gym",
     "rows_fingerprint",
 ]

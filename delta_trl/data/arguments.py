@@ -2,15 +2,8 @@
 
 import json
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import TYPE_CHECKING
 
 from .prompts import CODE_INSTRUCTION, INSTRUCTION, PromptFormat
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from .problems import ProblemData
 
 
 REASONING_GYM = "reasoning_gym/"  # before the name of one of reasoning-gym's datasets
@@ -159,9 +152,3 @@ class DataArguments:
         """How questions become prompts."""
         instruction = CODE_INSTRUCTION if self.problem_type == "code" else INSTRUCTION
         return PromptFormat(self.prompt_format, self.system_prompt, instruction)
-
-    def load(self, tokenizer: "PreTrainedTokenizerBase | None" = None, *, check_golds: bool = True) -> "ProblemData":
-        """`problems.load_problem_data` with these options."""
-        from .problems import load_problem_data
-
-        return load_problem_data(self, tokenizer, check_golds=check_golds)

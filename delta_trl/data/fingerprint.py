@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROWS_AT_A_TIME = 256  # a row of code may hold megabytes of tests
+_ROWS_AT_A_TIME = 256  # a row of code may hold megabytes of tests
 
 
 def rows_fingerprint(rows: "Dataset") -> str:
@@ -18,7 +18,7 @@ def rows_fingerprint(rows: "Dataset") -> str:
     version of `datasets` (whose own fingerprint also changes with the path of a file).
     """
     digest = hashlib.sha256()
-    for batch in rows.iter(ROWS_AT_A_TIME):
+    for batch in rows.iter(_ROWS_AT_A_TIME):
         names = sorted(batch)
         for row in zip(*(batch[name] for name in names), strict=True):
             digest.update(json.dumps(dict(zip(names, row, strict=True)), default=str).encode("ascii"))

@@ -6,13 +6,15 @@ how many, in `ProblemData.report` and through the `delta_trl.data` logger (main 
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import REASONING_GYM, DataArguments
 from .code import keep_testable, read_code_rows
 from .filters import Steps, column, hash_share, is_first, optional_column, question_key
+from .gym import generate
 from .prompts import PromptFormat
 from .reading import main_process_first, read_rows
 
@@ -26,7 +28,7 @@ TOPIC_ROOT = "Mathematics -> "  # what every topic of DeepMath-103K starts with
 
 @dataclass(frozen=True)
 class ProblemData:
-    """What `load_math_dataset` and `load_code_dataset` return.
+    """Loaded problems.
 
     Attributes:
         train: Columns `prompt`, `solution` or `tests` (JSON text), `extra_columns`, and `difficulty` and `topic` where the
@@ -115,8 +117,6 @@ def _read(
 def _read_math(arguments: DataArguments, steps: Steps) -> "Dataset":
     """Rows with a question and a solution, each question once."""
     if arguments.is_generated:
-        from ..reasoning_gym import generate
-
         name = arguments.dataset_name.removeprefix(REASONING_GYM)
         rows = generate(
             name,
@@ -205,11 +205,11 @@ def load_math_dataset(
     **options,
 ) -> ProblemData:
     """
-    `DataArguments.load` as a function: `options` are the fields of `DataArguments`, except that prompts of any length stay
-    unless `max_prompt_length` is given, which needs the tokenizer.
+    `load_problem_data` with `options` that are the fields of `DataArguments`, except that prompts of any length stay unless
+    `max_prompt_length` is given, which needs the tokenizer.
     """
     arguments = DataArguments(dataset_name=dataset_name, max_prompt_length=max_prompt_length, **options)
-    return arguments.load(tokenizer, check_golds=check_golds)
+    return load_problem_data(arguments, tokenizer, check_golds=check_golds)
 
 
 def load_code_dataset(
@@ -223,6 +223,46 @@ def load_code_dataset(
     return load_math_dataset(
         dataset_name, tokenizer=tokenizer, max_prompt_length=max_prompt_length, problem_type="code", **options
     )
+
+
+def load_reasoning_gym(
+    name: str,
+    size: int = 1000,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    max_prompt_length: int | None = None,
+    **data_options,
+) -> ProblemData:
+    """Generate problems, remove repeated ones and prompts that are too long, and render the prompts.
+
+    Args:
+        name: A dataset of reasoning-gym, such as "chain_sum".
+        size: Problems to generate; repeated ones are then removed.
+        seed: The same seed gives the same problems. Problem i of seed s is problem 0 of seed s + i: take unseen problems
+            with `held_out_share`, not with another seed.
+        options: Of the dataset's config, such as `{"min_terms": 2}`.
+        tokenizer: Needed for `max_prompt_length`, and to check that a "chat" prompt can be rendered.
+        max_prompt_length, data_options: See `delta_trl.data.DataArguments`: prompt_format, system_prompt, held_out_share.
+
+    Returns:
+        `ProblemData`, whose datasets have the columns `prompt`, `solution` (reasoning-gym's answer) and `entry` (JSON, from
+        which `reasoning_gym_reward` makes the problem again).
+
+    Raises:
+        ValueError: An unknown name or option, a dataset whose scorer executes the answer, nothing left.
+        ModuleNotFoundError: reasoning-gym is not installed.
+    """
+    arguments = DataArguments(
+        dataset_name=REASONING_GYM + name,
+        reasoning_gym_size=size,
+        reasoning_gym_seed=seed,
+        reasoning_gym_options=dict(options or {}),
+        max_prompt_length=max_prompt_length,
+        **data_options,
+    )
+    return load_problem_data(arguments, tokenizer)
 
 
 def _for_training(rows: "Dataset") -> "Dataset":

@@ -1,4 +1,4 @@
-r"""Verified rewards for mathematics, for training and evaluation alike. Imports neither torch nor TRL.
+r"""Verified rewards for mathematics and code, for training and evaluation alike. Imports neither torch nor TRL.
 
 >>> from delta_trl.rewards import grade
 >>> grade([r"So it is $\boxed{\frac12}$."], ["0.5"])[0].reason
@@ -7,6 +7,7 @@ r"""Verified rewards for mathematics, for training and evaluation alike. Imports
 
 from ..responses import opens_thought
 from .code import code_reward, make_code_reward
+from .gym import reasoning_gym_reward
 from .math import REASONS, Verdict, grade, math_reward, same_answers, scorable
 
 
@@ -18,6 +19,7 @@ __all__ = [
     "make_code_reward",
     "math_reward",
     "opens_thought",
+    "reasoning_gym_reward",
     "same_answers",
     "scorable",
 ]

@@ -1,112 +1,98 @@
-"""reasoning-gym's scorers in a process of their own: an answer such as 1e999999999 can keep one busy for hours.
+"""reasoning-gym's scorers as a reward, in worker processes: an answer such as 1e999999999 can keep one busy for hours."""
 
-Run as a script, this file is that process. One JSON array a line: `[entry, answer]` in, the score out; answer null makes
-the problem and scores nothing. The parent ends the process when it takes too long, and starts another for the next answer.
-"""
-
-import atexit
-import contextlib
 import json
-import os
-import select
-import subprocess
-import sys
-import threading
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
+from ..responses import after_thoughts, response_texts
+from .math.extraction import extract_answer
+from .pool import PoolConfig, WorkerPool
 
-START_SECONDS = 120.0  # for importing reasoning-gym and making a problem, which for some takes many seconds
-SCORE_SECONDS = 5.0
+
+SCORE_SECONDS = 5  # of CPU time
 MEMORY_BYTES = 4 * 2**30
 MAX_ANSWER_CHARACTERS = 10_000  # of an answer; longer ones score 0
+# The clock only guards against what burns no CPU time: making a problem takes many seconds for some
+_LIMITS = {"soft_seconds": SCORE_SECONDS, "hard_seconds": SCORE_SECONDS + 1, "wall_seconds": 150.0}
+SCORERS = WorkerPool(PoolConfig(**_LIMITS, memory_bytes=MEMORY_BYTES), job="gym_job.GymJob", needs="reasoning-gym")
+
+# Their scorers call eval() or sympy's parse_expr() on the answer, which would run what the model writes (0.1.25)
+EXECUTE_ANSWERS = frozenset(
+    {
+        "binary_matrix",
+        "countdown",
+        "intermediate_integration",
+        "n_queens",
+        "polynomial_multiplication",
+        "puzzle24",
+        "simple_integration",
+        "spiral_matrix",
+        "string_insertion",
+    }
+)
 
 
-class Scorer:
-    """The parent's side. Threads may share it; a forked child starts a process of its own."""
+def reasoning_gym_reward(
+    completions: Sequence[str | list[dict[str, Any]]],
+    entry: Sequence[str],
+    log_extra: Callable[[str, list], None] | None = None,
+    **kwargs,
+) -> list[float | None]:
+    r"""reasoning-gym's score of each answer, for problems of `load_reasoning_gym`.
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._owner = 0
-        self._made: set[str] = set()
-        self._lock = threading.Lock()
+    A TRL reward function. The answer is what the last `<answer>...</answer>` holds, else the last box; after a closed
+    `</think>`, as for `math_reward`. Without an answer the reward is 0.
 
-    def score(self, entry: str, answer: str) -> float:
-        """reasoning-gym's score of an answer, 0 if there is none to be had.
+    Args:
+        completions: Plain texts, or conversations.
+        entry: The dataset's column of that name.
+        log_extra: Given by the trainer. Gets the column `answer` of the completions table.
 
-        Raises:
-            RuntimeError: The process does not start, or cannot make the problem.
-        """
-        if len(answer) > MAX_ANSWER_CHARACTERS:
-            return 0.0
-        with self._lock:
-            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-                self._start()
-            if entry not in self._made:
-                if self._ask([entry, None], START_SECONDS) is None:
-                    raise RuntimeError(f"reasoning-gym does not make the problem {entry}.")
-                self._made.add(entry)
-            score = self._ask([entry, answer], SCORE_SECONDS)
-            return 0.0 if score is None else score
+    Returns:
+        A reward a completion in [0, 1], which for some problems is partial. An answer that the scorer fails on, or needs
+        more than `delta_trl.rewards.gym.SCORE_SECONDS` for, gets 0.
 
-    def close(self) -> None:
-        if self._process is not None and self._owner == os.getpid():
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        self._process = None
-
-    def _start(self) -> None:
-        self.close()
-        self._made.clear()
-        command = [sys.executable, "-P", "-W", "ignore", str(Path(__file__))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        self._owner = os.getpid()
-
-    def _ask(self, request: list[str | None], seconds: float) -> float | None:
-        process = self._process
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write((json.dumps(request) + "\n").encode("ascii"))
-            if select.select([process.stdout], [], [], seconds)[0] and (line := process.stdout.readline()):
-                return json.loads(line)
-        self.close()
-        return None
+    Raises:
+        ModuleNotFoundError: reasoning-gym is not installed.
+        ValueError: A dataset whose scorer executes the answer.
+        RuntimeError: reasoning-gym cannot make a problem, or its processes do not start.
+    """
+    require_package()
+    for name in {json.loads(specification)["name"] for specification in entry}:
+        refuse_executed(name)
+    answers = [read_answer(text) for text in response_texts(completions, kwargs)]
+    if log_extra is not None:
+        log_extra("answer", [answer or "" for answer in answers])
+    pairs = list(zip(entry, answers, strict=True))
+    asked = list(dict.fromkeys(p for p in pairs if p[1] is not None and len(p[1]) <= MAX_ANSWER_CHARACTERS))
+    scores: dict[tuple[str, str | None], float] = {}
+    for pair, (reply, _) in zip(asked, SCORERS.run(asked), strict=True):
+        if isinstance(reply, str):
+            raise RuntimeError(f"reasoning-gym does not make the problem {pair[0]}:\n{reply}")
+        scores[pair] = reply or 0.0
+    return [scores.get(pair, 0.0) for pair in pairs]
 
 
-SCORER = Scorer()
-atexit.register(SCORER.close)
-os.register_at_fork(after_in_child=SCORER.__init__)
+def read_answer(completion: str) -> str | None:
+    """What the last `<answer>...</answer>` after a closed `</think>` holds, else the last box, else None."""
+    before, closing, _ = (after_thoughts(completion) or "").rpartition("</answer>")
+    _, opening, answer = before.rpartition("<answer>")
+    if opening and closing:
+        return answer.strip()
+    return extract_answer(completion)[0]
 
 
-def main() -> None:
-    import resource
-
-    replies = os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a dataset prints must not end up between the replies
-    import reasoning_gym
-
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if most == resource.RLIM_INFINITY or most > MEMORY_BYTES:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, most))
-    datasets: dict[str, Any] = {}
-    entries: dict[str, dict] = {}
-    for line in sys.stdin:
-        entry, answer = json.loads(line)
-        if entry not in entries:
-            made = json.loads(entry)
-            index, options = made.pop("index"), made.pop("options")
-            key = json.dumps([made, options])
-            if key not in datasets:
-                datasets[key] = reasoning_gym.create_dataset(**made, **options)
-            entries[entry] = {"dataset": datasets[key], "entry": datasets[key][index]}
-        score = 0.0
-        if answer is not None:
-            with contextlib.suppress(Exception):  # scorers raise all kinds of errors for answers that make no sense
-                score = float(entries[entry]["dataset"].score_answer(answer, entries[entry]["entry"]))
-        replies.write(json.dumps(score) + "\n")
+def refuse_executed(name: str) -> None:
+    """Raise ValueError for a dataset whose scorer executes the answer."""
+    if name in EXECUTE_ANSWERS:
+        raise ValueError(
+            f"The scorer of reasoning-gym's {name!r} runs the answer as Python, so a model could run anything here. These "
+            f"datasets are not offered: {', '.join(sorted(EXECUTE_ANSWERS))}."
+        )
 
 
-if __name__ == "__main__":
-    main()
+def require_package() -> None:
+    """Raise ModuleNotFoundError, with the command that installs it, if reasoning-gym is missing."""
+    if find_spec("reasoning_gym") is None:
+        raise ModuleNotFoundError("reasoning-gym is not installed. Run: pip install 'delta_trl[reasoning-gym]'.")

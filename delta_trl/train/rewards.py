@@ -37,7 +37,7 @@ def load_rewards(script_args: ScriptArguments) -> list[Callable]:
 
             rewards.append(math_reward)
         elif name == "reasoning_gym":
-            from ..reasoning_gym import reasoning_gym_reward
+            from ..rewards import reasoning_gym_reward
 
             rewards.append(reasoning_gym_reward)
         elif name == "code_reward":

@@ -14,7 +14,7 @@ from trl import ModelConfig
 
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
 from ..config import GRPOBaseConfig
-from ..data import DataArguments
+from ..data import DataArguments, load_problem_data
 from .arguments import ScriptArguments
 from .folder import CHECKPOINT, clear, last_checkpoint, run_record, starting_point, write_record
 from .methods import method_named
@@ -60,7 +60,7 @@ def build(
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
     )
-    data = data_args.load(tokenizer, check_golds="math_reward" in script_args.reward_funcs)
+    data = load_problem_data(data_args, tokenizer, check_golds="math_reward" in script_args.reward_funcs)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
     check_reward_columns(rewards, data.train)

@@ -1,14 +1,17 @@
 """reasoning-gym itself as a source of prompts and rewards: `make test-real`."""
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from reasoning_gym.factory import DATASETS
 
-from delta_trl.data import DataArguments
-from delta_trl.reasoning_gym import EXECUTE_ANSWERS, load_reasoning_gym, reasoning_gym_reward
-from delta_trl.rewards import gym
+from delta_trl.data import DataArguments, load_problem_data, load_reasoning_gym
+from delta_trl.rewards import reasoning_gym_reward
+from delta_trl.rewards.gym import EXECUTE_ANSWERS
 
 
 def test_prompts_solutions_and_held_out_problems():
@@ -39,13 +42,42 @@ def test_several_answers_that_a_scorer_accepts():
     assert reasoning_gym_reward([f"\\boxed{{{row['solution']}}}"], [row["entry"]]) == [1.0]
 
 
-def test_an_answer_that_keeps_the_scorer_busy_costs_one_reward(monkeypatch):
-    monkeypatch.setattr(gym, "SCORE_SECONDS", 1.0)
+def test_an_answer_that_keeps_the_scorer_busy_costs_one_reward():
     data = load_reasoning_gym("coin_flip", size=2, seed=0).train
     start = time.monotonic()
     rewards = reasoning_gym_reward([r"\boxed{1e999999999}", f"\\boxed{{{data[1]['solution']}}}"], data["entry"])
     assert rewards == [0.0, 1.0]
     assert time.monotonic() - start < 200
+
+
+def test_a_problem_that_cannot_be_made_is_an_error_and_no_reward():
+    entry = json.dumps({"name": "chain_sum", "size": 1, "seed": 0, "options": {"no_such": 1}, "index": 0})
+    with pytest.raises(RuntimeError, match=r"does not make the problem .*no_such"):
+        reasoning_gym_reward([r"\boxed{1}"], [entry])
+
+
+BUSY = """
+import os, threading, time
+from delta_trl.data import load_reasoning_gym
+from delta_trl.rewards import gym, reasoning_gym_reward
+data = load_reasoning_gym("coin_flip", size=2, seed=0).train
+reasoning_gym_reward([r"\\boxed{1}"], data["entry"][:1])
+threading.Thread(target=reasoning_gym_reward, args=([r"\\boxed{1e999999999}"], data["entry"][:1]), daemon=True).start()
+time.sleep(0.5)
+print(os.getpid(), *gym.SCORERS.pids(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_busy_worker_does_not_outlive_a_trainer_that_is_killed():
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as trainer:
+        _, *workers = map(int, trainer.stdout.readline().split())
+        assert workers
+        trainer.kill()
+    deadline = time.monotonic() + 100
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.2)
 
 
 def test_scorers_that_would_run_the_answer_are_refused():
@@ -72,4 +104,4 @@ def test_scorers_that_would_run_the_answer_are_refused():
 )
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        DataArguments(**{"max_prompt_length": None, **arguments}).load()
+        load_problem_data(DataArguments(**{"max_prompt_length": None, **arguments}))

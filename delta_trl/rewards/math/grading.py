@@ -4,7 +4,7 @@ The verdict on one completion, in this order:
 1. Its answer is taken from the last box (`extraction`): "no box", "unfinished thought".
 2. What the text alone decides (`exact`): "correct", "wrong", "unevaluated",
    "too costly", "unparseable answer".
-3. math-verify, in a worker process (`pool`, `worker`), remembered for each (gold, answer): "correct", "wrong",
+3. math-verify, in a worker process (`rewards.pool`), remembered for each (gold, answer): "correct", "wrong",
    "unparseable answer", "timed out", "unscorable gold".
 
 Only "correct" scores 1. "unscorable gold" scores None, and only that: the gold is at fault, not the answer.
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...responses import response_texts
+from ..pool import POOL
 from .equations import candidates, elements, subject
 from .exact import decide, obviously_scorable, without_units
 from .extraction import boxed, extract_answer
 from .limits import MAX_CHARACTERS, too_costly
-from .pool import POOL
 from .reasons import CORRECT, REASONS, SCORABLE, TIMED_OUT, TOO_COSTLY, UNSCORABLE_GOLD, WRONG
 from .spelling import canonical
 from .units import MAX_WORDS
@@ -52,10 +52,10 @@ _MEMO: collections.OrderedDict[tuple[str, str | None], str] = collections.Ordere
 def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
     reasons = {pair: _MEMO.get(pair) for pair in pairs}
     unknown = [pair for pair, reason in reasons.items() if reason is None]
-    for pair, (reason, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
-        reasons[pair] = reason
+    for pair, (reply, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
+        reasons[pair] = TIMED_OUT if reply is None else reply
         if repeatable:
-            _MEMO[pair] = reason
+            _MEMO[pair] = reasons[pair]
     while len(_MEMO) > MEMO_SIZE:
         _MEMO.popitem(last=False)
     return reasons
@@ -214,7 +214,7 @@ def math_reward(
     Returns:
         A reward a completion; None, which TRL leaves out, only where the gold cannot be parsed.
 
-    What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.math.pool`.
+    What counts as the same answer is stated in docs/rewards.md, costs and limits in `delta_trl.rewards.pool`.
     """
     texts = response_texts(completions, kwargs)
     verdicts = grade(texts, solution)

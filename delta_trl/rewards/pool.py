@@ -1,4 +1,4 @@
-r"""A pool of `worker.py` processes that no answer can hang, crash or outlive.
+r"""Pools of `worker.py` processes that no answer can hang, crash or outlive: one for mathematics, one for reasoning-gym.
 
 Why not a library: TRL's asynchronous GRPO calls rewards from a thread of a daemonic process, where multiprocessing,
 `concurrent.futures` and pebble refuse to start children; forking with torch loaded is unsafe; and spawning imports
@@ -30,16 +30,18 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from .reasons import TIMED_OUT
+from typing import Any
 
 
 START_SECONDS = 120.0  # importing sympy from a slow network file system takes a while
 DIED = "It died without a message."
 MOST_FAILED_STARTS = 3  # in a row, while other workers live
+
+JobRequest = tuple[Any, ...]  # what a job takes, as JSON
 
 
 def available_cores() -> int:
@@ -81,12 +83,13 @@ class PoolConfig:
 class GradingWorker:
     """One child process and the item it is busy with."""
 
-    def __init__(self, config: PoolConfig):
+    def __init__(self, config: PoolConfig, job: str):
         limits = (config.soft_seconds, config.hard_seconds, config.memory_bytes)
         command = [
             sys.executable,
             "-P",
             str(Path(__file__).with_name("worker.py")),
+            job,
             str(os.getpid()),
             *map(str, limits),
         ]
@@ -108,13 +111,13 @@ class GradingWorker:
     def is_waited_for(self) -> bool:
         return self.index is not None or not self.is_ready
 
-    def send(self, index: int, request: tuple[str, str | None], wall_seconds: float) -> None:
+    def send(self, index: int, request: JobRequest, wall_seconds: float) -> None:
         line = (json.dumps(request) + "\n").encode("ascii")  # ASCII: lone surrogates must survive
         self.index, self.deadline = index, time.monotonic() + wall_seconds
         os.write(self.process.stdin.fileno(), line)
 
-    def receive(self) -> tuple[str, bool] | None:
-        """(reason, whether the worker exits now); None if the line is not complete. EOFError if the worker died."""
+    def receive(self) -> tuple[Any, bool] | None:
+        """(reply, whether the worker exits now); None if the line is not complete. EOFError if the worker died."""
         chunk = os.read(self.process.stdout.fileno(), 65536)
         if not chunk:
             raise EOFError
@@ -139,42 +142,52 @@ class GradingWorker:
 class _Batch:
     """The items of one call, and what is known about them."""
 
-    def __init__(self, requests: Sequence[tuple[str, str | None]]):
+    def __init__(self, requests: Sequence[JobRequest]):
         self.requests = requests
-        self.results: list[tuple[str, bool]] = [(TIMED_OUT, False)] * len(requests)
+        self.results: list[tuple[Any, bool]] = [(None, False)] * len(requests)
         self.waiting = collections.deque(range(len(requests)))
         self.unfinished = len(requests)
         self._crashed: set[int] = set()
 
-    def finish(self, index: int, reason: str, *, repeatable: bool) -> None:
-        self.results[index] = (reason, repeatable)
+    def finish(self, index: int, reply: Any, *, repeatable: bool) -> None:
+        self.results[index] = (reply, repeatable)
         self.unfinished -= 1
 
     def bury(self, index: int, exit_status: int) -> None:
         """The worker that had this item died."""
         if exit_status == -signal.SIGXCPU:  # the kernel's CPU limit, reached on any day
-            self.finish(index, TIMED_OUT, repeatable=True)
+            self.finish(index, None, repeatable=True)
         elif index in self._crashed:
-            self.finish(index, TIMED_OUT, repeatable=False)
+            self.finish(index, None, repeatable=False)
         else:  # perhaps killed by something else, before it even read the item: once more
             self._crashed.add(index)
             self.waiting.append(index)
 
 
 class WorkerPool:
-    """Workers of one process. Threads may share it; their batches take turns."""
+    """Workers of one process that do one job. Threads may share it; their batches take turns.
 
-    def __init__(self, config: PoolConfig | None = None):
+    Args:
+        config: Their limits.
+        job: The job's class, see `worker.load_job`.
+        needs: The packages that it imports.
+    """
+
+    def __init__(
+        self, config: PoolConfig | None = None, job: str = "math/algebra.job.MathJob", needs: str = "math-verify 0.9"
+    ):
         self.config = config or PoolConfig()
+        self._job, self._needs = job, needs
         self._workers: list[GradingWorker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0  # in a row
         self._most_workers = self.config.workers
+        _POOLS.add(self)
 
-    def run(self, requests: Sequence[tuple[str, str | None]]) -> list[tuple[str, bool]]:
-        """The verdicts on (gold, answer) pairs, in order; an answer of None asks whether the gold can be parsed.
+    def run(self, requests: Sequence[JobRequest]) -> list[tuple[Any, bool]]:
+        """The replies of the job, in order, None where it did not finish.
 
-        Returns (reason, whether it would be the same on another day) pairs: a worker killed by the clock or from
+        Returns (reply, whether it would be the same on another day) pairs: a worker killed by the clock or from
         outside says nothing about its item.
         Raises RuntimeError if workers cannot start, for instance because math-verify is not installed.
         """
@@ -182,7 +195,7 @@ class WorkerPool:
             self._failed_starts, self._most_workers = 0, self.config.workers
             return self._run(requests)
 
-    def _run(self, requests: Sequence[tuple[str, str | None]]) -> list[tuple[str, bool]]:
+    def _run(self, requests: Sequence[JobRequest]) -> list[tuple[Any, bool]]:
         batch = _Batch(requests)
         for worker in [w for w in self._workers if w.process.poll() is not None or w.index is not None]:
             self._remove(worker)  # it died while idle, or an exception (Ctrl-C) left an item behind
@@ -192,7 +205,7 @@ class WorkerPool:
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
             while batch.unfinished:
                 while len(self._workers) < min(self._most_workers, batch.unfinished):
-                    worker = GradingWorker(self.config)
+                    worker = GradingWorker(self.config, self._job)
                     self._workers.append(worker)
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
                 most = max(most, len(self._workers))
@@ -208,10 +221,10 @@ class WorkerPool:
                     if not worker.is_ready:
                         self._bear_failed_start(worker, f"It was not ready after {START_SECONDS:.0f} seconds.")
                     else:
-                        batch.finish(worker.index, TIMED_OUT, repeatable=False)
+                        batch.finish(worker.index, None, repeatable=False)
                     self._remove(worker, selector)
         while len(self._workers) < most:  # successors of those that ended: ready when the next call comes
-            self._workers.append(GradingWorker(self.config))
+            self._workers.append(GradingWorker(self.config, self._job))
         return batch.results
 
     def _give_item(self, worker: "GradingWorker", batch: "_Batch") -> bool:
@@ -237,15 +250,15 @@ class WorkerPool:
             return False
         if reply is None:
             return True
-        reason, last = reply
+        content, last = reply
         if not worker.is_ready:
-            if reason != "ready":
-                self._bear_failed_start(worker, reason)
+            if content != "ready":
+                self._bear_failed_start(worker, content)
                 return False
             worker.is_ready = True
             self._failed_starts = 0
             return True
-        batch.finish(worker.index, reason, repeatable=True)
+        batch.finish(worker.index, content, repeatable=True)
         worker.index = None
         return not last
 
@@ -265,10 +278,10 @@ class WorkerPool:
         if others_live:
             self._most_workers = sum(w.is_ready for w in self._workers)  # go on with those
             return
-        command = " ".join(worker.process.args[:3])
+        command = " ".join(worker.process.args[:4])
         self.close()
         raise RuntimeError(
-            f"The process that checks answers did not start ({command}). It needs math-verify 0.9 and POSIX. {reason}"
+            f"The process that checks answers did not start ({command}). It needs {self._needs} and POSIX. {reason}"
         )
 
     def pids(self) -> list[int]:
@@ -291,6 +304,20 @@ class WorkerPool:
         self._lock = threading.Lock()
 
 
+_POOLS: "weakref.WeakSet[WorkerPool]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for pool in list(_POOLS):
+        pool.close()
+
+
+def _forget_all() -> None:
+    for pool in list(_POOLS):
+        pool.forget()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, where no worker can start
+    os.register_at_fork(after_in_child=_forget_all)
 POOL = WorkerPool()
-atexit.register(POOL.close)
-os.register_at_fork(after_in_child=POOL.forget)
