@@ -3,17 +3,17 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from evaluation_model import make_model, question, trained_folder
+from evaluation_model import adding_folder, answer, question, random_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from delta_trl.evaluation.generate import Request, SeededSampler, TransformersBackend, encode_prompt, sample_seed
 from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.options import Decoding
-from delta_trl.research.tasks import BOX
 
 
 PLAIN = Decoding(samples=4, top_p=1.0, max_tokens=30, prompt_format="{question}")
@@ -21,7 +21,7 @@ PLAIN = Decoding(samples=4, top_p=1.0, max_tokens=30, prompt_format="{question}"
 
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    return TransformersBackend.load(find_model(str(trained_folder())))
+    return TransformersBackend.load(find_model(str(adding_folder())))
 
 
 def requests_for(backend, decoding, questions):
@@ -113,35 +113,35 @@ def test_the_models_own_generation_defaults_play_no_part(backend):
 
 
 def test_tokens_and_truncation(backend):
-    """`It is $\\boxed{3}$.` is 12 tokens and an end of sequence."""
-    whole = draw(backend, PLAIN, requests_for(backend, PLAIN, [question(1, 2)]))[question(1, 2), 0]
-    assert whole.text.startswith(f"It is ${BOX}")
-    assert (whole.tokens, whole.truncated) == (len(backend.tokenizer(whole.text)["input_ids"]) + 1, False)
+    """`Sum: \\boxed{3}.` is 9 tokens and an end of sequence."""
+    greedy = Decoding(samples=1, temperature=0, max_tokens=30, prompt_format="{question}")
+    whole = draw(backend, greedy, requests_for(backend, greedy, [question(1, 2)]))[question(1, 2), 0]
+    assert (whole.text, whole.tokens, whole.truncated) == (answer(3), 10, False)
     assert whole.seconds > 0
-    short = Decoding(samples=1, top_p=1.0, max_tokens=5, prompt_format="{question}")
+    short = replace(greedy, max_tokens=5)
     cut = draw(backend, short, requests_for(backend, short, [question(1, 2)]))[question(1, 2), 0]
     assert (cut.text, cut.tokens, cut.truncated) == (whole.text[:5], 5, True)
 
 
 def test_a_completion_ends_where_the_context_does(backend, caplog):
     """With 1,024 positions a prompt of 1,020 tokens has room for 4, and one of 1,024 for none."""
-    requests = requests_for(backend, PLAIN, ["1" * 1020, "1" * 1024])
+    requests = requests_for(backend, PLAIN, ["9" * 1020, "9" * 1024])
     found = draw(backend, PLAIN, requests)
-    assert {problem for problem, _ in found} == {"1" * 1020}
+    assert {problem for problem, _ in found} == {"9" * 1020}
     assert all(completion.tokens <= 4 for completion in found.values())
     assert "It counts as wrong" in caplog.text
 
 
 def test_a_stop_string_ends_a_completion_and_is_left_out(backend, monkeypatch):
     """The "paper" format stops where a base model goes on with the next user's turn."""
-    monkeypatch.setattr("delta_trl.data.PromptFormat.stop_strings", property(lambda self: ["is"]))
+    monkeypatch.setattr("delta_trl.data.PromptFormat.stop_strings", property(lambda self: ["m:"]))
     for completion in draw(backend, PLAIN, requests_for(backend, PLAIN, QUESTIONS[:3])).values():
-        assert completion.text == "It "
-        assert (completion.tokens, completion.truncated) == (5, False)
+        assert completion.text == "Su"
+        assert (completion.tokens, completion.truncated) == (4, False)
 
 
 def test_chat_prompts_are_made_with_the_template(backend):
-    tokenizer = AutoTokenizer.from_pretrained(trained_folder())
+    tokenizer = AutoTokenizer.from_pretrained(adding_folder())
     chat = Decoding(prompt_format="chat", system_prompt="Be brief.")
     with pytest.raises(ValueError, match="needs a chat template"):
         encode_prompt("1+1=?", chat, tokenizer)
@@ -156,7 +156,7 @@ def test_chat_prompts_are_made_with_the_template(backend):
 
 
 def test_the_paper_prompt():
-    text, _ = encode_prompt("1+1=?", Decoding(), AutoTokenizer.from_pretrained(trained_folder()))
+    text, _ = encode_prompt("1+1=?", Decoding(), AutoTokenizer.from_pretrained(adding_folder()))
     assert text == (
         "User:\n1+1=?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:\n"
     )
@@ -175,11 +175,11 @@ def test_impossible_decoding_is_refused(wrong):
 
 
 def test_an_adapter_is_loaded_onto_its_base(tmp_path, backend):
-    base = AutoModelForCausalLM.from_pretrained(trained_folder())
+    base = AutoModelForCausalLM.from_pretrained(adding_folder())
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
     source = find_model(str(tmp_path / "adapter"))
-    assert source.base == str(trained_folder())
+    assert source.base == str(adding_folder())
     loaded = TransformersBackend.load(source)
     ids = torch.tensor([[5, 14, 6, 15, 16, 42]])
     torch.testing.assert_close(loaded.model(ids).logits, adapted.eval()(ids).logits)
@@ -197,7 +197,7 @@ def test_the_newest_complete_checkpoint_of_a_running_training(tmp_path):
     with pytest.raises(ValueError, match="holds no model, adapter or checkpoint"):
         find_model(str(tmp_path))
     for step in (20, 100):
-        shutil.copytree(trained_folder(), tmp_path / f"checkpoint-{step}")
+        shutil.copytree(adding_folder(), tmp_path / f"checkpoint-{step}")
     with pytest.raises(ValueError, match="only incomplete checkpoints"):
         find_model(str(tmp_path))
     (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{}")
@@ -210,10 +210,10 @@ def test_the_newest_complete_checkpoint_of_a_running_training(tmp_path):
 
 def test_weights_that_were_replaced_are_another_revision(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(trained_folder(), folder)
+    shutil.copytree(adding_folder(), folder)
     before = find_model(str(folder)).revision
     assert find_model(str(folder)).revision == before
-    make_model(AutoTokenizer.from_pretrained(folder)).save_pretrained(folder)
+    random_model(AutoTokenizer.from_pretrained(folder)).save_pretrained(folder)
     assert find_model(str(folder)).revision != before
 
 
@@ -223,4 +223,4 @@ def test_hub_ids_and_folders_that_do_not_exist():
     with pytest.raises(ValueError, match="looks like a folder"):
         find_model("./outputs/nowhere")
     with pytest.raises(ValueError, match="Revisions exist on the Hub only"):
-        find_model(str(trained_folder()), "main")
+        find_model(str(adding_folder()), "main")

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from evaluation_model import question, trained_folder
+from evaluation_model import adding_folder, question
 
 from delta_trl.evaluation.__main__ import main as evaluate
 from delta_trl.evaluation.inherit import RUN_FILE, inherited_settings, with_inherited
@@ -16,7 +16,7 @@ RUN = {"trainer": "delta", "prompt_format": "{question}", "system_prompt": None,
 
 
 def make_run(folder, content=None, place="checkpoint-3"):
-    shutil.copytree(trained_folder(), folder / place)
+    shutil.copytree(adding_folder(), folder / place)
     (folder / place / "trainer_state.json").write_text("{}")
     if content is not None:
         (folder / RUN_FILE).write_text(content if isinstance(content, str) else json.dumps(content))

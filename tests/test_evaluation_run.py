@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluation_model import make_model, question, trained_folder
+from evaluation_model import adding_folder, question, random_model
 from peft import LoraConfig, get_peft_model
 from test_evaluation_benchmarks import MATH, SHARED, needs_aime24
 from transformers import AutoModelForCausalLM
@@ -62,7 +62,7 @@ def here(held_out, output, samples=4, batch_size=16, model=None, **decoding) -> 
     settings = {"samples": samples, "top_p": 1.0, "max_tokens": 40, "prompt_format": "{question}", **decoding}
     task = Task.load(find_benchmarks([str(held_out)]), Decoding(**settings))
     engine = Engine(backend="transformers", batch_size=batch_size)
-    (path,) = evaluate_models([str(model or trained_folder())], task, engine, output)
+    (path,) = evaluate_models([str(model or adding_folder())], task, engine, output)
     return path
 
 
@@ -80,11 +80,11 @@ def test_a_record_holds_everything_about_its_sample(held_out, tmp_path):
     assert {"benchmark", "seed", "completion", "tokens", "truncated", "answer", "reason"} < set(sample)
     assert sample["prompt"] == question(2, 6)
     evaluation = read_evaluation(path)
-    assert (evaluation.settings["model"], evaluation.settings["top_p"]) == (str(trained_folder()), 1.0)
+    assert (evaluation.settings["model"], evaluation.settings["top_p"]) == (str(adding_folder()), 1.0)
     assert {"torch", "transformers", "math-verify", "delta_trl"} < set(evaluation.settings["versions"])
     for found in samples_of(path).values():
         assert found["score"] == float(f"{BOX}{found['solution']}}}" in found["completion"])
-    assert 0.3 < evaluation.benchmarks["held_out"].correct.mean() < 0.95  # it was trained, and it is sampled
+    assert 0.3 < evaluation.benchmarks["held_out"].correct.mean() < 0.95  # 0.62 of this model
 
 
 def test_batch_size_and_resuming_do_not_change_the_samples(held_out, tmp_path):
@@ -198,7 +198,7 @@ def test_errors_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, capsys,
 @pytest.mark.slow
 def test_killed_in_the_middle_and_resumed(held_out, tmp_path):
     """SIGKILL while samples are being written, then a line torn apart, then the rest."""
-    arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 16, *PLAIN, "--batch_size", 2]
+    arguments = ["--model", adding_folder(), "--benchmark", held_out, "--samples", 16, *PLAIN, "--batch_size", 2]
     arguments += ["--backend", "transformers", "--output", tmp_path / "killed"]
     process = subprocess.Popen(
         [sys.executable, *COMMAND, *map(str, arguments)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
@@ -229,7 +229,7 @@ def test_killed_in_the_middle_and_resumed(held_out, tmp_path):
 @pytest.mark.slow
 def test_two_processes_draw_the_same_samples_as_one(held_out, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 4, *PLAIN]
+    arguments = ["--model", adding_folder(), "--benchmark", held_out, "--samples", 4, *PLAIN]
     done = run_command(*arguments, "--backend", "transformers", "--output", tmp_path / "two", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert "process 1 of 2" in done.stderr  # both really ran: an evaluation that fell back to one would not say so
@@ -248,16 +248,16 @@ def vllm_stand_in(monkeypatch):
 
 
 def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkeypatch):
-    base = AutoModelForCausalLM.from_pretrained(trained_folder())
+    base = AutoModelForCausalLM.from_pretrained(adding_folder())
     get_peft_model(base, LoraConfig(r=12, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     monkeypatch.setenv("VLLM_STANDIN_LOG", str(tmp_path / "log"))
     backend = VllmBackend(find_model(str(tmp_path / "adapter")), Engine("vllm", max_model_len=20))
-    assert (tmp_path / "log").read_text().startswith(f"{trained_folder()} 1 ")
+    assert (tmp_path / "log").read_text().startswith(f"{adding_folder()} 1 ")
     assert "('enable_lora', True), ('max_lora_rank', 16)" in (tmp_path / "log").read_text()  # 12 is no rank of vLLM's
     assert (backend.lora.lora_path, backend.lora.lora_int_id) == (str(tmp_path / "adapter"), 1)
     decoding = Decoding(samples=1, prompt_format="{question}", max_tokens=100)
     task = Task(
-        ((Benchmark("b", "B", "file"), (Problem("p", question(1, 2), "3"), Problem("q", "1" * 20, "3"))),), decoding
+        ((Benchmark("b", "B", "file"), (Problem("p", question(1, 2), "3"), Problem("q", "9" * 20, "3"))),), decoding
     )
     run_share(backend, task, find_model(str(tmp_path / "adapter")), tmp_path / "out.jsonl", "auto")
     backend.close()
@@ -269,7 +269,7 @@ def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkey
 @pytest.mark.slow
 def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
     """Two engines of two devices each, through the command, with a stand-in for vLLM's `LLM` (tests/standins/vllm)."""
-    arguments = ["--model", trained_folder(), "--benchmark", held_out, "--samples", 3, *PLAIN, "--backend", "vllm"]
+    arguments = ["--model", adding_folder(), "--benchmark", held_out, "--samples", 3, *PLAIN, "--backend", "vllm"]
     arguments += ["--tensor_parallel_size", 2, "--data_parallel_size", 2, "--output", tmp_path / "out"]
     environment = {
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "standins"), ENVIRONMENT["PYTHONPATH"]]),
@@ -291,7 +291,7 @@ def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
         assert set(sample) == set(ours[key])
         for same in ("benchmark", "problem", "sample", "seed", "prompt", "solution"):
             assert sample[same] == ours[key][same]
-    assert 0.3 < benchmark.correct.mean() < 0.95  # would be about 0.06 if completions were given to other problems
+    assert 0.3 < benchmark.correct.mean() < 0.95  # 0.1 if completions were given to other problems
     one_engine = ["--tensor_parallel_size", 1, "--data_parallel_size", 1]
     other = run_command(*arguments, *one_engine, "--temperature", 0.5, **environment)
     assert other.returncode == 2
@@ -311,7 +311,7 @@ def test_real_problems_with_the_papers_prompt(benchmark, tmp_path):
     """The texts, the prompt and the checker are real; the model is tiny and knows nothing of it."""
     task = Task.load(find_benchmarks([benchmark]), Decoding(samples=2, max_tokens=24))
     tokenizer = character_tokenizer()
-    model = make_model(tokenizer)
+    model = random_model(tokenizer)
     model.config.max_position_embeddings = 4096  # its tokens are characters
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation_model import make_model, question, train
+from evaluation_model import adding_model, adding_tokenizer, question, random_model
 
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.models import find_model
@@ -19,7 +19,6 @@ from delta_trl.evaluation.problem import Benchmark, Problem
 from delta_trl.evaluation.run import Task, make_requests, run_share
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend
-from delta_trl.research.tasks import character_tokenizer
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,10 +36,20 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    """A tiny Qwen3 that adds two digits and is often wrong when sampled. vLLM's attention on CPUs takes heads of 32."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = character_tokenizer()
-    train(make_model(tokenizer, hidden=64), tokenizer, folder)
+    """A tiny Qwen3 that adds two digits and is often wrong when sampled."""
+    return saved(adding_model, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> Path:
+    """One that knows nothing: every token can still be learned."""
+    return saved(random_model, tmp_path_factory.mktemp("untrained"))
+
+
+def saved(make, folder: Path) -> Path:
+    tokenizer = adding_tokenizer()
+    make(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -199,22 +208,27 @@ def assert_vllm_follows_the_policy(record: dict, batches: int) -> None:
     assert any("importance_sampling_ratio" in name for name in losses[0])
 
 
-def test_training_samples_from_the_latest_weights(model, tmp_path):
-    (record,) = trained(model, tmp_path / "run")
+def test_training_samples_from_the_latest_weights(untrained, tmp_path):
+    (record,) = trained(untrained, tmp_path / "run")
     assert_vllm_follows_the_policy(record, batches=4)
 
 
-def test_training_in_two_processes(model, tmp_path):
+def test_training_in_two_processes(untrained, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    records = trained(model, tmp_path / "run", "per_device_train_batch_size=8", launcher=launcher)
+    records = trained(untrained, tmp_path / "run", "per_device_train_batch_size=8", launcher=launcher)
     assert [record["world"] for record in records] == [2, 2]
     for record in records:
         assert_vllm_follows_the_policy(record, batches=4)
 
 
-def test_packed_weights_cannot_be_updated_in_vllm(model, tmp_path):
+def test_packed_weights_cannot_be_updated_in_vllm(untrained, tmp_path):
     """Why vllm_training.py turns oneDNN off. When this test fails, vLLM has mended it, and that can go."""
-    command = [sys.executable, str(Path(__file__).with_name("vllm_training.py")), str(model), str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("vllm_training.py")),
+        str(untrained),
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run([*command, "--as-it-is"], env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
     assert "has no attribute 'weight_loader'" in done.stderr
