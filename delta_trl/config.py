@@ -3,12 +3,14 @@
 Everything that can be checked before a model is loaded is checked here.
 """
 
+import copy
 import math
 import warnings
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from . import option_checks
 from .coefficients import check_options
 from .features import FEATURES
 
@@ -63,14 +65,28 @@ class GRPOBaseConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        option_checks.check_values(self)
         super().__post_init__()
-        inexact = self.find_inexact_checkpoints()
-        if inexact is not None and self.process_index == 0:
-            warnings.warn(inexact, stacklevel=4)  # the caller of the __init__ of a config one class below
+        notes = [*option_checks.doubts(self), self.find_inexact_checkpoints()]
+        for note in notes if self.process_index == 0 else ():
+            if note is not None:
+                warnings.warn(note, stacklevel=4)  # the caller of the __init__ of a config one class below
 
     def __getstate__(self):
         # transformers pickles the config as training_args.bin, which is pushed to the Hub: not with the token in it
         return {**self.__dict__, "hub_token": None}
+
+    # Copies stay in this process, with the token. Python would make them from the state above.
+    def __copy__(self):
+        return self._with_attributes(self.__dict__)
+
+    def __deepcopy__(self, memo: dict):
+        return self._with_attributes(copy.deepcopy(self.__dict__, memo))
+
+    def _with_attributes(self, attributes: dict):
+        made = object.__new__(type(self))
+        made.__dict__.update(attributes)
+        return made
 
     @property
     def generation_boundary(self) -> int:
@@ -81,7 +97,7 @@ class GRPOBaseConfig(GRPOConfig):
         whole rollout batches, 4 in the published recipe.
         """
         micro_batches = self.steps_per_generation * self.num_iterations
-        return micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps)
+        return max(1, micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps))
 
     def _require_token_level(self, method: str) -> None:
         """Raise `ValueError` if a weight for each token would be lost in a ratio for the whole sequence."""

@@ -12,8 +12,9 @@ from trl import GRPOConfig, ModelConfig
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
 from .methods import DEFAULT, check_method, method_named, methods, methods_help
-from .parser import Parser, UnknownOptionError, read_yaml, split_config
+from .parser import Parser, UnknownOptionError, split_config
 from .plan import PlanArguments, config_on, plan_arguments
+from .yaml_file import read_yaml
 
 
 USAGE = "accelerate launch -m delta_trl.train --config FILE.yaml [--option value ...]"

@@ -12,6 +12,7 @@ from trl import TrlParser
 
 from ..commands import DEBUG
 from ..config import CHECKPOINTING
+from .yaml_file import check_value, option_types, read_yaml, short
 
 
 class UnknownOptionError(ValueError):
@@ -115,31 +116,22 @@ class Parser(TrlParser):
         settings = read_yaml(path)
         environment = settings.pop("env", {})
         if not isinstance(environment, dict):
-            raise ValueError(f"{path}: env must be a mapping from names to values; got {environment!r}.")
+            raise ValueError(f"{path}: env must be a mapping from names to values; got {short(environment)}.")
         os.environ.update({name: str(value) for name, value in environment.items()})
-        known = {action.dest: action for action in reversed(self._actions)}
+        known = {action.dest for action in self._actions} - {"help"}
+        accepted = option_types(self.dataclass_types)
         new_name = "activation_checkpointing"
         for name in [name for name in settings if name.startswith(new_name) and name not in known]:
             settings[name.replace(new_name, CHECKPOINTING)] = settings.pop(name)
         for name, value in list(settings.items()):
-            if name in known and name != "help":
-                self._check_yaml_value(path, known[name], value)
+            if name in known:
+                check_value(path, name, value, accepted[name])
             elif ignore_unknown_keys:
                 del settings[name]
             else:
-                self._refuse(str(name), str(path))
+                self._refuse(name, str(path))
         self.set_defaults_with_config(**settings)
         self._in_file = set(settings)
-
-    def _check_yaml_value(self, path: Path, action: argparse.Action, value: Any) -> None:
-        kind = getattr(action.type, "__name__", "")
-        if action.nargs == "+":
-            if value is not None and not isinstance(value, list):
-                raise ValueError(f"{path}: {action.dest} is a list; write {action.dest}: [{value}]")
-        elif kind in ("int", "float") and value is not None and not isinstance(value, str):
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or (kind == "int" and value != int(value)):
-                raise ValueError(f"{path}: {action.dest} is {'an' if kind == 'int' else 'a'} {kind}; got {value!r}.")
 
     def _refuse(self, option: str, place: str) -> None:
         name = option.lstrip("-").partition("=")[0].replace("-", "_")
@@ -165,25 +157,3 @@ def split_config(arguments: list[str] | None) -> tuple[str | None, list[str]]:
         raise ValueError("--config needs the name of a YAML file.") from None
     bare = [a == DEBUG and (i + 1 == len(rest) or rest[i + 1].startswith("--")) for i, a in enumerate(rest)]
     return found.config, [argument for argument, is_ours in zip(rest, bare, strict=True) if not is_ours]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings of a YAML file.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It cannot be read, with the line, or holds no mapping.
-    """
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no config file {path}.")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}).") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold options, as in 'learning_rate: 1.0e-6'; got {settings!r}.")
-    return settings

@@ -1,0 +1,85 @@
+"""Values of TRL's options with which no training gets through its first step, or which mean something else than they say.
+
+Refused is only what `GRPOTrainer` cannot run either: it would say so after the model is loaded, or after the first rollout
+batch.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from trl import GRPOConfig
+
+
+# Option: its least value, whether that value itself is allowed, and the bound above
+RANGES = {
+    "temperature": (0, False, math.inf),
+    "repetition_penalty": (0, False, math.inf),
+    "min_p": (0, True, 1),
+    "learning_rate": (0, True, math.inf),
+    "adam_epsilon": (0, True, math.inf),
+    "max_completion_length": (1, True, math.inf),
+    "num_generations": (1, True, math.inf),
+    "per_device_train_batch_size": (1, True, math.inf),
+    "gradient_accumulation_steps": (1, True, math.inf),
+    "steps_per_generation": (1, True, math.inf),
+    "num_iterations": (-math.inf, True, math.inf),
+    "max_steps": (-math.inf, True, math.inf),
+}
+# Of these, TRL and transformers know what to do with None
+NULLABLE = ("repetition_penalty", "min_p", "max_completion_length", "steps_per_generation")
+# Options that take one of the names which TRL's description of them has in quotes
+NAMED = ("loss_type", "importance_sampling_level", "multi_objective_aggregation")
+# What bounds the ratio itself, not its distance from 1: ScaleRL's value
+CISPO_EPSILON_HIGH = 5.0
+
+
+def check_values(args: GRPOConfig) -> None:
+    """
+    Raise `ValueError` for a value that no training can run with. Called before `GRPOConfig` derives anything from it.
+    """
+    for name, (low, including, high) in RANGES.items():
+        value = getattr(args, name)
+        if value is None and name not in NULLABLE:
+            raise ValueError(f"{name} must be a number; got None. Leave it out for the default.")
+        if not isinstance(value, int | float):
+            continue
+        if not ((low <= value if including else low < value) and value <= high):  # NaN is nowhere
+            bounds = f"{'at least' if including else 'above'} {low}" + (
+                f" and at most {high}" if high < math.inf else ""
+            )
+            raise ValueError(f"{name} must be {bounds}; got {value!r}.{_remedy(name)}")
+    for name in NAMED:
+        value, known = getattr(args, name), _names_in_help(name)
+        if isinstance(value, str) and known and value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
+
+
+def doubts(args: GRPOConfig) -> Iterator[str]:
+    """What runs but does something else than its value suggests, a sentence each."""
+    bound = args.epsilon if args.epsilon_high is None else args.epsilon_high
+    if args.loss_type == "cispo" and bound < 1:
+        name = "epsilon" if args.epsilon_high is None else "epsilon_high"
+        yield (
+            f"loss_type='cispo' reads epsilon_high as the bound on the ratio itself, not on its distance from 1: with "
+            f"{name}={bound:g}, the gradient of every token whose ratio is about 1 is multiplied by {bound:g}. Set "
+            f"epsilon_high={CISPO_EPSILON_HIGH:g}, as ScaleRL recommends."
+        )
+    if args.max_steps == 0:
+        yield (
+            f"max_steps=0 is no limit, as -1 is none: num_train_epochs={args.num_train_epochs:g} decides how long training "
+            "takes. Give the number of steps, or leave it out."
+        )
+
+
+def _names_in_help(option: str) -> list[str]:
+    """The values in TRL's own description, so that those of a newer TRL count as well."""
+    description: Any = GRPOConfig.__dataclass_fields__[option].metadata.get("help", "")
+    return list(dict.fromkeys(re.findall(r"'(\w+)'", description)))
+
+
+def _remedy(option: str) -> str:
+    if option == "temperature":
+        return " A group of responses has to differ: sample with 1.0, as published. Evaluation may be greedy."
+    return ""
