@@ -20,6 +20,7 @@ from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
 from .responses import opens_thought
+from .token_mask import SCORED
 
 
 # Minor versions of TRL that the test suite has passed with, oldest and newest
@@ -44,7 +45,8 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
     config_class: ClassVar[type[GRPOBaseConfig]] = GRPOBaseConfig
     # Methods of GRPOTrainer that are overridden, and the parameters that the overriding ones rely on
     _seams: ClassVar[dict[str, tuple[str, ...]]] = {
-        "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list")
+        "_generate_and_score_completions": ("inputs",),
+        "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     }
 
     def __init__(self, model, reward_funcs=None, args: GRPOBaseConfig | None = None, *positional, **kwargs):
@@ -72,6 +74,11 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             for one in [one for one in callbacks if type(one) in (ProgressCallback, PrinterCallback)]:
                 self.remove_callback(one)
 
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        batch[SCORED] = self._scored
+        return batch
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
         # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
@@ -95,6 +102,11 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                 f"A reward function raised an exception after step {self.state.global_step} ({'; '.join(reports)}). "
                 f"{self._save_before_stopping()} Rewards must come back as one number or None for each completion."
             ) from error
+        # TRL gathers the rewards of all processes, in order of rank; the advantages alone do not tell who had none
+        local = slice(
+            self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
+        )
+        self._scored = ~rewards[local].isnan().all(1)
         return rewards
 
     @functools.cached_property

@@ -25,13 +25,14 @@ def completion_records(
     Args:
         batch: TRL's rollout batch, with `token_coefficients`.
         per_token_logps: Shape (B, T), log-probabilities under the policy that sampled, in nats.
-        token_mask: Shape (B, T), bool: tokens that the model wrote and that count in the loss.
+        token_mask: Shape (B, T), bool: the tokens that count.
         rewards: Total reward of each row to keep.
         tokenizer: Decodes prompts and completions.
 
     Returns:
         Records with `prompt` (text, as the model saw it), `completion_ids`, `tokens` (the text that each id adds),
-        `is_token` (False for what a tool wrote), `coefficients`, `log_probs`, `advantage` and `reward`.
+        `is_token` (False for what does not count, such as the words of a tool), `coefficients`, `log_probs`, `advantage`
+        and `reward`.
     """
     records = []
     for i, reward in enumerate(rewards):

@@ -10,6 +10,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from .base import GRPOBaseTrainer
 from .hidden_states import HiddenStates
+from .token_mask import COUNTED, counted_tokens
 
 
 # The multimodal entries of a rollout batch, which a forward pass of the policy takes besides ids and masks
@@ -25,12 +26,6 @@ MULTIMODAL_KEYS = (
     "mm_token_type_ids",
     "image_position_ids",
 )
-
-
-def token_mask(batch: dict[str, Any]) -> torch.Tensor:
-    """Shape (B, T), bool: the completion tokens of a rollout batch that the model wrote and that count in the loss."""
-    mask = batch["completion_mask"].bool()
-    return mask & batch["tool_mask"].bool() if "tool_mask" in batch else mask
 
 
 def for_each_token(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -66,7 +61,6 @@ class TokenCoefficientsTrainer(GRPOBaseTrainer):
     records_entropies: ClassVar[bool] = False
     _seams = {
         **GRPOBaseTrainer._seams,
-        "_generate_and_score_completions": ("inputs",),
         "_get_per_token_logps_and_entropies": (
             *("model", "input_ids", "attention_mask", "logits_to_keep"),
             *("batch_size", "compute_entropy"),
@@ -90,7 +84,7 @@ class TokenCoefficientsTrainer(GRPOBaseTrainer):
         return True
 
     def add_token_coefficients(self, batch: dict[str, Any], recorded: RecordedPass) -> None:
-        """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where there is no token."""
+        """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where `token_mask` is false."""
         raise NotImplementedError
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,6 +102,7 @@ class TokenCoefficientsTrainer(GRPOBaseTrainer):
         if not recorded_by_trl:
             del recorded
             recorded = self.record_policy(batch)
+        batch[COUNTED] = counted_tokens(self, batch, recorded.log_probs)
         self.add_token_coefficients(batch, recorded)
         metrics = self._metrics["train"]
         metrics[f"{self.metrics_prefix}/extra_forward_passes"].append(float(not recorded_by_trl))

@@ -15,7 +15,8 @@ from .features import FEATURES, Policy, Rows
 from .hidden_states import HiddenStates, RolloutTokens, record_hidden_states
 from .metrics import coefficient_metrics
 from .records import completion_records, write_completion_records
-from .token_coefficients import RecordedPass, TokenCoefficientsTrainer, for_each_token, token_mask
+from .token_coefficients import RecordedPass, TokenCoefficientsTrainer, for_each_token
+from .token_mask import token_mask
 
 
 logger = get_logger(__name__)
@@ -102,9 +103,9 @@ class DeltaGRPOTrainer(TokenCoefficientsTrainer):
 
     @torch.no_grad()
     def add_token_coefficients(self, batch: dict[str, Any], recorded: RecordedPass) -> None:
-        """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where there is no token."""
+        """Add `token_coefficients` to a local rollout batch: shape (B, T), float32, 1 where `token_mask` is false."""
         mask, hidden = token_mask(batch), recorded.hidden_states.packed
-        if "tool_mask" in batch:
+        if len(hidden) > mask.sum():  # those of every completion token were recorded
             hidden = hidden[mask[batch["completion_mask"].bool()].to(hidden.device)]
         # TRL keeps the responses of a prompt next to each other, over the processes in order of rank
         response = torch.arange(len(mask), device=mask.device) + self.accelerator.process_index * len(mask)

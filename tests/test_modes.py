@@ -24,6 +24,7 @@ from vllm_client import StandInClient, install
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.config import CHECKPOINTING
 from delta_trl.research.tasks import character_tokenizer
+from delta_trl.token_mask import token_mask
 
 
 SCHEDULES = {"aligned": {}, "misaligned": misaligned()}
@@ -34,14 +35,14 @@ CHAT_TEMPLATE = (
 
 
 def policy_features(model, batch) -> torch.Tensor:
-    """What the LM head reads for each completion token, in one plain pass over the padded batch, shape (N, H)."""
+    """What the LM head reads for each token that counts, in one plain pass over the padded batch, shape (N, H)."""
     images = {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     backbone = (model.get_base_model() if hasattr(model, "peft_config") else model).base_model
     with torch.no_grad():
         states = backbone(ids, attention_mask=mask, **images).last_hidden_state
-    return states[:, -batch["completion_ids"].size(1) - 1 : -1][batch["completion_mask"].bool()]
+    return states[:, -batch["completion_ids"].size(1) - 1 : -1][token_mask(batch)]
 
 
 def assert_coefficients_are_the_policys(trainer, collected, tolerance=1e-4):

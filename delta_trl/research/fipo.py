@@ -4,7 +4,7 @@ how the current update has so far changed the tokens that follow it.
 With δ the log-ratio of a token between the current policy and the one that sampled it, A the advantage, and c the
 dual-clip bound (TRL's option `delta`):
 
-    F_t = Σ_{k≥t} γ^(k−t) M_k δ_k,   γ = 2^(−1 / half-life),   M_k: a token of the response with δ_k ≤ ln c
+    F_t = Σ_{k≥t} γ^(k−t) M_k δ_k,   γ = 2^(−1 / half-life),   M_k: a token that counts, with δ_k ≤ ln c
     f_t = clip(exp F_t, 1.0, 1.2),   and where A < 0 and δ_t > ln c: clip(f_t, 0.8, 1.0)
     A'_t = A f_t, in the loss of DAPO with dual clip c
 
@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from ..base import GRPOBaseTrainer
 from ..config import GRPOBaseConfig
+from ..token_mask import counted_tokens
 
 
 logger = get_logger(__name__)
@@ -54,7 +55,7 @@ def fipo_weights(
     Args:
         log_ratios: log π − log π_old of every token, shape (B, T), any floating dtype. What stands where `mask` is false,
             NaN included, does not matter.
-        mask: True at the response's own tokens, shape (B, T). Distances count the positions in between, too.
+        mask: True at the response's tokens that count, shape (B, T). Distances count the positions in between, too.
         advantages: Shape (B,) or (B, T).
         half_life: Distance in tokens at which a later token counts half.
         clip_min, clip_max: Bounds of the weights.
@@ -234,9 +235,7 @@ class FIPOTrainer(GRPOBaseTrainer):
     @torch.no_grad()
     def _weight_advantages(self, inputs: dict[str, Any], per_token_logps: torch.Tensor) -> None:
         """Replace the advantages of a micro-batch by weighted ones, given its current log-probabilities, (B, T)."""
-        mask = inputs["completion_mask"].bool()
-        if "tool_mask" in inputs:
-            mask = mask & inputs["tool_mask"].bool()
+        mask = counted_tokens(self, inputs, per_token_logps)
         old_per_token_logps = inputs.get("old_per_token_logps")
         if old_per_token_logps is None:  # TRL's sign that the policy is still the one that sampled
             old_per_token_logps = per_token_logps

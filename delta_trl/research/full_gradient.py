@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
 from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, range_map, refine
-from ..trainer import token_mask
+from ..token_mask import token_mask
 
 
 # Parts of the parameters: all; all but the embeddings and the LM head; the last decoder layer; the LM head
@@ -41,7 +41,7 @@ class Sequences:
 
     Attributes:
         input_ids, attention_mask (`torch.Tensor`): Shape (B, length), int64: prompts and padded responses.
-        token_mask (`torch.Tensor`): Shape (B, T), bool: the response tokens that count in the loss.
+        token_mask (`torch.Tensor`): Shape (B, T), bool: the response tokens that count.
         advantages (`torch.Tensor`): Shape (B,).
         prompts (`torch.Tensor`): Shape (B,), int64: the number of each response's prompt in the rollout batch.
     """

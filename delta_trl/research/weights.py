@@ -8,7 +8,8 @@ import torch
 from accelerate.logging import get_logger
 
 from ..config import GRPOBaseConfig
-from ..token_coefficients import RecordedPass, TokenCoefficientsTrainer, token_mask
+from ..token_coefficients import RecordedPass, TokenCoefficientsTrainer
+from ..token_mask import token_mask
 
 
 logger = get_logger(__name__)

@@ -12,7 +12,7 @@ import torch
 from ...coefficients import Coefficients, delta_coefficients
 from ...features import gathered_lm_head
 from ...hidden_states import RolloutTokens
-from ...token_coefficients import token_mask
+from ...token_mask import token_mask
 from ..ar import ar_weights
 from ..fipo import fipo_weights
 from ..full_gradient import full_gradient_coefficients

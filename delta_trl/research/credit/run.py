@@ -19,6 +19,7 @@ from ...coefficients import Coefficients
 from ...hidden_states import RolloutTokens
 from ...jsonl import append_lines
 from ...rewards import math_reward
+from ...token_mask import token_mask
 from ..full_gradient import Sequences
 from ..sampling import RolloutSampler, earlier_records, model_digest, sampling_config
 from ..tasks import TASKS
@@ -86,7 +87,7 @@ class CreditTrainer(RolloutSampler):
 
     def finish_batch(self) -> None:
         """Score what needs the update, hand over the record, and undo the update."""
-        mask = self.batch["completion_mask"].bool()
+        mask = token_mask(self.batch)
         if self.after_update:
             log_ratio = torch.zeros(mask.shape)
             log_ratio[mask] = self.record_policy(self.batch).log_probs[mask] - self._tokens.log_probs
