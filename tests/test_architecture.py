@@ -13,7 +13,19 @@ PACKAGE = Path(__file__).parent.parent / "delta_trl"
 # own face, which nobody inside imports. Imports within a function, and those for a type checker, count as well.
 FLOORS = (
     *("progress", "commands", "jsonl", "responses", "tables", "run_folder"),
-    *("sweeps", "coefficients", "hidden_states", "features", "metrics", "records", "config", "hub", "checks"),
+    *(
+        "sweeps",
+        "coefficients",
+        "hidden_states",
+        "token_mask",
+        "features",
+        "metrics",
+        "records",
+        "config",
+        "hub",
+        "checks",
+        "option_checks",
+    ),
     *("sandbox", "rewards", "data", "reasoning_gym"),
     *("base", "token_coefficients", "rollout", "token_credit", "trainer", "baselines", "methods"),
     *("evaluation", "report", "train", "research", ""),
