@@ -13,19 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "delta_trl"
 # own face, which nobody inside imports. Imports within a function, and those for a type checker, count as well.
 FLOORS = (
     *("progress", "commands", "jsonl", "responses", "tables", "run_folder"),
-    *(
-        "sweeps",
-        "coefficients",
-        "hidden_states",
-        "token_mask",
-        "features",
-        "metrics",
-        "records",
-        "config",
-        "hub",
-        "checks",
-        "option_checks",
-    ),
+    *("sweeps", "coefficients", "hidden_states", "token_mask", "features", "metrics", "records"),
+    *("option_checks", "config", "hub", "checks"),
     *("sandbox", "rewards", "data", "reasoning_gym"),
     *("base", "token_coefficients", "rollout", "token_credit", "trainer", "baselines", "methods"),
     *("evaluation", "report", "train", "research", ""),
