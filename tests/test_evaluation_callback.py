@@ -133,6 +133,31 @@ def _train_on_one_of_two_processes(folder: Path, model: str) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps({"drawn": len(drawn), "scores": callback.scores}))
 
 
+def test_a_training_without_checkpoints_is_refused(tmp_path, benchmark):
+    with pytest.raises(ValueError, match='save_strategy="no" saves none'):
+        EvaluationCallback(make_trainer(tmp_path, save_strategy="no"), benchmark, DECODING)
+
+
+def test_a_callback_that_never_evaluates_says_so(tmp_path, benchmark, caplog):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.add_callback(EvaluationCallback(trainer, benchmark, DECODING, every=3))
+    trainer.train()
+    assert "evaluated nothing: it takes every 3. checkpoint, and this training saved 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"scores": {"1": 0.5', '{"scores": [1]}', "[" * 100_000, '{"scores": {"a": 1}}']
+)
+def test_a_torn_file_of_scores_is_forgotten(tmp_path, benchmark, caplog, content):
+    trainer = make_trainer(tmp_path)
+    callback = EvaluationCallback(trainer, benchmark, DECODING)
+    (tmp_path / BEST_FILE).write_text(content)
+    trainer.state.global_step = 2
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert callback.scores == {}
+    assert f"{BEST_FILE} cannot be read" in caplog.text
+
+
 def test_one_benchmark_and_a_positive_interval(benchmark):
     with pytest.raises(ValueError, match="stands for 7"):
         EvaluationCallback(None, "paper")

@@ -349,11 +349,11 @@ def test_records_tables_and_comparison_of_code_beside_mathematics(tmp_path):
                 ("4", 1.0, "correct"),
             ]
             assert records[0]["solution"].startswith("tests ")
-            assert "have no fenced Python block" in no_answer_warning(records[1:2], settings)
+            assert "have no fenced Python block" in no_answer_warning(records[1:2], settings, {"c": "code"})
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     table = write_results(files, tmp_path)
     rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()]
-    assert ["a", "**25.00 ± 25.00**", "**50.00 ± 50.00**"] in [row[1:4] for row in rows]
+    assert ["a", "25.00 ± 25.00", "50.00 ± 50.00"] in [row[1:4] for row in rows]
     summaries = json.loads((tmp_path / "results.json").read_text())["runs"]["a"]["benchmarks"]
     assert [summary["majority"] is None for summary in summaries] == [True, False, True]  # programs do not vote
     assert [summary["no_box"] for summary in summaries[:2]] == [0.5, 0.0]

@@ -130,6 +130,7 @@ def test_a_completion_ends_where_the_context_does(backend, caplog):
     assert {problem for problem, _ in found} == {"9" * 1020}
     assert all(completion.tokens <= 4 for completion in found.values())
     assert "It counts as wrong" in caplog.text
+    assert "the model's context of 1024 positions has room for 4 tokens after the longest prompt" in caplog.text
 
 
 def test_a_stop_string_ends_a_completion_and_is_left_out(backend, monkeypatch):

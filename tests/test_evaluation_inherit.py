@@ -1,17 +1,23 @@
 """What an evaluation takes over from the training run that made its model."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from evaluation_model import adding_folder, question
 
 from delta_trl.evaluation.__main__ import main as evaluate
+from delta_trl.evaluation.__main__ import parse
 from delta_trl.evaluation.inherit import RUN_FILE, inherited_settings, with_inherited
 from delta_trl.evaluation.models import find_model
+from delta_trl.evaluation.options import Decoding
 from delta_trl.evaluation.samples import read_evaluation
 
 
+ROOT = Path(__file__).parent.parent
 RUN = {"trainer": "delta", "prompt_format": "{question}", "system_prompt": None, "max_completion_length": 20}
 
 
@@ -50,6 +56,19 @@ def test_what_the_user_gives_wins():
     run = {"prompt_format": "chat", "system_prompt": "Be brief.", "max_tokens": 20}
     assert with_inherited({"max_tokens": 30}, run) == {"prompt_format": "chat", "system_prompt": "Be brief."}
     assert with_inherited({"prompt_format": "paper"}, run) == {"max_tokens": 20}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_the_documented_comparison_asks_all_models_in_the_same_way(tmp_path, page):
+    """The base model from the Hub inherits nothing, the trained one the settings of its recipe."""
+    text = (ROOT / page).read_text().replace("\\\n", "")
+    (command,) = re.findall(r"(?:delta_trl.evaluation|scripts/evaluate.py) (--model Qwen/Qwen3-8B-Base .*)", text)
+    recipe = yaml.safe_load((ROOT / "configs/qwen3_8b/delta.yaml").read_text())
+    run = {name: recipe[name] for name in ("prompt_format", "max_completion_length")} | {"settings": recipe}
+    inherited, _ = inherited_settings(make_run(tmp_path, run))
+    assert inherited["max_tokens"] != Decoding().max_tokens  # or there would be nothing to tell
+    given = parse(command.split())
+    assert with_inherited(given, inherited) == {"prompt_format": Decoding().prompt_format}
 
 
 def test_evaluating_a_run_asks_as_in_training_and_says_so(tmp_path, capsys):

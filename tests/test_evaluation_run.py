@@ -107,6 +107,50 @@ def test_other_settings_or_weights_are_refused(held_out, tmp_path):
         here(held_out, tmp_path, samples=8)
 
 
+def test_a_limit_takes_the_first_problems_and_says_so(held_out, tmp_path, capsys):
+    arguments = [
+        "--model",
+        adding_folder(),
+        "--benchmark",
+        held_out,
+        "--samples",
+        2,
+        *PLAIN,
+        "--backend",
+        "transformers",
+    ]
+
+    def run(*more):
+        evaluate(list(map(str, [*arguments, "--output", tmp_path, *more])))
+        return capsys.readouterr().out
+
+    printed = run("--limit", 3)
+    assert "held_out (first 3 of 30)" in printed
+    assert "only the first 3 problems of each benchmark (--limit)" in printed
+    (path,) = tmp_path.glob("*.jsonl")
+    evaluation = read_evaluation(path)
+    assert (evaluation.settings["limit"], evaluation.benchmarks["held_out"].problems) == (3, ["0", "1", "2"])
+    assert "(first 3 of 30)" in (tmp_path / "results.tex").read_text()
+    # An interrupted part continues, and no other set of problems joins it
+    whole, lines = samples_of(path), path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))
+    run("--limit", 3)
+    assert samples_of(path) == whole
+    for more, now in ((["--limit", 4], "4"), ([], "null")):
+        with pytest.raises(SystemExit):
+            run(*more)
+        assert f"limit: 3 in the file, now {now}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("--limit", 0)
+    assert "limit must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_limit_above_the_number_of_problems_is_no_part(held_out):
+    task = Task.load(find_benchmarks([str(held_out)]), Decoding(), limit=99)
+    ((benchmark, problems),) = task.benchmarks
+    assert (benchmark.title, len(problems)) == ("held_out", 30)
+
+
 def test_completions_are_graded_as_in_training():
     """A wrong answer, none, one whose thought never ends, the right one, and the right one inside the prompt's thought."""
     texts = [rf"It is {BOX}5}}.", "It is 4.", rf"{BOX}4}} <think> and", rf"{BOX}4}}", rf"{BOX}4}}"]

@@ -15,6 +15,7 @@ from delta_trl.evaluation.summary import (
     OVERALL,
     answer_groups,
     compare_runs,
+    leaders,
     no_answer_warning,
     summarise,
 )
@@ -89,18 +90,58 @@ def test_one_table_in_all_formats(tmp_path):
     better = {"aime_a": {"p": (["3"] * 4, "3"), "q": (["5"] * 4, "5")}, "hmmt_b": SMALL["hmmt_b"]}
     files = [write(tmp_path / "dapo.jsonl"), write(tmp_path / "delta_8b.jsonl", better, model="d")]
     text = write_results(files, tmp_path)
-    assert re.search(r"\| dapo +\| +50\.00 ± 0\.00 \| \*\*25\.00 ± 25\.00\*\* \| +35\.00 ± 15\.00 \|", text)
+    assert re.search(r"\| dapo +\| +50\.00 ± 0\.00 \| +25\.00 ± 25\.00 \| +35\.00 ± 15\.00 \|", text)
+    assert "**" not in text  # 50 points, on two problems alone
     assert "5 problems the same" in text
     assert "4 samples a problem, temperature 1.0, top-p 0.7" in text
     markdown = (tmp_path / "results.md").read_text()
     assert "|          |" in markdown.splitlines()[0]
-    assert "**100.00 ± 0.00**" in markdown
+    assert "| 100.00 ± 0.00 |" in markdown
     latex = (tmp_path / "results.tex").read_text()
-    assert r"delta\_8b & \textbf{100.00 $\pm$ 0.00}" in latex
+    assert r"delta\_8b & 100.00 $\pm$ 0.00" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["runs"]["dapo"]["benchmarks"][2]["average"]["value"] == 7 / 20
     assert content["runs"]["delta_8b"]["settings"]["model"] == "d"
+
+
+def many(right: int, problems: int = 20) -> dict:
+    """Problems whose four answers are all right, for the first so many, and all wrong for the others."""
+    return {"big": {f"p{i:02}": (["1" if i < right else "0"] * 4, "1") for i in range(problems)}}
+
+
+@pytest.mark.parametrize(
+    ("right", "settings", "bold"),
+    [
+        ((6, 16), {}, True),
+        ((6, 8), {}, False),  # ten points, within the interval
+        ((6, 16), {"max_tokens": 20480}, False),
+        ((6, 16), {"prompt_format": "chat"}, False),
+        ((6, 16), {"limit": 20}, False),
+        ((6, 6), {}, False),
+    ],
+)
+def test_only_a_difference_that_can_be_told_from_chance_is_bold(tmp_path, right, settings, bold):
+    files = [write(tmp_path / "base.jsonl", many(right[0])), write(tmp_path / "new.jsonl", many(right[1]), **settings)]
+    for text in (
+        write_results(files, tmp_path),
+        write_comparison(files, tmp_path, allow_different_settings=True, plot=False),
+    ):
+        assert re.findall(r"\*\*.*?\*\*", text) == ["**80.00 ± 9.18**"] * bold
+        assert ("No figure is bold: with different settings" in text) == bool(settings)
+        assert f"{', '.join(settings)} is" in text or not settings  # and which, with both values
+    assert (r"\textbf{80.00" in (tmp_path / "results.tex").read_text()) == bold
+
+
+def test_a_leader_leads_every_other_run(tmp_path):
+    files = [write(tmp_path / f"{name}.jsonl", many(n)) for name, n in (("a", 2), ("b", 15), ("c", 18))]
+    assert leaders([read_evaluation(file) for file in files]) == {}  # not surely better than b
+    assert leaders([read_evaluation(file) for file in files[:2]]) == {"BIG": "b"}
+    both = [
+        write(tmp_path / f"{name}.jsonl", {**many(n), "one": {"p": (["1"] * 4, "1")}})
+        for name, n in (("d", 2), ("e", 15))
+    ]
+    assert leaders([read_evaluation(file) for file in both]) == {"BIG": "e"}  # a single problem has no interval
 
 
 def test_a_comparison_by_hand_and_on_disk(tmp_path):
@@ -202,16 +243,26 @@ def test_majority_does_not_depend_on_the_order_of_samples(tmp_path, order):
 
 
 def test_a_warning_names_what_probably_keeps_answers_from_their_boxes(tmp_path):
-    settings = {"max_tokens": 30, "prompt_format": "paper"}
-    cut, lost, fine = ({"answer": a, "truncated": t} for a, t in ((None, True), (None, False), ("4", False)))
-    assert no_answer_warning([fine] + [lost] * 9, settings) is None
-    assert no_answer_warning([], settings) is None
-    assert re.match(
-        r"19 of 20 .* prompt format 'paper' .* --prompt_format", no_answer_warning([fine] + [lost] * 19, settings)
+    def warning(samples, backend="transformers"):
+        settings = {"max_tokens": 30, "prompt_format": "paper", "backend": backend}
+        return no_answer_warning(samples, settings, {"m": "math", "c": "choice", "p": "code"})
+
+    cut, out, lost, fine = (
+        {"benchmark": "m", "answer": answer, "truncated": truncated, "tokens": tokens}
+        for answer, truncated, tokens in ((None, True, 30), (None, True, 12), (None, False, 9), ("4", False, 9))
     )
-    assert re.match(
-        r"20 of 20 .* token limit of 30: raise --max_tokens", no_answer_warning([cut] * 11 + [lost] * 9, settings)
-    )
+    assert warning([fine] + [lost] * 9) is None
+    assert warning([]) is None
+    assert re.match(r"19 of 20 .* prompt format 'paper' .* --prompt_format", warning([fine] + [lost] * 19))
+    assert re.match(r"20 of 20 .* token limit of 30: raise --max_tokens", warning([cut] * 11 + [lost] * 9))
+    # Where the context ends first, more tokens cannot be asked for
+    shorter = [cut] * 4 + [out] * 9 + [lost] * 7
+    assert re.search(r"context ends, before --max_tokens 30: take a model with a longer context", warning(shorter))
+    assert "raise --max_model_len, or take a model with a longer context" in warning(shorter, "vllm")
+    # Each kind of benchmark is looked through for something of its own
+    of_choice, of_code = ({**lost, "benchmark": name} for name in "cp")
+    assert "20 of 20 completions have no letter and" in warning([of_choice] * 20)
+    assert "have no boxed answer or fenced Python block or letter and" in warning([lost, of_choice, of_code] * 9)
     none = {"aime_a": {"p": ([None] * 4, "3")}}
     assert "Warning, run: 4 of 4 completions have no boxed answer" in write_results(
         [write(tmp_path / "run.jsonl", none)], tmp_path

@@ -37,6 +37,12 @@ class EvaluationArguments:
             "seven but math500; a local .jsonl or .parquet; or name=file, a local copy"
         },
     )
+    limit: int | None = field(
+        default=None,
+        metadata={
+            "help": "only the first so many problems of each benchmark, for a trial; tables say that it is a part"
+        },
+    )
     output: str = field(default="outputs/evaluation", metadata={"help": "folder of the sample files and tables"})
     revision: str | None = field(
         default=None, metadata={"help": "branch, tag or commit on the Hub; needs a single --model"}
@@ -96,7 +102,7 @@ def evaluate(given: dict[str, Any]) -> None:
         plans.append((source, Decoding(**options_of(Decoding, settings)), tuple(sorted(inherited)), engine))
     if len({str((decoding, engine.dtype)) for _, decoding, _, engine in plans}) > 1 and is_main_process():
         print("The models are evaluated with different settings: give those options to compare the models.")
-    loaded = Task.load(benchmarks, plans[0][1])
+    loaded = Task.load(benchmarks, plans[0][1], args.limit)
     files = [
         evaluate_model(source, replace(loaded, decoding=decoding, inherited=inherited), engine, args.output)
         for source, decoding, inherited, engine in plans

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
+from ..jsonl import parse_json
 from .benchmarks import find_benchmarks
 from .generate import TransformersBackend
 from .models import ModelSource
@@ -41,7 +43,7 @@ class EvaluationCallback(TrainerCallback):
         batch_size: Completions at a time in each process.
 
     Raises:
-        ValueError: More than one benchmark is named, or `every` is below 1.
+        ValueError: More than one benchmark is named, `every` is below 1, or the trainer saves no checkpoints.
     """
 
     def __init__(
@@ -59,6 +61,11 @@ class EvaluationCallback(TrainerCallback):
             )
         if every < 1:
             raise ValueError(f"every is at least 1, got {every}.")
+        if trainer.args.save_strategy == SaveStrategy.NO:
+            raise ValueError(
+                'EvaluationCallback evaluates checkpoints, and save_strategy="no" saves none. Set save_strategy="steps" and '
+                "save_steps, or leave the callback out."
+            )
         self.trainer, self.every, self.batch_size = trainer, every, batch_size
         self.task = Task.load(benchmarks, decoding or Decoding(samples=8))
         self.key = f"eval_{benchmarks[0].name}_avg@{self.task.decoding.samples}"
@@ -76,9 +83,9 @@ class EvaluationCallback(TrainerCallback):
         """Continues what a training that is resumed had found."""
         file = Path(args.output_dir) / BEST_FILE
         if state.global_step and file.exists():
-            known = json.loads(file.read_text())["scores"]
+            known = _scores(file)
             # Steps beyond the one resumed from will be trained and evaluated again.
-            self.scores = {int(step): score for step, score in known.items() if int(step) <= state.global_step}
+            self.scores = {step: score for step, score in known.items() if step <= state.global_step}
             self.saved = len(self.scores) * self.every
             self._tell(args, state)
 
@@ -121,6 +128,16 @@ class EvaluationCallback(TrainerCallback):
         if accelerator.is_main_process:
             self._write(args)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Says so if not a single checkpoint was evaluated."""
+        if not self.scores and state.is_world_process_zero:
+            logger.warning(
+                f"EvaluationCallback evaluated nothing: it takes every {self.every}. checkpoint, and this training saved "
+                f"{self.saved}. Lower every or save_steps ({args.save_steps})."
+            )
+
     def _tell(self, args: TrainingArguments, state: TrainerState) -> None:
         # A metric that the user picks checkpoints by has precedence in the trainer's own book-keeping.
         if self.best_step is not None and args.metric_for_best_model is None:
@@ -136,3 +153,12 @@ class EvaluationCallback(TrainerCallback):
             "scores": self.scores,
         }
         (Path(args.output_dir) / BEST_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _scores(file: Path) -> dict[int, float]:
+    """What an earlier start found. A file that its death tore is left out: the checkpoints to come are evaluated."""
+    try:
+        return {int(step): float(score) for step, score in parse_json(file.read_bytes())["scores"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.warning(f"{file} cannot be read ({error}): the scores of earlier checkpoints are forgotten.")
+        return {}

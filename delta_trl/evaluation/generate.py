@@ -97,13 +97,22 @@ def encode_prompt(
     return text, tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def within_context(requests: Sequence[Request], context: int | None) -> list[Request]:
-    """Drops the requests whose prompt leaves no room for a single token, with a warning: they will count as wrong."""
+def within_context(requests: Sequence[Request], context: int | None, max_tokens: int) -> list[Request]:
+    """Drops the requests whose prompt leaves no room for a single token, with a warning: they will count as wrong.
+
+    There is also a warning where completions end at the context's end, before they have `max_tokens`.
+    """
     if context is None:
         return list(requests)
     fitting = [request for request in requests if len(request.prompt_ids) < context]
     for problem in sorted({(r.benchmark, r.problem) for r in requests} - {(r.benchmark, r.problem) for r in fitting}):
         logger.warning(f"The prompt of {problem} fills the model's {context} positions. It counts as wrong.")
+    room = context - max((len(request.prompt_ids) for request in fitting), default=0)
+    if fitting and room < max_tokens:
+        logger.warning(
+            f"max_tokens is {max_tokens}, but the model's context of {context} positions has room for {room} tokens after "
+            "the longest prompt. Completions that reach its end are cut off there, and count as truncated."
+        )
     return fitting
 
 
@@ -187,7 +196,9 @@ class TransformersBackend:
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Completion]]]:
         """Yields a batch at a time, longest prompts first: if memory does not suffice, it fails at once."""
         context = getattr(self.model.config, "max_position_embeddings", None)
-        ordered = sorted(within_context(requests, context), key=lambda request: -len(request.prompt_ids))
+        ordered = sorted(
+            within_context(requests, context, decoding.max_tokens), key=lambda request: -len(request.prompt_ids)
+        )
         stop_ids = _stop_ids(self.model, self.tokenizer, decoding.format)
         with _generation_mode(self.model):
             for start in range(0, len(ordered), self.batch_size):

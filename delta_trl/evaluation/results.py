@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..tables import STYLES
 from .samples import Evaluation, read_evaluation
-from .summary import BenchmarkSummary, compare_runs, different_settings, summarise
+from .statistics import CONFIDENCE
+from .summary import BenchmarkSummary, compare_runs, different_settings, leaders, summarise
 from .tables import (
     comparison_notes,
     comparison_table,
@@ -27,8 +28,8 @@ def write_results(files: Sequence[str | os.PathLike], output: str | os.PathLike)
     """
     runs = _read(files)
     summaries = {run.path.stem: summarise(run) for run in runs}
-    tables = _result_tables(summaries)
-    return _write(Path(output), "results", tables, settings_notes(runs, summaries), _as_json(runs, summaries))
+    notes = [*settings_notes(runs, summaries), *_bold_notes(runs), *_differing_notes(runs)]
+    return _write(Path(output), "results", _result_tables(runs, summaries), notes, _as_json(runs, summaries))
 
 
 def write_comparison(
@@ -49,8 +50,14 @@ def write_comparison(
     runs = _read(files)
     compared = compare_runs(runs[0], runs[1:], allow_different_settings, seed)
     summaries = {run.path.stem: summarise(run) for run in runs}
-    tables = {style: [*made, comparison_table(compared, style)] for style, made in _result_tables(summaries).items()}
-    notes = [*settings_notes(runs, summaries), *comparison_notes(compared), *_differing_notes(runs)]
+    made = _result_tables(runs, summaries)
+    tables = {style: [*of_style, comparison_table(compared, style)] for style, of_style in made.items()}
+    notes = [
+        *settings_notes(runs, summaries),
+        *comparison_notes(compared),
+        *_bold_notes(runs),
+        *_differing_notes(runs),
+    ]
     content = {**_as_json(runs, summaries), "comparison": [asdict(row) for row in compared], "notes": notes}
     text = _write(Path(output), "comparison", tables, notes, content)
     if plot:
@@ -66,8 +73,20 @@ def _read(files: Sequence[str | os.PathLike]) -> list[Evaluation]:
     return runs
 
 
-def _result_tables(summaries: dict[str, list[BenchmarkSummary]]) -> dict[str, list[str]]:
-    return {style: [paper_table(summaries, style), detail_table(summaries, style)] for style in STYLES}
+def _result_tables(runs: Sequence[Evaluation], summaries: dict[str, list[BenchmarkSummary]]) -> dict[str, list[str]]:
+    bold = leaders(runs)
+    return {style: [paper_table(summaries, style, bold), detail_table(summaries, style)] for style in STYLES}
+
+
+def _bold_notes(runs: Sequence[Evaluation]) -> list[str]:
+    if len(runs) < 2:
+        return []
+    if any(different_settings(runs[0], run) for run in runs[1:]):
+        return ["No figure is bold: with different settings, a difference need not come from the models."]
+    return [
+        f"Bold: better than every other run here by a paired difference whose {CONFIDENCE:.0%} interval lies above 0, with "
+        f"p sign-flip below {1 - CONFIDENCE:.2f}."
+    ]
 
 
 def _as_json(runs: Sequence[Evaluation], summaries: dict[str, list[BenchmarkSummary]]) -> dict:

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,17 +43,33 @@ class Task:
         benchmarks: What is asked.
         decoding: How it is asked and sampled.
         inherited: Options that were taken over from the model's training run, for the record.
+        limit: Most problems of a benchmark; None: all of them.
     """
 
     benchmarks: tuple[tuple[Benchmark, tuple[Problem, ...]], ...]
     decoding: Decoding
     inherited: tuple[str, ...] = ()
+    limit: int | None = None
 
     @classmethod
-    def load(cls, benchmarks: Sequence[Benchmark], decoding: Decoding) -> "Task":
-        """Loads the problems."""
-        sandbox = GRADERS["code"].sandbox
-        return cls(tuple((benchmark, tuple(load_problems(benchmark, sandbox))) for benchmark in benchmarks), decoding)
+    def load(cls, benchmarks: Sequence[Benchmark], decoding: Decoding, limit: int | None = None) -> "Task":
+        """Loads the problems.
+
+        Args:
+            limit: Take only the first so many of each benchmark, whose title then says so, in tables and records.
+
+        Raises:
+            ValueError: As `load_problems`, or the limit is below 1.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}.")
+        loaded = []
+        for benchmark in benchmarks:
+            problems = load_problems(benchmark, GRADERS["code"].sandbox)
+            if limit is not None and limit < len(problems):
+                benchmark = replace(benchmark, title=f"{benchmark.title} (first {limit} of {len(problems)})")
+            loaded.append((benchmark, tuple(problems[:limit])))
+        return cls(tuple(loaded), decoding, limit=limit)
 
 
 def find_models(models: Sequence[str], revision: str | None = None) -> list[ModelSource]:
@@ -151,6 +167,7 @@ def run_share(
         "backend": backend.name,
         "dtype": dtype,
         **asdict(task.decoding),
+        **({} if task.limit is None else {"limit": task.limit}),
         "versions": _versions(backend.name),
     }
     done = file.begin(
@@ -188,7 +205,8 @@ def run_share(
             file.append(graded)
             bar.update(len(graded))
             if first is not None and len(first := [*first, *graded]) >= FIRST_SAMPLES:
-                warning = no_answer_warning(first, settings)
+                graders = {benchmark.name: benchmark.grader for benchmark, _ in task.benchmarks}
+                warning = no_answer_warning(first, settings, graders)
                 if warning and rank == 0:
                     logger.warning(warning)
                 first = None

@@ -10,8 +10,9 @@ import numpy as np
 from ..rewards.code_grading import NO_CODE
 from ..rewards.math.reasons import NO_BOX, TIMED_OUT
 from .graders import GRADERS
+from .multiple_choice import NO_LETTER
 from .samples import BenchmarkSamples, Evaluation
-from .statistics import Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k
+from .statistics import CONFIDENCE, Comparison, Estimate, average, compare, holm, majority_at_n, pass_at_k
 
 
 # Settings that compared runs may differ in.
@@ -41,7 +42,7 @@ class BenchmarkSummary:
         majority: majority@n. None where answers do not vote, as programs do not.
         mean_tokens: Mean completion length.
         truncated, no_answer, no_box, timed_out: Shares of samples that reached max_tokens, in which the checker found
-            no answer, that have no box or program, and on which the checker ran out of time.
+            no answer, that have no box, program or letter, and on which the checker ran out of time.
         unscorable: Samples whose reference answer the checker could not read: they count as wrong.
         missing: Samples asked for that are not in the file.
         without_sample: Ids of the problems that produced no sample.
@@ -129,6 +130,38 @@ def compare_runs(
     return compared
 
 
+def leaders(runs: Sequence[Evaluation]) -> dict[str, str]:
+    """By the titles of benchmarks, and `OVERALL`, the run that is better than every other one, where there is such a run.
+
+    Better is a paired difference whose interval lies above 0, with a sign-flip test that agrees. Runs that were sampled
+    with different settings, or on other problems, have no leader.
+    """
+    first, *others = runs
+    if not others or any(different_settings(first, other) for other in others):
+        return {}
+    common = [
+        (a.title, [run.benchmarks[name].correct for run in runs])
+        for name, a in first.benchmarks.items()
+        if all(name in run.benchmarks and same_problems(a, run.benchmarks[name]) for run in others)
+        if len(a.problems) > 1  # one problem tells nothing about others
+    ]
+    families = {title: [[correct] for correct in of_runs] for title, of_runs in common}
+    if len(common) == len(first.benchmarks) > 1:
+        families[OVERALL] = [list(strata) for strata in zip(*(of_runs for _, of_runs in common), strict=True)]
+    found = {}
+    for title, strata in families.items():
+        best = max(range(len(runs)), key=lambda i: average(strata[i]).value)
+        against = [compare(strata[i], strata[best]) for i in range(len(runs)) if i != best]
+        if all(c.low > 0 and c.p_sign_flip < 1 - CONFIDENCE for c in against):
+            found[title] = runs[best].path.stem
+    return found
+
+
+def same_problems(a: BenchmarkSamples, b: BenchmarkSamples) -> bool:
+    """Whether two runs were asked the same problems of a benchmark."""
+    return a.fingerprint == b.fingerprint and a.problems == b.problems
+
+
 def different_settings(a: Evaluation, b: Evaluation) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ, apart from the model."""
     keys = sorted({*a.settings, *b.settings} - {*FREE_SETTINGS})
@@ -164,20 +197,35 @@ def answer_groups(benchmark: BenchmarkSamples, same: SameAnswer) -> list[list[in
     ]
 
 
-def no_answer_warning(samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:
-    """What is probably wrong where nearly no sample has an answer; None where many have one."""
+def no_answer_warning(
+    samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], graders: Mapping[str, str]
+) -> str | None:
+    """What is probably wrong where nearly no sample has an answer; None where many have one.
+
+    Args:
+        samples: Of any of the benchmarks.
+        settings: See `samples.plan`.
+        graders: The kind of answers of each benchmark, by its name.
+    """
     without = [sample for sample in samples if sample["answer"] is None]
     if len(without) <= NEARLY_ALL * len(samples):
         return None
-    forms = {"code" if sample.get("reason") == NO_CODE else "math" for sample in without}
-    looked_for = " or ".join(GRADERS[form].answer_form for form in sorted(forms))
-    cut = sum(sample["truncated"] for sample in without)
-    cause = (
-        f"Most of them were cut off at the token limit of {settings['max_tokens']}: raise --max_tokens."
-        if cut > len(without) / 2
-        else f"The prompt format {settings['prompt_format']!r} is probably not the one the model was trained with: set "
-        "--prompt_format (chat for models with a chat template)."
-    )
+    forms = {GRADERS[graders[sample["benchmark"]]].answer_form for sample in without}
+    looked_for = " or ".join(sorted(forms))
+    cut = [sample["tokens"] for sample in without if sample["truncated"]]
+    if len(cut) <= len(without) / 2:
+        cause = (
+            f"The prompt format {settings['prompt_format']!r} is probably not the one the model was trained with: set "
+            "--prompt_format (chat for models with a chat template)."
+        )
+    elif sum(tokens < settings["max_tokens"] for tokens in cut) > len(cut) / 2:
+        longer = "raise --max_model_len, or take" if settings["backend"] == "vllm" else "take"
+        cause = (
+            f"Most of them were cut off where the model's context ends, before --max_tokens {settings['max_tokens']}: "
+            f"{longer} a model with a longer context."
+        )
+    else:
+        cause = f"Most of them were cut off at the token limit of {settings['max_tokens']}: raise --max_tokens."
     return f"{len(without)} of {len(samples)} completions have no {looked_for} and count as wrong. {cause}"
 
 
@@ -203,7 +251,7 @@ def _summary(
         mean_tokens=share("tokens"),
         truncated=share("truncated"),
         no_answer=share("answer", lambda answer: answer is None),
-        no_box=share("reason", lambda reason: reason in (NO_BOX, NO_CODE)),
+        no_box=share("reason", lambda reason: reason in (NO_BOX, NO_CODE, NO_LETTER)),
         timed_out=share("reason", lambda reason: reason == TIMED_OUT),
         unscorable=sum(score is None for benchmark in benchmarks for score in benchmark.column("score")),
         missing=sum(benchmark.missing for benchmark in benchmarks),
@@ -224,7 +272,7 @@ def _refuse_different(baseline: Evaluation, run: Evaluation, allow_different_set
         )
     for name, a in baseline.benchmarks.items():
         b = run.benchmarks[name]
-        if a.fingerprint != b.fingerprint or a.problems != b.problems:
+        if not same_problems(a, b):
             raise ValueError(
                 f"Benchmark {name!r} does not have the same problems in {names[0]} and {names[1]}. Evaluate both on "
                 "the same file or dataset revision."

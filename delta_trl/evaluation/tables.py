@@ -1,7 +1,7 @@
 """Figures as tables in Markdown, for the terminal too, and in LaTeX, and as a plot of differences. All figures in points."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..tables import format_table, new_figure
 from .samples import Evaluation
@@ -17,12 +17,15 @@ WHY_PAIRED = (
 )
 
 
-def paper_table(summaries: dict[str, Sequence[BenchmarkSummary]], style: str = "markdown") -> str:
+def paper_table(
+    summaries: dict[str, Sequence[BenchmarkSummary]], style: str = "markdown", leaders: Mapping[str, str] | None = None
+) -> str:
     """The paper's layout: one row a run, one column a benchmark, and the average weighted by problems.
 
     Args:
         summaries: By the run's name, from `summarise`. All with the same benchmarks.
-        style: One of `tables.STYLES`. The best of a column is bold.
+        style: One of `tables.STYLES`.
+        leaders: The run to be set in bold by the title of a column, from `summary.leaders`.
 
     Raises:
         ValueError: The runs do not have the same benchmarks.
@@ -32,13 +35,12 @@ def paper_table(summaries: dict[str, Sequence[BenchmarkSummary]], style: str = "
     if any(sorted(other) != sorted(titles) for other in columns.values()):
         raise ValueError(f"One table needs the same benchmarks in every run, got {columns}.")
     averages = {name: {summary.title: summary.average for summary in of_run} for name, of_run in summaries.items()}
-    best = {title: max(found[title].value for found in averages.values()) for title in titles}
     rows = []
     for name, found in averages.items():
         cells = []
         for title in titles:
             cell = points(found[title])
-            if len(averages) > 1 and found[title].value == best[title]:
+            if (leaders or {}).get(title) == name:
                 cell = f"**{cell}**"
             cells.append(cell)
         rows.append([name, *cells])
@@ -119,7 +121,13 @@ def settings_notes(runs: Sequence[Evaluation], summaries: dict[str, Sequence[Ben
             + (f" As in the model's training run: {', '.join(run.inherited)}." if run.inherited else "")
         )
         all_samples = [sample for benchmark in run.benchmarks.values() for sample in benchmark.samples.values()]
-        if warning := no_answer_warning(all_samples, s):
+        if "limit" in s:
+            notes.append(
+                f"{run.path.stem}: only the first {s['limit']} problems of each benchmark (--limit). Figures of a part are "
+                "not comparable with those of the whole."
+            )
+        graders = {name: benchmark.grader for name, benchmark in run.benchmarks.items()}
+        if warning := no_answer_warning(all_samples, s, graders):
             notes.append(f"Warning, {run.path.stem}: {warning}")
         for summary in summaries[run.path.stem]:
             if summary.title == OVERALL:

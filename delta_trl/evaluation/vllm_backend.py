@@ -68,7 +68,7 @@ class VllmBackend:
         from vllm import SamplingParams
 
         context = self.llm.model_config.max_model_len
-        requests = within_context(requests, context)
+        requests = within_context(requests, context, decoding.max_tokens)
         if not requests:
             return
         ids = self.llm.enqueue(
