@@ -190,7 +190,7 @@ def test_own_tests_may_have_different_shapes(tmp_path):
         ([{"question": "a", "tests": SUM}], {"dataset_files": "*.jsonl"}, "is for datasets on the Hub"),
         ([{"question": "a", "tests": SUM}], {"extra_columns": ["id"]}, "no column 'id'"),
         ([{"question": "a", "tests": SUM}], {"min_difficulty": 1}, "need a column 'difficulty'"),
-        ([["a"]], {}, "line 1 of .* is no JSON object"),
+        ([["a"]], {}, "own.jsonl, item 1: a JSON object is needed"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, rows, options, message):

@@ -21,8 +21,8 @@ class DataArguments:
     dataset_name: str = field(
         default="zwhe99/DeepMath-103K",
         metadata={
-            "help": "Hub id, or a local .jsonl, .json or .parquet file, or a folder of such files; or reasoning_gym/NAME "
-            "for problems that reasoning-gym generates."
+            "help": "Hub id, or a local .jsonl, .json, .csv or .parquet file (.gz too), a folder of such files, or one that "
+            "save_to_disk wrote; or reasoning_gym/NAME for problems that reasoning-gym generates."
         },
     )
     reasoning_gym_size: int = field(default=1000, metadata={"help": "For reasoning_gym/NAME: problems to generate."})
@@ -105,8 +105,8 @@ class DataArguments:
     allow_unscorable: bool = field(
         default=False,
         metadata={
-            "help": "Go on when more than 5%% of the gold answers cannot be scored, or of the tests be used. Those rows are "
-            "removed anyway."
+            "help": "Go on when more than 5%% of the answers are missing or cannot be scored, or of the tests be used. "
+            "Those rows are removed anyway."
         },
     )
 

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from .asserts import tests_of_asserts
 from .filters import Steps, column
-from .reading import open_source
+from .reading import kept_columns, kept_values
+from .sources import open_source
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from .arguments import DataArguments
+    from .sources import Rows
 
 OTHER_ABILITY = "not code"  # Eurus-2-RL-Data holds mathematics, too
+MADE = ("question", "tests", "fault", "origin")  # the columns of converted rows
 ROWS_AT_A_TIME = 16  # in memory; a row's tests may have megabytes
 _INSTRUCTION = re.compile(
     r"\s*Write Python code to solve the problem\.\s*Present the code in\s*```python\s*Your code\s*```\s*at the end\.?\s*$"
@@ -36,29 +39,29 @@ DatasetRow = Mapping[str, Any]
 
 
 def _own(row: DatasetRow, question_column: str) -> tuple[str, object]:
-    return row[question_column] or "", row["tests"]
+    return row.get(question_column) or "", row.get("tests")
 
 
 def _eurus(row: DatasetRow, question_column: str) -> tuple[str, object]:
-    prompt = row["prompt"]
+    prompt = row.get("prompt")
     if not isinstance(prompt, str):
         texts = [message["content"] for message in prompt or () if message.get("role") == "user"]
         prompt = texts[-1] if texts else ""
     # The prompt format puts an instruction after the question
-    return _INSTRUCTION.sub("", prompt), (row["reward_model"] or {}).get("ground_truth")
+    return _INSTRUCTION.sub("", prompt), (row.get("reward_model") or {}).get("ground_truth")
 
 
 def _apps(row: DatasetRow, question_column: str) -> tuple[str, object]:
-    question = row["question"] or ""
+    question = row.get("question") or ""
     starter = (row.get("starter_code") or "").strip()
     if question.strip() and starter:
         question += f"\n\nUse this starter code:\n```python\n{starter}\n```"
-    return question, row["input_output"]
+    return question, row.get("input_output")
 
 
 def _mbpp(row: DatasetRow, question_column: str) -> tuple[str, object]:
     question = (row.get("text") or row.get("prompt") or "").strip()
-    asserts = [*(row["test_list"] or ()), *(row.get("challenge_test_list") or ())]
+    asserts = [*(row.get("test_list") or ()), *(row.get("challenge_test_list") or ())]
     # Only assertions tell the function's name. One is shown, so that not all answers are in the prompt.
     if question and asserts:
         question += f"\nYour code should pass this test:\n{asserts[0].strip()}"
@@ -88,23 +91,22 @@ def find_schema(names: list[str], question_column: str, where: str) -> str:
     )
 
 
-def read_code_rows(arguments: "DataArguments", steps: Steps) -> "Dataset":
+def read_code_rows(arguments: "DataArguments", steps: Steps, rows: "Rows | None" = None) -> "Dataset":
     """Rows with `question`, `tests` (JSON text, "" if they cannot be used), `fault` (why), `origin` and further columns.
 
     Raises:
         ValueError: No known schema, or a file that is empty or broken.
         FileNotFoundError: A local path without data files.
     """
-    source = open_source(arguments, by_line=True)
     question_column = arguments.question_column
-    schema = find_schema(source.names, question_column, source.name)
-    source.require(arguments.extra_columns)
+    source = open_source(arguments, rows).with_columns(arguments.extra_columns)
     arguments.format.check_placeholders(source.names)
+    schema = find_schema(source.names, question_column, source.name)
     columns = (question_column, "tests") if schema == "own" else SCHEMAS[schema][0]
-    kept = tuple(c for c in ("difficulty", "topic", *arguments.extra_columns) if c in source.names)
+    kept = kept_columns(source, arguments, MADE)
     wanted = [c for c in dict.fromkeys((*columns, *FURTHER, *kept)) if c in source.names]
     options = {"schema": schema, "question_column": question_column, "kept": kept}
-    rows = source.rows(wanted, convert_row, options, ROWS_AT_A_TIME)
+    rows = source.rows(wanted, convert_row, options, MADE, kept, ROWS_AT_A_TIME)
     steps.say(f"{source.name}: {len(rows)} rows, schema {schema}")
     return rows
 
@@ -115,10 +117,8 @@ def convert_row(
     """One row of a known schema. Never raises for what it contains."""
     from ..rewards.code_tests import read_tests
 
-    found = {"question": "", "tests": "", "fault": "", "origin": str(row.get("data_source") or "")}
-    found |= {name: row.get(name) for name in kept}
-    if not isinstance(found.get("difficulty", 0.0), (int, float)):
-        found["difficulty"] = None  # APPS has words
+    found = dict.fromkeys(MADE, "") | {"origin": str(row.get("data_source") or "")}
+    found |= kept_values(row, kept)
     if row.get("ability", "code") != "code":
         return found | {"fault": OTHER_ABILITY}
     try:

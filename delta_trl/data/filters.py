@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .fingerprint import code_fingerprint
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("delta_trl.data")
 
 MAX_UNUSABLE_SHARE = 0.05
+# The packages that decide whether a gold can be scored, besides our own code
+CHECKERS = ("math-verify", "latex2sympy2_extended", "sympy")
 
 
 class Steps:
@@ -96,3 +100,22 @@ def optional_column(rows: "Dataset", name: str, who_needs_it: str) -> list:
     if name not in rows.column_names:
         raise ValueError(f"{who_needs_it} a column {name!r}, which this dataset has not. Leave the filter out.")
     return column(rows, name)
+
+
+def _mark_scorable(batch: dict[str, list], checker: str) -> dict[str, list]:
+    from ..rewards import scorable
+
+    return {"scorable": scorable(batch["solution"])}
+
+
+def keep_scorable(rows: "Dataset", steps: Steps, allow_unscorable: bool) -> "tuple[Dataset, float]":
+    """Rows whose golds the reward can score, and the share of the others: asked once, until the checker changes."""
+    checker = code_fingerprint("rewards", packages=CHECKERS)
+    marked = rows.select_columns("solution").map(
+        _mark_scorable, batched=True, batch_size=4096, fn_kwargs={"checker": checker}, desc="Checking gold answers"
+    )
+    kept = column(marked, "scorable")
+    bad = [repr(gold) for gold, keep in zip(column(rows, "solution"), kept, strict=True) if not keep]
+    probably = "the wrong column, or not a dataset with short answers"
+    share = steps.check_share("gold answers that cannot be scored", bad, len(kept), ", ", probably, allow_unscorable)
+    return steps.keep(rows, "answer that cannot be scored", kept), share

@@ -1,7 +1,10 @@
-"""Whether rows are the same as in an earlier run."""
+"""Whether rows, or the code that makes them, are the same as in an earlier run."""
 
 import hashlib
 import json
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 
@@ -23,4 +26,21 @@ def rows_fingerprint(rows: "Dataset") -> str:
         for row in zip(*(batch[name] for name in names), strict=True):
             digest.update(json.dumps(dict(zip(names, row, strict=True)), default=str).encode("ascii"))
             digest.update(b"\n")
+    return digest.hexdigest()
+
+
+@cache
+def code_fingerprint(*folders: str, packages: tuple[str, ...] = ()) -> str:
+    """A hash of the package's code in these folders, subfolders included, and of the versions of other packages.
+
+    Part of the key of whatever is kept on disk: a new version must not be answered with what an old one made.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for folder in folders:
+        for file in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(package)}\n".encode())
+            digest.update(file.read_bytes())
+    for name in packages:
+        digest.update(f"{name} {version(name)}\n".encode())
     return digest.hexdigest()

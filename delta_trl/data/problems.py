@@ -5,24 +5,26 @@ dataset with a question and an answer column, and for the schemas of code in `da
 how many, in `ProblemData.report` and through the `delta_trl.data` logger (main process only).
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import REASONING_GYM, DataArguments
 from .code import keep_testable, read_code_rows
-from .filters import Steps, column, hash_share, is_first, optional_column, question_key
+from .filters import Steps, column, hash_share, is_first, keep_scorable, optional_column, question_key
 from .gym import generate
 from .prompts import PromptFormat
-from .reading import main_process_first, read_rows
+from .reading import read_rows
+from .sources import main_process_first
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from .sources import Rows
+
+ROWS_IN_MEMORY = "the rows given"
 TOPIC_ROOT = "Mathematics -> "  # what every topic of DeepMath-103K starts with
 
 
@@ -52,7 +54,11 @@ class ProblemData:
 
 
 def load_problem_data(
-    arguments: DataArguments, tokenizer: "PreTrainedTokenizerBase | None" = None, *, check_golds: bool = True
+    arguments: DataArguments,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    *,
+    check_golds: bool = True,
+    rows: "Rows | None" = None,
 ) -> ProblemData:
     """Load problems, remove what cannot be trained on, and render the prompts.
 
@@ -62,10 +68,12 @@ def load_problem_data(
     Args:
         tokenizer: Of the model; needed for `max_prompt_length`.
         check_golds: Whether answers that `math_reward` cannot score are removed.
+        rows: Rows in memory instead of those that `dataset_name` names: a `Dataset`, a `DatasetDict`, of which
+            `dataset_split` counts, or a list of dicts.
 
     Raises:
-        ValueError: Missing columns, broken files, nothing left, options that do not fit, more than 5% unscorable golds or
-            unusable tests.
+        ValueError: Missing columns, broken files, nothing left, options that do not fit, more than 5% of empty questions or
+            answers, unscorable golds or unusable tests.
         FileNotFoundError: A local path without data files.
     """
     chosen_format = arguments.format
@@ -73,7 +81,7 @@ def load_problem_data(
     if arguments.max_prompt_length is not None and tokenizer is None:
         raise ValueError("max_prompt_length counts tokens: pass the model's tokenizer, or max_prompt_length=None.")
     steps = Steps(arguments.dataset_name)
-    rows, unscorable_share = _read(arguments, steps, tokenizer, check_golds)
+    rows, unscorable_share = _read(arguments, rows, steps, tokenizer, check_golds)
     rows, held_out = _hold_out(arguments, rows, steps, tokenizer, check_golds)
     steps.say(f"left to train on: {len(rows)} rows")
     lengths = None if tokenizer is None else column(rows, "prompt_tokens")
@@ -90,16 +98,20 @@ def load_problem_data(
 
 
 def _read(
-    arguments: DataArguments, steps: Steps, tokenizer: "PreTrainedTokenizerBase | None", check_golds: bool
+    arguments: DataArguments,
+    given: "Rows | None",
+    steps: Steps,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    check_golds: bool,
 ) -> "tuple[Dataset, float]":
     """Filtered rows with `question`, `prompt` and, with a tokenizer, `prompt_tokens`; the share of unscorable golds."""
     chosen_format = arguments.format
     share = 0.0
     with main_process_first():
         if arguments.problem_type == "code":
-            rows, share = _read_code(arguments, steps)
+            rows, share = _read_code(arguments, given, steps)
         else:
-            rows = _read_math(arguments, steps)
+            rows = _read_math(arguments, given, steps)
         rows = _filter(arguments, rows, steps)
         prompts = [chosen_format.render(question) for question in column(rows, "question")]
         rows = rows.add_column("prompt", prompts)
@@ -114,7 +126,7 @@ def _read(
         return rows, share
 
 
-def _read_math(arguments: DataArguments, steps: Steps) -> "Dataset":
+def _read_math(arguments: DataArguments, given: "Rows | None", steps: Steps) -> "Dataset":
     """Rows with a question and a solution, each question once."""
     if arguments.is_generated:
         name = arguments.dataset_name.removeprefix(REASONING_GYM)
@@ -125,18 +137,23 @@ def _read_math(arguments: DataArguments, steps: Steps) -> "Dataset":
             arguments.reasoning_gym_options or {},
         )
     else:
-        rows = read_rows(arguments)
+        rows = read_rows(arguments, given)
     steps.say(f"{arguments.dataset_name}: {len(rows)} rows")
     keys = list(map(question_key, column(rows, "question")))
     complete = [bool(key and solution) for key, solution in zip(keys, column(rows, "solution"), strict=True)]
+    if not all(complete):
+        empty = [f"row {i}" for i, is_complete in enumerate(complete, start=1) if not is_complete]
+        probably = "the wrong column, or a split whose answers are not published"
+        allowed = arguments.allow_unscorable
+        steps.check_share("rows with an empty question or answer", empty, len(rows), ", ", probably, allowed)
     rows = steps.keep(rows, "empty question or answer", complete)
     keys = [key for key, keep in zip(keys, complete, strict=True) if keep]
     return steps.keep(rows, "repeated question", is_first(keys, column(rows, "solution")))
 
 
-def _read_code(arguments: DataArguments, steps: Steps) -> "tuple[Dataset, float]":
+def _read_code(arguments: DataArguments, given: "Rows | None", steps: Steps) -> "tuple[Dataset, float]":
     """Rows with a question and tests that can be used, each question once; the share of rows without such tests."""
-    rows, share = keep_testable(read_code_rows(arguments, steps), steps, arguments.allow_unscorable)
+    rows, share = keep_testable(read_code_rows(arguments, steps, given), steps, arguments.allow_unscorable)
     keys = list(map(question_key, column(rows, "question")))
     rows = steps.keep(rows, "empty question", list(map(bool, keys)))
     keys = [key for key in keys if key]
@@ -187,7 +204,7 @@ def _hold_out(
             dataset_files=None,
             held_out_name=None,
         )
-        held_out, _ = _read(source, Steps(arguments.held_out_name), tokenizer, check_golds)
+        held_out, _ = _read(source, None, Steps(arguments.held_out_name), tokenizer, check_golds)
         known = {question_key(question) for question in column(held_out, "question")}
         kept = [question_key(question) not in known for question in column(rows, "question")]
         rows = steps.keep(rows, f"also held out ({arguments.held_out_name})", kept)
@@ -197,7 +214,7 @@ def _hold_out(
 
 
 def load_math_dataset(
-    dataset_name: str,
+    dataset_name: "str | Rows",
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     check_golds: bool = True,
@@ -206,14 +223,16 @@ def load_math_dataset(
 ) -> ProblemData:
     """
     `load_problem_data` with `options` that are the fields of `DataArguments`, except that prompts of any length stay unless
-    `max_prompt_length` is given, which needs the tokenizer.
+    `max_prompt_length` is given, which needs the tokenizer, and that `dataset_name` may be the rows themselves.
     """
-    arguments = DataArguments(dataset_name=dataset_name, max_prompt_length=max_prompt_length, **options)
-    return load_problem_data(arguments, tokenizer, check_golds=check_golds)
+    rows = None if isinstance(dataset_name, str) else dataset_name
+    name = dataset_name if rows is None else ROWS_IN_MEMORY
+    arguments = DataArguments(dataset_name=name, max_prompt_length=max_prompt_length, **options)
+    return load_problem_data(arguments, tokenizer, check_golds=check_golds, rows=rows)
 
 
 def load_code_dataset(
-    dataset_name: str,
+    dataset_name: "str | Rows",
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_prompt_length: int | None = None,
@@ -267,23 +286,3 @@ def load_reasoning_gym(
 
 def _for_training(rows: "Dataset") -> "Dataset":
     return rows.remove_columns([name for name in ("question", "prompt_tokens") if name in rows.column_names])
-
-
-def _mark_scorable(batch: dict[str, list], checker: str) -> dict[str, list]:
-    from ..rewards import scorable
-
-    return {"scorable": scorable(batch["solution"])}
-
-
-def keep_scorable(rows: "Dataset", steps: Steps, allow_unscorable: bool) -> "tuple[Dataset, float]":
-    """Rows whose golds the reward can score, and the share of the others: asked once, until the checker changes."""
-    rewards = Path(__file__).parents[1] / "rewards"
-    checker = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(rewards.glob("*.py")))).hexdigest()
-    marked = rows.select_columns("solution").map(
-        _mark_scorable, batched=True, batch_size=4096, fn_kwargs={"checker": checker}, desc="Checking gold answers"
-    )
-    kept = column(marked, "scorable")
-    bad = [repr(gold) for gold, keep in zip(column(rows, "solution"), kept, strict=True) if not keep]
-    probably = "the wrong column, or not a dataset with short answers"
-    share = steps.check_share("gold answers that cannot be scored", bad, len(kept), ", ", probably, allow_unscorable)
-    return steps.keep(rows, "answer that cannot be scored", kept), share
