@@ -3,7 +3,6 @@
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from .checks import check_reward_columns, takes
+from .checks import check_reward_columns
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
@@ -63,12 +62,8 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             )
         # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
         # returns besides completions is handed to the rewards as well, and is not known before it runs.
-        check_reward_columns(
-            reward_funcs,
-            kwargs.get("train_dataset", positional[0] if positional else None),
-            has_environment=kwargs.get("environment_factory") is not None,
-            has_rollout_func=kwargs.get("rollout_func") is not None,
-        )
+        if kwargs.get("rollout_func") is None:
+            check_reward_columns(reward_funcs, kwargs.get("train_dataset", positional[0] if positional else None))
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
 
     def add_callback(self, callback) -> None:
@@ -87,15 +82,17 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
         # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
-        error, reward_funcs = None, self.reward_funcs
-        self.reward_funcs = [self._told_of_thoughts(function, prompts) for function in reward_funcs]
+        error = None
+        if self._template_opens_thought:
+            inputs = [
+                {**row, "opens_thought": not isinstance(prompt, str)}
+                for row, prompt in zip(inputs, prompts, strict=True)
+            ]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except Exception as raised:
             error = raised
             self.accelerator.gather(torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device))
-        finally:
-            self.reward_funcs = reward_funcs
         failures = self.accelerator.reduce(torch.tensor(float(error is not None), device=self.accelerator.device))
         if failures > 0:
             reports = [f"process {self.accelerator.process_index}: {type(error).__name__}: {error}"] if error else []
@@ -111,12 +108,6 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         )
         self._scored = ~rewards[local].isnan().all(1)
         return rewards
-
-    def _told_of_thoughts(self, function: Callable, prompts: list) -> Callable:
-        """A reward function with `opens_thought` for each prompt, if it takes that: as a column, all would have to."""
-        if isinstance(function, nn.Module) or not (self._template_opens_thought and takes(function, "opens_thought")):
-            return function
-        return functools.partial(function, opens_thought=[not isinstance(prompt, str) for prompt in prompts])
 
     @functools.cached_property
     def _template_opens_thought(self) -> bool:

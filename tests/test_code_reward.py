@@ -8,9 +8,10 @@ import pytest
 
 from delta_trl.rewards import code_reward, make_code_reward
 from delta_trl.rewards.code import grade_code
-from delta_trl.rewards.code_compare import read_value, same_text, same_value
-from delta_trl.rewards.code_grading import contains_outputs, extract_code, grade_program
-from delta_trl.rewards.code_tests import read_tests
+from delta_trl.rewards.code.compare import read_value, same_text, same_value
+from delta_trl.rewards.code.extraction import extract_code
+from delta_trl.rewards.code.grading import contains_outputs, grade_program
+from delta_trl.rewards.code.tests import read_tests
 from delta_trl.sandbox import Limits, Sandbox
 
 
@@ -49,7 +50,7 @@ ADD = {"inputs": [[1, 2], [3, 4], [5, 6]], "outputs": [3, 7, 11], "fn_name": "ad
         ("x</think>```python\na\n```", "a\n"),
         ("```python\na\n```</think> <think> wait", None),
         ("````python\na\n```\nb\n````", "a\n```\nb\n"),
-        ("  ```python\n  a\n  ```", "  a\n"),
+        ("  ```python\n  a\n  ```", "a\n"),
     ],
 )
 def test_the_last_closed_block_of_python(completion, program):

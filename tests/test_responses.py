@@ -4,7 +4,7 @@ import pytest
 
 from delta_trl.evaluation.multiple_choice import grade_choice
 from delta_trl.responses import after_thoughts, message_text, opens_thought, response_texts
-from delta_trl.rewards.code_grading import extract_code
+from delta_trl.rewards.code.extraction import extract_code
 from delta_trl.rewards.gym import read_answer
 from delta_trl.rewards.math.extraction import extract_answer
 from delta_trl.rewards.math.reasons import UNFINISHED_THOUGHT

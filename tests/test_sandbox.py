@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, handle, isolation
+from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, handle
+from delta_trl.sandbox.inside import isolation
 
 
 ROOT = Path(__file__).parents[1]
@@ -337,13 +338,13 @@ def test_nothing_outlives_a_killed_parent():
 
 def test_a_sandbox_with_a_hole_refuses_to_run(tmp_path, monkeypatch):
     """The self-test is what notices: here the filter is not loaded."""
-    for file in handle.HERE.glob("*.py"):
+    for file in handle.INSIDE.glob("*.py"):
         shutil.copy(file, tmp_path)
     text = (tmp_path / "isolation.py").read_text()
     broken = text.replace("        _load_filter(self._filter)\n", "")
     assert broken != text
     (tmp_path / "isolation.py").write_text(broken)
-    monkeypatch.setattr(handle, "HERE", tmp_path)
+    monkeypatch.setattr(handle, "INSIDE", tmp_path)
     sandbox = Sandbox(workers=1)
     with pytest.raises(SandboxUnavailable, match=r"does not hold.*make a memory file.*fork"):
         sandbox.run("print(1)")

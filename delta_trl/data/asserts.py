@@ -4,7 +4,7 @@ import ast
 import json
 from collections.abc import Sequence
 
-from ..sandbox.values import encode
+from ..sandbox.inside.values import encode
 
 
 def tests_of_asserts(asserts: Sequence[str]) -> tuple[dict[str, object], int]:

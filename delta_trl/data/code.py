@@ -2,7 +2,7 @@
 
 | schema | columns that tell it | problem | tests |
 |---|---|---|---|
-| own | `tests` and the question column | question column | `tests`: a dict or its JSON text, see `rewards.code_tests` |
+| own | `tests` and the question column | question column | `tests`: a dict or its JSON text, see `rewards.code.tests` |
 | Eurus-2 | `prompt`, `reward_model` | last user message | `reward_model.ground_truth` |
 | APPS, TACO | `question`, `input_output` | `question`, `starter_code` | `input_output` |
 | MBPP | `text` or `prompt`, `test_list` | text and the first assertion | `test_list`, `challenge_test_list` |
@@ -115,7 +115,7 @@ def convert_row(
     row: DatasetRow, number: int, schema: str, question_column: str, kept: tuple[str, ...]
 ) -> dict[str, Any]:
     """One row of a known schema. Never raises for what it contains."""
-    from ..rewards.code_tests import read_tests
+    from ..rewards.code.tests import read_tests
 
     found = dict.fromkeys(MADE, "") | {"origin": str(row.get("data_source") or "")}
     found |= kept_values(row, kept)

@@ -66,7 +66,7 @@ def show_examples(data: ProblemData, tokenizer: "PreTrainedTokenizerBase | None"
 
 def _show_tests(tests: str) -> str:
     """How many tests there are and of which kind, and the first of them."""
-    from ..rewards.code_tests import read_tests
+    from ..rewards.code.tests import read_tests
 
     read = read_tests(tests)
     kind = f"calls of {read.function}" if read.function else "standard input"

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..rewards.code_tests import read_tests
+from ..rewards.code.tests import read_tests
 from ..sandbox import Sandbox
 from .livecodebench import PLACE, question_of
 from .problem import QUESTION_COLUMNS, Benchmark, Problem

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..rewards.code_checks import reference_outputs, reference_tests
+from ..rewards.code.checks import reference_outputs, reference_tests
 from ..sandbox import Limits, Sandbox
 
 

@@ -92,7 +92,7 @@ class CodeGrader(Grader):
 
     def grade(self, completions: Sequence[str], references: Sequence[str]) -> list[Verdict]:
         from ..rewards.code import grade_code
-        from ..rewards.code_grading import extract_code
+        from ..rewards.code.extraction import extract_code
         from ..sandbox import Limits
 
         known = {reference: _tests_at(reference) for reference in set(references) if reference.startswith(PLACE)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards.code_grading import NO_CODE
+from ..rewards.code.grading import NO_CODE
 from ..rewards.math.reasons import NO_BOX, TIMED_OUT
 from .graders import GRADERS
 from .multiple_choice import NO_LETTER

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .jobs import (
@@ -27,10 +28,11 @@ from .jobs import (
 )
 
 
-HERE = Path(__file__).parent
+INSIDE = Path(__file__).parent / "inside"
 START_SECONDS = 120.0  # importing from a slow network file system takes a while
 GRACE_SECONDS = 10.0  # beyond the wall limit, after which a silent worker is taken for dead
 COUNT_EVERY_SECONDS = 10.0
+STDERR_BYTES = 2**16  # of standard error that are read, from its end
 SEALED = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE
 
 
@@ -38,19 +40,23 @@ class WorkerDied(Exception):
     """The worker ended without an answer."""
 
 
-def _memory_file(content: bytes | None = None) -> int:
-    """A file in memory: with a content that nobody can change, or empty."""
-    flags = os.MFD_CLOEXEC | (0 if content is None else os.MFD_ALLOW_SEALING)
-    file = os.memfd_create("program", flags)
-    if content is not None:
-        import fcntl  # not on Windows, where this module can be imported
+def _sealed_file(content: bytes) -> int:
+    """A file in memory that nobody can change."""
+    import fcntl  # not on Windows, where this module can be imported
 
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.lseek(file, 0, os.SEEK_SET)
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALED)
+    file = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    _write(file, content)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALED)
     return file
+
+
+def _write(file: int, content: bytes) -> None:
+    """Make a memory file hold this, and whoever shares it read or write from its start."""
+    os.ftruncate(file, 0)
+    start = 0
+    while start < len(content):
+        start += os.pwrite(file, content[start : start + 2**26], start)
+    os.lseek(file, 0, os.SEEK_SET)
 
 
 class Worker:
@@ -67,7 +73,7 @@ class Worker:
         with theirs:
             # -P and an environment of our own instead of -I, which would ignore the hash seed: the order of sets follows
             # it, and the same program must get the same verdict in every run.
-            command = [sys.executable, "-s", "-P", "-B", str(HERE / "worker.py")]
+            command = [sys.executable, "-s", "-P", "-B", str(INSIDE / "worker.py")]
             command += [str(theirs.fileno()), "landlock" if use_landlock else "no landlock", str(os.getpid())]
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
             kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # to find libpython
@@ -96,14 +102,17 @@ class Worker:
         if "error" in answer:
             raise SandboxUnavailable(f"Programs cannot be isolated here: {answer['error']}")
         self.layers = answer["layers"]
-        probes = (HERE / "probes.py").read_text()
-        result = self.run(probes, [b""], None, Limits(cpu_seconds=20.0, wall_seconds=60.0))[0]
-        lines = result.stdout.decode(errors="replace").splitlines()
-        escapes = [line.removeprefix("allowed: ") for line in lines if line.startswith("allowed: ")]
-        if result.status != FINISHED or not lines or lines[-1] != "done":
-            raise SandboxUnavailable(
-                f"The sandbox's self-test did not finish ({result.status}): {result.stderr.decode(errors='replace')}"
-            )
+        probes = (INSIDE / "probes.py").read_text()
+        limits = Limits(cpu_seconds=20.0, wall_seconds=60.0)
+        escapes: dict[str, None] = {}
+        for _ in range(2):  # the second looks for what the first left behind
+            (result,) = self.run(probes, [b""], limits, [limits.output_bytes], 60.0)
+            lines = result.stdout.decode(errors="replace").splitlines()
+            if result.status != FINISHED or not lines or lines[-1] != "done":
+                raise SandboxUnavailable(
+                    f"The sandbox's self-test did not finish ({result.status}): {result.stderr.decode(errors='replace')}"
+                )
+            escapes |= {line.removeprefix("allowed: "): None for line in lines if line.startswith("allowed: ")}
         if escapes:
             raise SandboxUnavailable(
                 f"The sandbox does not hold on this machine: a program could {', '.join(escapes)}. Nothing is run. Layers "
@@ -120,50 +129,86 @@ class Worker:
             raise WorkerDied
         return json.loads(message)
 
-    def run(self, program: str, stdins: Sequence[bytes], calls: Calls | None, limits: Limits) -> list[Result]:
-        """See `Sandbox.run_inputs` and `Sandbox.call`. Raises WorkerDied."""
-        job: dict = {"program": program}
-        if calls is not None:
-            job |= {"function": calls.function, "calls": list(calls.arguments)}
-            job |= {"is_python": calls.is_python, "keep_going": calls.keep_going}
-        rounds = len(stdins) if calls is None else max(1, len(calls.arguments))
-        total_wall_seconds = rounds * limits.cpu_seconds + limits.wall_seconds
-        message = {
-            "cpu_seconds": limits.cpu_seconds,
-            "wall_seconds": limits.wall_seconds,
-            "total_cpu_seconds": rounds * limits.cpu_seconds,
-            "total_wall_seconds": total_wall_seconds,
+    def run(
+        self, program: str, stdins: Sequence[bytes], limits: Limits, most_bytes: Sequence[int], seconds: float
+    ) -> Iterator[Result]:
+        """See `Sandbox.run_inputs`. Raises WorkerDied."""
+        return self._results({"program": program}, stdins, limits, most_bytes, seconds)
+
+    def call(self, program: str, calls: Calls, limits: Limits, seconds: float) -> Result:
+        """See `Sandbox.call`. Raises WorkerDied."""
+        job = {"program": program, "function": calls.function}
+        job |= {"is_python": calls.is_python, "keep_going": calls.keep_going}
+        arguments = [text.encode() if calls.is_python else json.dumps(text).encode() for text in calls.arguments]
+        left = limits.output_bytes if calls.most_bytes is None else calls.most_bytes
+        returned: list[bytes] = []
+        spent = 0.0
+        # First its top level alone, which returns nothing
+        results = self._results(job, [b"", *arguments], limits, [left] * (len(arguments) + 1), seconds)
+        with contextlib.closing(results):
+            for i, result in enumerate(results):
+                spent += result.seconds
+                left -= len(result.stdout)
+                status = TOO_MUCH_OUTPUT if left < 0 else result.status
+                if status != FINISHED:
+                    break
+                if i > 0:
+                    returned.append(result.stdout)
+        return replace(result, status=status, stdout=b"", returned=returned, seconds=spent)
+
+    def _results(
+        self, job: dict, inputs: Sequence[bytes], limits: Limits, most_bytes: Sequence[int], seconds: float
+    ) -> Iterator[Result]:
+        """One result for each input that is given, as soon as the program is done with it.
+
+        There is only ever the present input, and what was written since it was given. `stdout` is what was taken from the
+        program: standard output, or for calls the returned value.
+        """
+        static = {
             "memory_bytes": limits.memory_bytes,
+            "total_cpu_seconds": len(inputs) * limits.cpu_seconds,
             "file_bytes": limits.output_bytes,
             "other_threads": THREAD_COUNT.get(),
         }
-        files: list[int] = []
+        files = [_sealed_file(json.dumps(job).encode())]
+        files += [os.memfd_create("stream", os.MFD_CLOEXEC) for _ in range(5 if "function" in job else 3)]
+        given, taken = files[1:3] if len(files) == 4 else files[4:]
+        is_alive = False
         try:
-            files += [_memory_file(json.dumps(job).encode()), _memory_file(), _memory_file()]
-            for stdin in stdins:
-                files += [_memory_file(stdin), _memory_file()]
-            try:
-                socket.send_fds(self._socket, [json.dumps(message).encode()], files)
-            except OSError:
-                raise WorkerDied from None
-            outcome = self._receive(total_wall_seconds + GRACE_SECONDS)["outcome"]
-            returned, stderr = (os.pread(file, limits.output_bytes, 0) for file in files[1:3])
-            last = _status(*outcome, stderr, limits)
-            lines = returned.splitlines()
-            if calls is not None:
-                return [Result(last, os.pread(files[4], limits.output_bytes, 0), stderr, lines)]
-            results = []
-            for i, output in enumerate(files[4::2]):
-                if lines[i : i + 1] == [b"."]:
+            for i, (content, most) in enumerate(zip(inputs, most_bytes, strict=True)):
+                _write(given, content)
+                _write(taken, b"")
+                wall_seconds = max(0.0, min(limits.wall_seconds, seconds))
+                order = {"is_stop": False, "is_last": i == len(inputs) - 1}
+                order |= {"cpu_seconds": limits.cpu_seconds, "wall_seconds": wall_seconds}
+                if i == 0:
+                    self._send(order | {"isolation": static}, [*files[:4], given, taken])
+                else:
+                    self._send(order)
+                outcome = self._receive(wall_seconds + GRACE_SECONDS)
+                seconds -= outcome["seconds"]
+                is_alive = outcome["status"] is None
+                size = os.fstat(files[3]).st_size
+                stderr = b"" if is_alive else os.pread(files[3], STDERR_BYTES, max(0, size - STDERR_BYTES))
+                status = FINISHED if is_alive else _status(outcome, stderr)
+                if status == FINISHED and os.fstat(taken).st_size > most:
+                    status = TOO_MUCH_OUTPUT
+                yield Result(status, os.pread(taken, most, 0), stderr, [], outcome["seconds"])
+                if status != FINISHED or not is_alive:
                     break
-                status = FINISHED if lines[i : i + 1] == [b"=0"] else last
-                results.append(Result(status, os.pread(output, limits.output_bytes, 0), stderr, []))
-                if i >= len(lines) or status != FINISHED:
-                    break
-            return results
+        except GeneratorExit:  # nobody asks for more
+            pass
         finally:
             for file in files:
                 os.close(file)
+        if is_alive:
+            self._send({"is_stop": True})
+
+    def _send(self, order: dict, files: Sequence[int] = ()) -> None:
+        try:
+            socket.send_fds(self._socket, [json.dumps(order).encode()], files)
+        except OSError:
+            raise WorkerDied from None
 
     def stop(self) -> None:
         """End the process, whatever it does, and reap it."""
@@ -177,12 +222,13 @@ class Worker:
         self.process.returncode = 0
 
 
-def _status(wait_status: int, is_late: bool, cpu_seconds: float, stderr: bytes, limits: Limits) -> str:
-    exit_code = os.waitstatus_to_exitcode(wait_status)
-    if is_late or exit_code in (-signal.SIGPROF, -signal.SIGALRM, -signal.SIGXCPU):
+def _status(outcome: dict, stderr: bytes) -> str:
+    """What became of a process that ended."""
+    exit_code = os.waitstatus_to_exitcode(outcome["status"])
+    if outcome["is_late"]:
         return TIMED_OUT
-    if exit_code == -signal.SIGKILL:  # the kernel's: the hard limit of CPU time, or the machine ran out of memory
-        return TIMED_OUT if cpu_seconds >= limits.cpu_seconds else OUT_OF_MEMORY
+    if exit_code == -signal.SIGKILL:  # the kernel's
+        return OUT_OF_MEMORY
     if exit_code == -signal.SIGXFSZ:
         return TOO_MUCH_OUTPUT
     if exit_code == 0:

@@ -21,7 +21,8 @@ from .jobs import CRASHED, Calls, Limits, Result, SandboxUnavailable
 
 TRIES = 3  # of one program, if its worker is killed from outside
 MOST_WORKERS = 16
-MOST_INPUTS = 100  # two descriptors each; the kernel passes 253 at a time
+MOST_INPUTS = 100  # of one process
+KILLED = Result(CRASHED, b"", b"the worker died each time", [])
 
 
 class Sandbox:
@@ -62,49 +63,84 @@ class Sandbox:
         Raises:
             SandboxUnavailable: Programs cannot be isolated on this machine. Nothing was run.
         """
-        return self._run(program, [stdin], None, limits)[0]
+        (result,) = self.run_inputs(program, [stdin], limits)
+        return result
 
-    def run_inputs(self, program: str, stdins: Sequence[bytes], limits: Limits | None = None) -> list[Result]:
+    def run_inputs(
+        self,
+        program: str,
+        stdins: Sequence[bytes],
+        limits: Limits | None = None,
+        most_bytes: Sequence[int] | None = None,
+        seconds: float | None = None,
+    ) -> Iterator[Result]:
         """Run a program on several inputs, one after another in one process, each with fresh standard streams.
 
         Ten times faster than a process each. What ordinary programs leave behind for their next run (a changed module, a
-        thread) is put back or ends the process; see `sandbox.state`. A program can hide more, so only the first result is
-        sure to be that of a process of its own. Whoever finds a later one wrong runs the program again from that input on;
-        see `delta_trl.rewards.code_grading`.
+        thread) is put back or ends the process; see `inside/state.py`. A program can hide more, but never finds a later
+        input or an earlier output. That a run before the last is over is the program's word: believe it only if the process
+        ended well, that is if the last result is "finished". See `delta_trl.rewards.code.grading`.
 
         Args:
             program: See `run`.
             stdins: What standard input holds, 1 to 100.
             limits: What one run may use; memory and standard error are of all runs together.
+            most_bytes: How much is read of each output; more is "too much output". Default: the limit of the output.
+            seconds: Time by the clock of all runs together. Default: `Limits.seconds_of_all`.
 
         Returns:
-            One result a run, at least 1: it ends with the first run that did not finish, or after which no other could
-            follow in the same process.
+            One result a run, at least 1, each as soon as it is there; the next run begins when the next result is asked for.
+            They end with the first run that did not finish, or after which no other could follow in the same process.
         """
         if not 1 <= len(stdins) <= MOST_INPUTS:
             raise ValueError(
                 f"stdins must hold 1 to {MOST_INPUTS} inputs, got {len(stdins)}. Run the others separately."
             )
-        return self._run(program, stdins, None, limits)
+        limits = limits or Limits()
+        most_bytes = [limits.output_bytes] * len(stdins) if most_bytes is None else most_bytes
+        seconds = limits.seconds_of_all(len(stdins)) if seconds is None else seconds
+        return self._run_inputs(program, stdins, limits, most_bytes, seconds)
 
-    def call(self, program: str, calls: Calls, limits: Limits | None = None) -> Result:
-        """Run a program's top level (not as `__main__`), then call its function, all in one process. See `run`."""
-        return self._run(program, [b""], calls, limits)[0]
-
-    def _run(self, program: str, stdins: Sequence[bytes], calls: Calls | None, limits: Limits | None) -> list[Result]:
+    def _run_inputs(
+        self, program: str, stdins: Sequence[bytes], limits: Limits, most_bytes: Sequence[int], seconds: float
+    ) -> Iterator[Result]:
         for _ in range(TRIES):
-            with self._worker() as worker:
-                try:
-                    return worker.run(program, stdins, calls, limits or Limits())
-                except WorkerDied:
-                    self._remove(worker)
-        return [Result(CRASHED, b"", b"the worker died each time", [])]
+            try:
+                with (
+                    self._worker() as worker,
+                    contextlib.closing(worker.run(program, stdins, limits, most_bytes, seconds)) as results,
+                ):
+                    for result in results:
+                        seconds -= result.seconds
+                        stdins, most_bytes = stdins[1:], most_bytes[1:]
+                        yield result
+                return
+            except WorkerDied:
+                continue
+        yield KILLED
+
+    def call(self, program: str, calls: Calls, limits: Limits | None = None, seconds: float | None = None) -> Result:
+        """Run a program's top level (not as `__main__`), then call its function, all in one process.
+
+        It gets the arguments of a call after it has answered the one before. See `run` and `run_inputs`.
+        """
+        limits = limits or Limits()
+        seconds = limits.seconds_of_all(len(calls.arguments)) if seconds is None else seconds
+        for _ in range(TRIES):
+            try:
+                with self._worker() as worker:
+                    return worker.call(program, calls, limits, seconds)
+            except WorkerDied:
+                continue
+        return KILLED
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Worker]:
         worker = self._take()
         try:
             yield worker
+        except GeneratorExit:  # nobody asked for its further results
+            raise
         except BaseException:  # Ctrl-C in the middle of an answer: the next program must not get it
             self._remove(worker)
             raise

@@ -4,6 +4,7 @@ Part of the worker process (`worker.py`): standard library only.
 """
 
 import builtins
+import fcntl
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -12,12 +13,14 @@ import mmap
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 
 
 # Loaded once in the worker: what programs for contests and interviews import, what those modules import when first
 # called, and modules that are shared objects, which no program can load later.
 PRELOADED = (
-    *("__future__", "abc", "array", "ast", "atexit", "base64", "binascii", "bisect", "builtins", "bz2", "calendar"),
+    *("__future__", "abc", "array", "ast", "asyncio", "atexit", "base64", "binascii", "bisect", "builtins", "bz2"),
+    "calendar",
     *("cmath", "codecs", "collections.abc", "concurrent.futures.thread", "contextlib", "copy", "csv", "ctypes"),
     *("dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "gc", "hashlib", "heapq"),
     *("hmac", "inspect", "io", "itertools", "json", "keyword", "linecache", "locale", "logging", "lzma", "math"),
@@ -30,8 +33,10 @@ PRELOADED = (
     *("_zoneinfo", "_sqlite3", "_multiprocessing", "_contextvars", "_csv", "_lsprof", "_random", "audioop", "fcntl"),
     *("encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_8_sig", "pyexpat", "syslog", "termios"),
     # Not of the standard library: there if the environment has them
-    *("numpy", "numpy.fft", "numpy.random", "sortedcontainers"),
+    *("numpy", "numpy.fft", "numpy.random", "numpy.ma", "sortedcontainers"),
 )
+WITH_SOURCES = ("numpy", "sortedcontainers")  # of these packages, too: they import parts of themselves when first used
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 NUMPY_SEED = 0  # the same program gets the same verdict
 LEFT_OUT = {
     "site-packages",
@@ -73,27 +78,39 @@ def names_for_called_programs() -> dict[str, object]:
     return {name: value for name, value in names.items() if not hasattr(builtins, name)}
 
 
+def _sources() -> Iterator[tuple[str, str]]:
+    """(name of a module, path of its source)"""
+    roots = {"": sysconfig.get_path("stdlib")}
+    roots |= {name: os.path.dirname(sys.modules[name].__file__) for name in WITH_SOURCES if name in sys.modules}
+    for prefix, root in roots.items():
+        for folder, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if name not in LEFT_OUT and "-" not in name and name[:2] != "__"]
+            inner = os.path.relpath(folder, root).replace(os.sep, ".").strip(".")
+            package = f"{prefix}.{inner}".strip(".")
+            for file in files:
+                if file.endswith(".py"):
+                    name = package if file == "__init__.py" else f"{package}.{file[:-3]}".strip(".")
+                    yield name, os.path.join(folder, file)
+
+
 class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Imports pure Python modules of the standard library from their sources in memory."""
+    """Imports pure Python modules of the standard library, and of `WITH_SOURCES`, from their sources in memory.
+
+    The sources lie in a sealed file that is mapped privately: all programs share its pages, none can change them, and
+    what a program writes over its mapping stays in its process.
+    """
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[int, int, bool]] = {}  # offset, size, whether it is a package
-        sources = bytearray()
-        root = sysconfig.get_path("stdlib")
-        for folder, folders, files in os.walk(root):
-            folders[:] = [name for name in folders if name not in LEFT_OUT and "-" not in name and name[:2] != "__"]
-            package = os.path.relpath(folder, root).replace(os.sep, ".").strip(".")
-            for file in files:
-                if file.endswith(".py"):
-                    is_package = file == "__init__.py"
-                    name = package if is_package else f"{package}.{file[:-3]}".strip(".")
-                    with open(os.path.join(folder, file), "rb") as stream:
-                        source = stream.read()
-                    self._places[name] = (len(sources), len(source), is_package)
-                    sources += source
-        # Shared memory: a fork need not copy its page tables
-        self._sources = mmap.mmap(-1, len(sources))
-        self._sources.write(sources)
+        with os.fdopen(os.memfd_create("sources", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as sources:
+            for name, path in _sources():
+                with open(path, "rb") as file:
+                    source = file.read()
+                self._places[name] = (sources.tell(), len(source), os.path.basename(path) == "__init__.py")
+                sources.write(source)
+            sources.flush()
+            fcntl.fcntl(sources, fcntl.F_ADD_SEALS, SEALS)
+            self._sources = mmap.mmap(sources.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in self._places:

@@ -1,21 +1,22 @@
-"""Verdicts on programs: `extract_code` finds the program in a completion, `grade_program` runs it on a problem's tests.
+"""Verdicts on programs: `grade_program` runs one on a problem's tests.
 
-Expected outputs never enter the sandbox: a program gets the inputs, and what it gives is compared here
-(`code_compare`). So a program that looks for the answers finds none, and one that reports success reports nothing.
+Expected outputs never enter the sandbox: a program gets one input after the other, and what it gives is compared here
+(`compare`) as soon as it is there. So a program that looks for the answers finds none, and one that reports success reports
+nothing: a run counts only if its process ends by itself with status 0, which the kernel says.
 """
 
 import collections
+import contextlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..responses import after_thoughts
-from ..sandbox import Calls, Limits, Sandbox
-from ..sandbox.jobs import CRASHED, FINISHED, OUT_OF_MEMORY, TIMED_OUT, Result
-from ..sandbox.pool import MOST_INPUTS
-from .code_compare import ORACLES, read_value, same_text
-from .code_tests import CodeTests
+from ...sandbox import Calls, Limits, Sandbox
+from ...sandbox.jobs import CRASHED, FINISHED, OUT_OF_MEMORY, TIMED_OUT, Result
+from ...sandbox.pool import MOST_INPUTS
+from .compare import ORACLES, read_value, same_text
+from .tests import CodeTests
 
 
 RIGHT = "right"
@@ -23,13 +24,11 @@ NO_CODE = "no code"
 WRONG = "wrong"
 UNUSABLE_TESTS = "unusable tests"
 CODE_REASONS = (RIGHT, NO_CODE, CRASHED, WRONG, TIMED_OUT, OUT_OF_MEMORY, UNUSABLE_TESTS)
-LONGER = 8  # times the expected output is what a program may give at most,
-LONGER_BYTES = 2**16  # and this many bytes: nothing longer is read
+LONGER = 8  # times the expected output
+LONGER_BYTES = 2**16  # and this many bytes are read of what a program gives: more is wrong
 MIN_LITERAL = 4  # characters of an expected output that tell something when the program contains it
 
-_FENCE = re.compile(r"^[ \t]*(`{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
 _COMMENT = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)  # docstrings repeat the examples of the problem
-_LANGUAGES = ("python", "python3", "py")
 
 
 @dataclass(frozen=True)
@@ -47,31 +46,6 @@ class CodeVerdict:
     reason: str
     detail: str = ""
     is_hard_coded: bool = False
-
-
-def extract_code(completion: str) -> str | None:
-    """The last closed fenced block marked as Python after the last `</think>`; else the last block without a language.
-
-    None without one, or if a thought does not end.
-    """
-    text = after_thoughts(completion)
-    if text is None:
-        return None
-    marked = unmarked = None
-    opening = None
-    for fence in _FENCE.finditer(text):
-        if opening is None:
-            opening = fence
-        elif not fence[2] and len(fence[1]) >= len(opening[1]):
-            block = text[opening.end() + 1 : fence.start()]
-            if opening[2].lower() in _LANGUAGES:
-                marked = block
-            elif not opening[2]:
-                unmarked = block
-            opening = None
-        elif fence[2].lower() in _LANGUAGES:
-            opening = fence  # the one before was never closed
-    return unmarked if marked is None else marked
 
 
 def grade_program(
@@ -101,27 +75,53 @@ def grade_program(
 
 
 def _grade_runs(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits, fraction: bool) -> tuple:
-    """(tests passed, (reason, detail)) on standard input."""
+    """(tests passed, (reason, detail)) on standard input.
+
+    Runs share a process, and count if it ends well. What an earlier run left behind may have spoilt a later one: a run that
+    fails counts only as the first of its process. If one fails later, those of that process are repeated one by one.
+    """
     stdins = [text.encode("utf-8", "surrogatepass") for text in tests.inputs]
     expected = tests.outputs[0]
-    passed, first = 0, None
-    start = 0
-    while start < len(stdins):
-        results = sandbox.run_inputs(program, stdins[start : start + MOST_INPUTS], limits)
-        # What an earlier run left behind in the process may have spoilt a later one: a run that fails counts only as the
-        # first of its process. The next round begins with it.
-        for i, result in enumerate(results):
-            failure = _failure(result) or _wrong_text(expected[start], result)
-            if failure is None:
-                passed += 1
-            elif i > 0:
+    most = [_most_bytes(text) for text in expected]
+    left = limits.seconds_of_all(len(stdins))
+    pending, together = list(range(len(stdins))), True
+    failures: dict[int, tuple[str, str]] = {}
+    while pending:
+        if left <= 0:
+            failures |= dict.fromkeys(pending, (TIMED_OUT, "all tests together took too long"))
+            break
+        batch = pending[:MOST_INPUTS] if together else pending[:1]
+        failed: dict[int, tuple[str, str]] = {}
+        passed = set()
+        with contextlib.closing(
+            sandbox.run_inputs(program, [stdins[i] for i in batch], limits, [most[i] for i in batch], left)
+        ) as results:
+            for i, result in zip(batch, results, strict=False):
+                left -= result.seconds
+                failure = _failure(result) or _wrong_text(expected[i], result)
+                if failure is None:
+                    passed.add(i)
+                else:
+                    failed[i] = failure
+                    if not fraction:
+                        break
+        ended_well = result.status == FINISHED and (fraction or not failed)
+        decided = passed if ended_well else set()
+        if batch[0] in failed:
+            failures[batch[0]] = failed[batch[0]]
+            if not fraction:
                 break
-            else:
-                first = first or failure
-                if not fraction:
-                    return passed, first
-            start += 1
-    return passed, first or (RIGHT, "")
+            decided = decided | {batch[0]}
+        together = together and not (passed | failed.keys()) - decided
+        pending = [i for i in pending if i not in decided]
+        pending.sort(key=lambda i: i not in failed)  # the likeliest to fail first
+    first = failures[min(failures)] if failures else (RIGHT, "")
+    return len(stdins) - len(failures), first
+
+
+def _most_bytes(expected: str) -> int:
+    """How much is read of a text or value."""
+    return LONGER * len(expected) + LONGER_BYTES
 
 
 def _wrong_text(expected: str, result: Result) -> tuple[str, str] | None:
@@ -131,7 +131,8 @@ def _wrong_text(expected: str, result: Result) -> tuple[str, str] | None:
 
 def _grade_calls(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits, fraction: bool) -> tuple:
     """(tests passed, (reason, detail)) of calls: all fail unless the program gives one line a call and ends well."""
-    calls = Calls(tests.function, tests.inputs, tests.is_python, keep_going=fraction)
+    most_bytes = sum(max(_most_bytes(json.dumps(outputs[i])) for outputs in tests.outputs) for i in range(len(tests)))
+    calls = Calls(tests.function, tests.inputs, tests.is_python, keep_going=fraction, most_bytes=most_bytes)
     result = sandbox.call(program, calls, limits)
     failure = _failure(result)
     if failure:
@@ -155,7 +156,7 @@ def _grade_calls(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limit
 
 
 def _is_right(expected: object, line: bytes, same: Callable[[object, object], bool]) -> bool:
-    if line[:1] != b"=" or (len(line) > LONGER_BYTES and len(line) > LONGER * len(json.dumps(expected))):
+    if line[:1] != b"=" or len(line) > _most_bytes(json.dumps(expected)):
         return False
     try:
         return same(expected, read_value(line[1:]))

@@ -28,6 +28,7 @@ ALLOWED = (
     # Open descriptors: those the program starts with, or copies of them
     *("read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "fstat", "close", "dup", "dup2", "dup3"),
     *("poll", "ppoll", "select", "pselect6"),
+    "pipe2",  # within the process
     # Memory
     *("brk", "mmap", "munmap", "mremap", "mprotect", "madvise"),
     # Its own signals and timers
@@ -41,6 +42,8 @@ ALLOWED = (
     *("getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "getcwd", "sched_getaffinity", "sysinfo"),
     *("getrlimit", "getrusage", "getrandom", "exit_group"),
 )
+# Calls that take a path find no file, as honest programs expect where there is none
+PATHS = ("openat", "openat2", "newfstatat", "statx", "faccessat", "faccessat2", "readlinkat")
 FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
 IOCTL_REQUESTS = (0x5401, 0x541B)  # TCGETS (isatty), FIONREAD
 
@@ -112,6 +115,7 @@ def load_libseccomp() -> ctypes.CDLL:
 def rules() -> list[tuple[str, int, list[tuple[int, int, int, int]]]]:
     """(system call, action, comparisons of arguments as (index, operator, a, b)) triples; all else fails with EPERM."""
     found = [(name, SCMP_ACT_ALLOW, []) for name in ALLOWED]
+    found += [(name, SCMP_ACT_ERRNO | errno.ENOENT, []) for name in PATHS]
     found += [("fcntl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, command, 0)]) for command in FCNTL_COMMANDS]
     found += [("ioctl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, request, 0)]) for request in IOCTL_REQUESTS]
     found.append(("clone", SCMP_ACT_ALLOW, [(0, SCMP_CMP_MASKED_EQ, CLONE_WATCHED, CLONE_THREAD)]))
@@ -250,7 +254,7 @@ class Isolation:
 
         Args:
             memory_bytes: Address space that it may add to what it has.
-            total_cpu_seconds: CPU time after which the kernel ends it, up to two seconds later.
+            total_cpu_seconds: CPU time after which the kernel ends it, up to two seconds later, should the worker not.
             file_bytes: Size that each of its output files may reach; SIGXFSZ ends it there.
             other_threads: Threads of the same user, which the kernel counts in; None: do not limit threads.
         """

@@ -1,6 +1,7 @@
 """The self-test of a worker: a program that tries to get out. It runs inside the sandbox before any other program.
 
 Prints `allowed: ...` for what it should not have been able to do, then `done`. Each attempt is harmless if it succeeds.
+It is run twice: the second time tells whether something of the first was left.
 """
 
 import ctypes
@@ -57,7 +58,7 @@ def find_variable() -> None:
 
 
 def find_descriptor() -> None:
-    for number in range(4, 1024):
+    for number in range(6, 1024):
         try:
             os.dup(number)
         except OSError:
@@ -66,6 +67,22 @@ def find_descriptor() -> None:
     raise OSError
 
 
+def write_over_sources() -> None:
+    """In the memory that all programs share, change the last byte of what they import, by force if need be."""
+    for finder in sys.meta_path:
+        for memory in filter(lambda value: isinstance(value, mmap.mmap), vars(finder).values()):
+            if memory[-1:] == MARK:
+                return  # an earlier program was here
+            view = (ctypes.c_void_p * 16)()  # a Py_buffer: its first field is the address
+            ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), view, 0)
+            last = view[0] + len(memory) - 1
+            page = last // mmap.PAGESIZE * mmap.PAGESIZE
+            if libc.mprotect(ctypes.c_void_p(page), mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE) == 0:
+                ctypes.memset(last, MARK[0], 1)
+    raise PermissionError
+
+
+MARK = b"\x07"
 buffer = ctypes.create_string_buffer(4096)
 ATTEMPTS = {
     "list the root directory": lambda: os.listdir("/"),
@@ -99,6 +116,7 @@ ATTEMPTS = {
     "map 64 TiB": map_much,
     "see the environment": find_variable,
     "use a descriptor of the worker": find_descriptor,
+    "change what a later program imports": write_over_sources,
     "change its user": lambda: os.setuid(os.getuid()),
 }
 

@@ -5,8 +5,8 @@ the check only runs with the reference, once, in the sandbox, to see what it cal
 gives are the expected ones; a program under test gets the arguments alone.
 """
 
-from ..sandbox import Calls, Limits, Sandbox
-from .code_compare import read_value
+from ...sandbox import Calls, Limits, Sandbox
+from .compare import read_value
 
 
 # What the reference is called with, as texts, since arguments may be tuples and sets; noted before it can change them.

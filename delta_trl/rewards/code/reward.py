@@ -1,17 +1,18 @@
 """Verified rewards for code: the program in a completion runs in the sandbox on the tests of its problem.
 
 `code_reward` is a TRL reward function; `make_code_reward` makes one with other settings. Policy of the comparison:
-`code_compare`. Forms of tests: `code_tests`. What the sandbox promises: docs/rewards_code.md.
+`compare`. Forms of tests: `tests`. Where a program is found: `extraction`. What the sandbox promises: docs/rewards_code.md.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..responses import response_texts
-from ..sandbox import Limits, Sandbox
-from .code_grading import CODE_REASONS, NO_CODE, UNUSABLE_TESTS, CodeVerdict, extract_code, grade_program
-from .code_tests import CodeTests, read_tests
+from ...responses import response_texts
+from ...sandbox import Limits, Sandbox
+from .extraction import extract_code
+from .grading import CODE_REASONS, NO_CODE, UNUSABLE_TESTS, CodeVerdict, grade_program
+from .tests import CodeTests, read_tests
 
 
 def grade_code(
@@ -125,12 +126,13 @@ def make_code_reward(
 _DOCUMENTATION = """Verified reward for code: 1.0 if the completion's program passes all tests of its problem, else 0.0.
 
     A TRL reward function: `GRPOTrainer(reward_funcs=code_reward, ...)`, or `delta_trl.rewards.code_reward` by name. The
-    program is the last fenced Python block after the last closed `</think>`. It runs in `delta_trl.sandbox`, or not at all.
+    program is the last closed fenced block of Python after the last closed `</think>`. It runs in `delta_trl.sandbox`, or
+    not at all.
 
     Args:
         completions: Plain texts, or conversations (lists of messages), as TRL passes them.
         tests: The tests of each problem, from the dataset's column of that name: dicts or JSON texts
-            `{"inputs": [...], "outputs": [...], "fn_name": optional}`; see `delta_trl.rewards.code_tests`.
+            `{"inputs": [...], "outputs": [...], "fn_name": optional}`; see `delta_trl.rewards.code.tests`.
         log_extra: Given by the trainer. Gets the columns `verdict` and `detail` of the completions table.
         log_metric: Given by the trainer. Gets the share of each reason as `code_reward/<reason>`, and the share of
             completions that were right and contain an expected output as `code_reward/hard_coded`.

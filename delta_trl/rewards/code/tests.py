@@ -14,7 +14,7 @@ With `fn_name` a function of the program, or of its class `Solution`, is called.
 import json
 from dataclasses import dataclass
 
-from .code_compare import ORACLES, read_value
+from .compare import ORACLES, read_value
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class CodeTests:
         outputs: Expected texts, one list of them; or for calls one list of values a reading of the row.
         function: The function to call, None for programs that read standard input.
         is_python: Whether arguments are texts of Python expressions.
-        oracle: How a returned value is compared, one of `code_compare.ORACLES`.
+        oracle: How a returned value is compared, one of `compare.ORACLES`.
     """
 
     inputs: list
