@@ -1,6 +1,8 @@
 """Stability: disturbances do what they say, and the moving average is one."""
 
 import json
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -10,11 +12,11 @@ from conftest import tiny_model
 from delta_trl.coefficients import delta_coefficients
 from delta_trl.features import FEATURES
 from delta_trl.research.credit.tokens import REST
+from delta_trl.research.pool import Pool, load_pool, save_pool
 from delta_trl.research.sampling import problem_rows
 from delta_trl.research.stability import (
     MOVING_AVERAGE,
     Centroids,
-    Pool,
     advantages_of,
     examine,
     flip,
@@ -102,6 +104,33 @@ def pool(responses: int = 32, length: int = 12) -> Pool:
         rewards=rewards,
         group=4,
     )
+
+
+class Planted:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_pool_is_kept_as_tensors_alone(tmp_path):
+    """A file of responses is read without running what somebody may have put there."""
+    save_pool(pool(), tmp_path / "pool.pt")
+    kept = load_pool(tmp_path / "pool.pt")
+    assert examine(kept, "flipped", 0.3, 16) == examine(pool(), "flipped", 0.3, 16)
+    assert (kept.classes == pool().classes).all()
+    mark = tmp_path / "ran"
+    whole = (tmp_path / "pool.pt").read_bytes()
+    for content in ({**vars(pool()), "ids": Planted(mark)}, pool(), [1], {"ids": torch.zeros(1)}):
+        torch.save(content, tmp_path / "pool.pt")
+        with pytest.raises(ValueError, match=r"pool\.pt holds no pool of responses"):
+            load_pool(tmp_path / "pool.pt")
+    for content in (b"", whole[: len(whole) // 2], pickle.dumps(Planted(mark))):
+        (tmp_path / "pool.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="Delete it, and they are sampled again"):
+            load_pool(tmp_path / "pool.pt")
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from delta_trl.research.study.analysis import (
     write_tables,
 )
 from delta_trl.research.study.plots import plot_differences, plot_rewards
-from delta_trl.research.study.runner import check_runs, open_runs
-from delta_trl.research.study.settings import WARM, load_study
+from delta_trl.research.study.runner import Failure, _outcome, check_runs, open_runs
+from delta_trl.research.study.settings import WARM, StudyRun, load_study
 from delta_trl.research.study.store import append_record, pack_records, read_records, rounded
 from delta_trl.train.__main__ import train
 
@@ -129,6 +130,52 @@ def test_options_are_checked_by_the_training_script_before_anything_runs(tmp_pat
     study = load_study(write(tmp_path / "study.yaml", methods={"plain": {}, "other": {"options": options}}))
     with pytest.raises(ValueError, match=message):
         check_runs(study)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({"OF_ONE_METHOD": "1"}, {}),
+        ({"ALREADY_THERE": "changed", "OF_ONE_METHOD": 2}, {}),
+        ({"OF_ONE_METHOD": "1"}, {"learning_rat": 1.0}),  # refused
+    ],
+)
+def test_the_environment_of_one_method_is_not_that_of_the_others(tmp_path, monkeypatch, environment, options):
+    monkeypatch.setenv("ALREADY_THERE", "as it was")
+    before = dict(os.environ)
+    methods = {"own": {"options": {"env": environment, **options}}, "plain": {}}
+    study = load_study(write(tmp_path / "study.yaml", methods=methods))
+    with pytest.raises(ValueError, match="learning_rat") if options else nullcontext():
+        check_runs(study)
+    assert dict(os.environ) == before  # which every run is started with
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [
+        ({}, "there is no trainer_state.json"),
+        ({"trainer_state.json": '{"global_step": 2, "max_'}, "is damaged"),
+        ({"trainer_state.json": "[]"}, "is damaged"),
+        ({"trainer_state.json": "[" * 100_000}, "is damaged: it is nested too deeply"),
+        ({"trainer_state.json": '{"global_step": 1, "max_steps": 2}'}, "it stopped at step 1 of 2"),
+        ({"trainer_state.json": '{"global_step": 2, "max_steps": 2, "log_history": []}'}, "there is no final.json"),
+        (
+            {"trainer_state.json": '{"global_step": 2, "max_steps": 2, "log_history": []}', "final.json": "{"},
+            "is damaged",
+        ),
+    ],
+)
+def test_a_run_that_left_damaged_files_failed(tmp_path, left, reason):
+    run = StudyRun("plain", 1, {}, final_samples=2)
+    output = tmp_path / "runs" / run.name / "output"
+    output.mkdir(parents=True)
+    (output.parent / "log.txt").write_text("the end\n")
+    for name, content in left.items():
+        (output / name).write_text(content)
+    outcome = _outcome(run, 0, tmp_path)
+    assert isinstance(outcome, Failure)
+    assert reason in outcome.reason
+    assert outcome.log == "the end"
 
 
 def test_runs_go_seed_by_seed_and_start_with_the_evaluation_of_the_warm_model(tmp_path):

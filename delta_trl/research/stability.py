@@ -10,7 +10,6 @@ The comparison is between tokens whose advantage has the same sign in both, side
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..jsonl import append_lines
 from .credit.measures import ADVANTAGE_SIDES, measure, rank_correlation
 from .credit.tokens import TOKEN_TASKS, token_classes
 from .full_gradient import coefficients_from
+from .pool import Pool, load_pool, save_pool
 from .sampling import RolloutSampler, begin_measurement
 
 
@@ -39,30 +39,6 @@ DISTURBANCES = {
     "responses": (2048, 1024, 512, 256, 128, 64),
     "formatting": (0.0, 0.3, 0.6, 0.8, 0.9),
 }
-
-
-@dataclass(frozen=True)
-class Pool:
-    """
-    Responses sampled from one policy, with everything that coefficients are computed from. N tokens, B responses.
-
-    Attributes:
-        features (`dict`): From a name of `FEATURES` to v, shape (N, ·), float32.
-        log_probs, ids, responses (`torch.Tensor`): Shape (N,): as in `RolloutTokens`.
-        classes (`np.ndarray`): Shape (N,): indices of `credit.tokens.CLASSES`.
-        wording (`torch.Tensor`): Shape (N,), bool: tokens without a digit and outside the box.
-        rewards (`torch.Tensor`): Shape (B,), 0 or 1.
-        group (`int`): Responses of a prompt; those of prompt g are numbers g·group to g·group + group − 1.
-    """
-
-    features: dict[str, torch.Tensor]
-    log_probs: torch.Tensor
-    ids: torch.Tensor
-    responses: torch.Tensor
-    classes: np.ndarray
-    wording: torch.Tensor
-    rewards: torch.Tensor
-    group: int
 
 
 def advantages_of(rewards: torch.Tensor, group: int) -> torch.Tensor:
@@ -269,10 +245,10 @@ def measure_stability(
     levels_file, pool_file = Path(folder) / "levels.jsonl", Path(folder) / "pool.pt"
     sampler, records = begin_measurement(model, rows, levels_file, prompts=prompts, settings=settings)
     if pool_file.exists():
-        pool = torch.load(pool_file, weights_only=False)
+        pool = load_pool(pool_file)
     else:
         pool = sample_pool(sampler, rows[: responses // group], prompts, seed)
-        torch.save(pool, pool_file)
+        save_pool(pool, pool_file)
     done = {(record["kind"], record["level"]) for record in records}
     todo = [
         (kind, level)

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -18,16 +17,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from tqdm import tqdm
 
+from ...jsonl import parse_json
 from ...train.arguments import parse as parse_arguments
 from ...train.stopping import stopped_by_signals
 from ..tasks import TASKS, warm_up, write_problems
+from .origin import git_state, versions
 from .settings import WARM, Study, StudyRun, TaskSettings
 from .store import FINAL_FILE, append_record, read_records, write_records
 
@@ -203,17 +203,19 @@ def _outcome(run: StudyRun, status: int, folder: Path) -> list[dict[str, Any]] |
     state = place / "output" / "trainer_state.json"
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if status == 0:
-        if state.exists():
-            content = json.loads(state.read_text())
+        try:
+            content = parse_json(state.read_bytes())
             if content["global_step"] == content["max_steps"]:
                 history = content["log_history"]
                 if run.final_samples is not None:
-                    final = json.loads((place / "output" / FINAL_FILE).read_text())
+                    final = parse_json((place / "output" / FINAL_FILE).read_bytes())
                     history.append({"step": content["global_step"], **final})
                 return history
             reason = f"it stopped at step {content['global_step']} of {content['max_steps']}"
-        else:
-            reason = "exit status 0, but there is no trainer_state.json"
+        except FileNotFoundError as error:
+            reason = f"exit status 0, but there is no {Path(error.filename).name}"
+        except (ValueError, LookupError, TypeError) as error:
+            reason = f"exit status 0, but what it left in {state.parent} is damaged: {error}"
     lines = (place / "log.txt").read_text(errors="replace").replace("\r", "\n").splitlines()
     return Failure(run, reason, "\n".join(lines[-LOG_LINES:]))
 
@@ -253,28 +255,16 @@ def locked(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the code, and whether tracked files differ from it; None where there is no git."""
-
-    def ask(*arguments: str) -> str | None:
-        try:
-            return subprocess.run(
-                ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    status = ask("status", "--porcelain", "--untracked-files=no")
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def versions() -> dict[str, str]:
-    """What the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **{name: version(name) for name in ("torch", "transformers", "trl", "accelerate", "datasets")},
-    }
+@contextlib.contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """Take back what a run's options set with `env`, which every run started from here would inherit."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def check_runs(study: Study) -> None:
@@ -287,7 +277,7 @@ def check_runs(study: Study) -> None:
         if run.method == WARM:  # the baseline's options
             continue
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, _unchanged_environment():
                 parse_arguments(["--config", str(write_config(run, Path(folder)))])
         except (ValueError, TypeError) as error:
             message = f"The options of method {run.method!r} do not fit the training command: {error}"
