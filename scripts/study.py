@@ -38,7 +38,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from delta_trl.commands import one_line_errors
+    from delta_trl.commands import one_line_errors, quiet_dependencies
+
+    quiet_dependencies()
     from delta_trl.research.study.settings import load_study
 
     with one_line_errors():

@@ -112,6 +112,16 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path, changes, message):
         load_study(write(tmp_path / "study.yaml", **changes))
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["task: [1,", "- 1\n", "a: &a [" + "x, " * 99 + "]\nb: &b [" + "*a, " * 99 + "]\nc: [" + "*b, " * 9 + "]"],
+)
+def test_a_file_that_is_no_mapping_of_a_bearable_size_is_refused(tmp_path, content):
+    (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"study\.yaml.* (not valid YAML|must hold options|more than 10,000 values)"):
+        load_study(tmp_path / "study.yaml")
+
+
 def test_a_missing_key_is_named(tmp_path):
     (tmp_path / "study.yaml").write_text("task: {name: ledger}\nsettings: {}\nseeds: [1]\nmethods: {a: {}}\n")
     with pytest.raises(ValueError, match="lacks baseline"):

@@ -6,8 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ...train.yaml_file import read_yaml
 from ..tasks import TASKS
 
 
@@ -181,7 +180,7 @@ def load_study(path: Path) -> Study:
     Raises:
         ValueError: Unknown or missing keys, or values that do not fit.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path)
     _check_keys(content, Study, str(path), given=("name",))
     task, methods = content["task"], content["methods"]
     _check_keys(task, TaskSettings, f"{path}: task")
