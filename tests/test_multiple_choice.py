@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -67,6 +68,142 @@ from delta_trl.research.tasks import character_tokenizer
 )
 def test_answer_letters(response, letter):
     assert answer_letter(response) == letter
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        # Reasons, dashes, quotes, the word "option", the next line, formulas in boxes, letters that are discussed; then none
+        ("The answer is D since energy is conserved.", "D"),
+        ("The answer is A as the field vanishes.", "A"),
+        ("The answer is B, because A is too small.", "B"),
+        ("The correct answer is C – the others violate charge.", "C"),
+        ("Answer: B—it is the only one", "B"),
+        ("Answer: (D) – reason", "D"),
+        ("The answer is A - it fits", "A"),
+        ('Answer: "B"', "B"),
+        ("The answer is “C”.", "C"),
+        ("Answer: `D`", "D"),
+        ("The answer is 'A'", "A"),
+        ('The answer is "B" because', "B"),
+        ("The correct answer is choice B.", "B"),
+        ("Answer: option D", "D"),
+        ("The answer is Option A: 5 J", "A"),
+        ("The answer is letter C", "C"),
+        ("The correct option is C.", "C"),
+        ("**The best choice is: B**", "B"),
+        ("The answer is:\n\n**B**", "B"),
+        ("### Answer\n\nD", "D"),
+        ("## Final Answer:\n(B)", "B"),
+        ("Answer:\nC) 42 m/s", "C"),
+        ("The correct answer is\n\nA", "A"),
+        ("**Answer:**\n\n$$\\boxed{B}$$", "B"),
+        ("Answer: A, I believe.", "A"),
+        ("The answer is D, I think", "D"),
+        ("The answer is B I guess", "B"),
+        ("Answer: B\n\nSo we get \\boxed{F = ma}", "B"),
+        ("Answer: C. Here $\\boxed{C_p = 5}$", "C"),
+        ("Answer: B\n\\boxed{A + B}", "B"),
+        ("\\boxed{\\text{C) 42 m/s}}", "C"),
+        ("\\boxed{\\mathrm{D}}", "D"),
+        ("\\boxed{A}\\text{ is right}", "A"),
+        ("Answer: \\(\\boxed{C}\\)", "C"),
+        ("Answer: \\[C\\]", "C"),
+        ("Answer: C</s>", "C"),
+        ("Answer: C<|eot_id|>", "C"),
+        ("The answer must be E.", "E"),
+        ("The answer is most likely B.", "B"),
+        ("The answer is therefore D", "D"),
+        ("the answer is clearly (c)", "C"),
+        ("Answer – B", "B"),
+        ("Answer = D", "D"),
+        ("Answer → A", "A"),
+        ("Answer： （B）", "B"),
+        ("Answer: Ｃ", "C"),
+        ("<answer>B</answer>", "B"),
+        ("<answer> (C) </answer>", "C"),
+        ('{"reasoning": "x", "answer": "D"}', "D"),
+        ("The answer to this question is B.", "B"),
+        ("The answer is C 42", "C"),
+        ("Answer: b) 42", "B"),
+        ("The answer is A (not B or C).", "A"),
+        ("The answer is D (see above)", "D"),
+        ("Answer: C, D is wrong because", "C"),
+        ("The answer is B. A and C are wrong.", "B"),
+        ("The answer is C, and A is wrong.", "C"),
+        ("Answer: D. E. coli grows", "D"),
+        ("Answer: A, B because both hold", None),
+        ("Answer: A/B", None),
+        ("Answer: A & C", None),
+        ("The answer is A and B.", None),
+        ("Answer: A, B are both right", None),
+        ("The answer is either A or B", None),
+        ("\\boxed{A} or \\boxed{B}", None),
+        ("\\boxed{A, C}", None),
+        ("Answer: A (or B)", None),
+        ("Answer: A B", None),
+        ("Answer: A-D", None),
+        ("Answer: C = 5", None),
+        ("The answer is F(x) = 2", None),
+        ("The answer is A + B", None),
+        ("\\boxed{E = mc^2}", None),
+        ("\\boxed{C_2}", None),
+        ("Answer: $A \\cap B$", None),
+        ("Answer: $E=mc^2$", None),
+        ("Answer: $\\text{E} = 5$", None),
+        ("Answer: G > 0", None),
+        ("The answer is A-level chemistry", None),
+        ("Answer: C-14", None),
+        ("The answer is B cells.", None),
+        ("Answer: A force of 5 N", None),
+        ("Answer: A ball", None),
+        ("Answer:\nA force acts", None),
+        ("Answer: I think it is wrong", None),
+        ("The answer is I", "I"),
+        ("The wrong answer is A.", None),
+        ("The incorrect answer: B", None),
+        ("If the answer is A, then x", None),
+        ("Suppose the correct answer is B.", None),
+        ("Is the answer B?", None),
+        ("The answer is not A but B", None),
+        ("Answer: None of the above", None),
+        ("answer\nA plan", None),
+        ("This gives the final answer\nC is wrong", None),
+        ("Answer: a bit", None),
+        ("The answer could be C", None),
+        ("Answer: C's value", None),
+        ("Answer: A's", None),
+        ("Answer: Both A and B", None),
+        ("Answer: Cl", None),
+        ("Answer: D2O", None),
+        ("The answer is H2O", None),
+        ("Answer: 5 C", None),
+        ("Answer: C++", None),
+        ("Answer: B|C", None),
+        ("Answers: A", None),
+        ("Answer: $LETTER (without quotes) where LETTER is one of ABCD", None),
+        ("Answer: [LETTER]", None),
+        ("Answer: X", None),
+        ("The answer is the option B", "B"),
+        ("The answer is B i.e. 3.2", "B"),
+        ("Answer: __B__", "B"),
+        ("Answer:\r\nB\r\n", "B"),
+        ("Answer: «B»", "B"),
+        ("Answer: B ~ 5", None),
+        ("Answer: A is wrong", None),
+        ("Answer: A is not possible. Answer: D", "D"),
+    ],
+)
+def test_letters_as_models_write_them(response, letter):
+    assert answer_letter(response) == letter
+
+
+CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "choices.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["kind"] for case in CASES])
+def test_letters_of_public_reports_and_test_files(case):
+    assert answer_letter(case["completion"], case["letters"]) == case["expected"]
 
 
 def test_a_letter_must_be_one_of_the_options():

@@ -7,6 +7,7 @@ bundled: GPQA asks that its texts are not published.
 import hashlib
 import random
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,38 +104,107 @@ def mmlu_pro_questions(
     return [question for question in questions if question.id in names]
 
 
-# "Answer:" or "answer is", then what may stand before a letter, then the letter; or the letter in a box
-_BEFORE = r"(?:[ \t*_$(\[{]|\\[(\[]|\\(?:boxed|text|textbf|mathrm|mathbf)[ \t]*\{)*"
-_LETTER = re.compile(
-    rf"(?:\banswer[*_]*[ \t]*(?P<verb>:|is\b[ \t]*:?)|\\boxed[ \t]*\{{){_BEFORE}(?P<letter>[a-z])(?![\w'’])",
+# What may stand before a letter and after it: brackets, quotes, bold type, LaTeX. All repetitions are bounded, so that
+# reading takes time linear in the length, whatever the text.
+_BEFORE = r"(?:[\s*_$(\[{'\"`“‘„«]|\\[(\[]|\\(?:boxed|fbox|text[a-z]{0,4}|math[a-z]{1,4})[ \t]?\{){0,16}"
+_AFTER = r"[ \t*_$)\]}'\"`”’“»\\]{0,12}"
+_SUBJECT = (
+    r"(?P<what>\banswer|\b(?:correct|right|best)[ \t](?:option|choice))"
+    r"(?:[ \t]to[ \t](?:this|the)[ \t](?:question|problem))?[*_\"'`]{0,6}[ \t]{0,8}"
+)
+_VERB = (
+    r"(?:is|(?:should|must|would|will|has to) be)\b"
+    r"(?:[ \t](?:most likely|likely|probably|clearly|therefore|thus|then|definitely|indeed|simply))?[ \t]{0,4}:?"
+)
+# "Answer: C", <answer>C, "the answer is C", "Answer - C", "Answer" alone on its line, or a box
+_STATED = re.compile(
+    rf"(?:{_SUBJECT}(?:(?P<colon>[:>])|(?P<verb>{_VERB})|(?P<dash>[-–—=→]{{1,2}})|(?P<heading>\n))|\\boxed[ \t]?\{{)"
+    rf"{_BEFORE}(?:(?:the[ \t])?(?:option|choice|letter)[ \t]{{1,4}}{_BEFORE})?(?P<letter>[a-z])(?![^\W_]|['’]\w|[-–]\w|\()",
     re.IGNORECASE,
 )
-# A letter that ends its line, and one that ends what it is part of
-_END_OF_LINE = re.compile(r"[ \t*_$)\]}.\\]*(?:\n|\Z)")
-_END = re.compile(r"[ \t*_$\\]*(?:[.,;:!)\]}]|\n|\Z)")
-_ANOTHER = re.compile(r"[ \t*_$)\]}]*(?:,|/|\bor\b|\band\b)[ \t*_$(\[{]*[A-Z](?!\w)")
+# Before the word "answer" where it is alone on its line
+_HEADING = re.compile(r"(?:\A|\n)[#*_> \t]{0,12}(?:(?:the|my|final|correct)[ \t]){0,3}\Z", re.IGNORECASE)
+# Before "answer": what makes it no statement
+_UNSTATED = re.compile(
+    r"\b(?:wrong|incorrect|(?:if|whether|suppose|assume|assuming|unless)(?:[ \t]that)?(?:[ \t](?:the|my))?"
+    r"(?:[ \t](?:correct|right|final|best))?)[ \t]\Z",
+    re.IGNORECASE,
+)
+_LOOK_BACK = 60  # characters, more than `_HEADING` and `_UNSTATED` can take
+_END_OF_LINE = re.compile(rf"(?:{_AFTER}[.!]?){{1,2}}[ \t]?(?:\n|\Z|<[|/])")
+_CLOSED = re.compile(rf"{_AFTER}(?:[.:)]|\n|\Z|<[|/])")
+# Of a letter that belongs to a formula: E = mc^2, A \cap B, C_2
+_FORMULA = re.compile(rf"[ \t*$)\]]{{0,8}}(?:[=+^>≤≥≈~′∝·×÷∈⊂⊆∪∩]|<(?![|/])|_[^\W_]|_[{{\\]|\\[a-zA-Z])|{_AFTER}=")
+_DENIED = re.compile(rf"{_AFTER}(?:is|was)[ \t](?:not|wrong|incorrect|false)\b")
+_ENDS = r"\)?[ \t]?(?:\n|\Z)"
+_ANOTHER = re.compile(
+    rf"{_AFTER}\(?(?:(?P<comma>[,;][ \t]?(?:and\b)?)|[/|&]|\bor\b|\band\b|(?:[-–—]|(?=[ \t]))(?=[ \t]?\(?[A-Z]{_ENDS}))"
+    rf"(?:[ \t](?:possibly|perhaps|maybe|also))?{_BEFORE}(?P<letter>[A-Z])(?![\w'’])"
+)
+# After a comma and a letter: "Answer: B, A is wrong", "C, I think", but not "A, B are both right"
+_CLAUSE = re.compile(r"[ \t](?!(?:are|were|both|because|since|as|and|or)\b)[a-z]")
+# After a letter in running text, so that it is no article, no pronoun and no part of a name
+_PUNCTUATED = re.compile(rf"{_AFTER}(?:[.,;:!)\]}}—–(]|-{{1,3}}[ \t]|[ \t]\d|\n|\Z|<[|/])")
+_REASON = re.compile(
+    rf"{_AFTER}(?:because|since|as|for|so|due|given|based|according|which|where|when|while|whereas|but|by|and|not|is|with|from"
+    r"|if|hence|thus|therefore|using|i\.e|I)\b"
+)
+_WORD = re.compile(r"[ \t]{1,4}[a-z]")
+_NAME = re.compile(r"[ \t]{1,4}[A-Z]")
 
 
 def answer_letter(response: str, letters: str = LETTERS) -> str | None:
     r"""
     The letter that a response gives as its answer: the last one of the form "Answer: C", "the answer is C" or \boxed{C}.
 
-    Parentheses, bold type and dollar signs around the letter do not matter. `None` where there is no such letter, where the
-    last one is followed by another ("A or B"), or where it is none of `letters`. "The answer is not C" gives no letter, and
-    a word that begins with one, as in "Answer: Carbon" or "the answer is I think 4", is none.
+    Brackets, quotes, bold type and dollar signs around the letter do not matter, nor what follows it: the option's text, a
+    reason, other letters that are discussed. It may stand on the next line, and after the word "option".
+
+    `None` where there is no such letter, where the last one is followed by another ("A or B"), or where it is none of
+    `letters`. "The answer is not C" gives no letter. None are a word that begins with one ("Answer: Carbon", "the answer is
+    I think 4"), an article ("the answer is a cat") and a letter of a formula (\boxed{E = mc^2}).
     """
-    last = None
-    for found in _LETTER.finditer(response):
-        prose = (found["verb"] or "").lower().startswith("is")
-        if found["letter"].islower() and not _END_OF_LINE.match(response, found.end()):
-            continue  # an article, as in "Answer: a cat"
-        if prose and not _END.match(response, found.end()) and not _ANOTHER.match(response, found.end()):
+    if not response.isascii():
+        response = unicodedata.normalize("NFKC", response)  # full-width colons, brackets and letters
+    response = response.replace("\r\n", "\n")
+    last, is_one_of_several, next_letter = None, False, -1
+    for found in _STATED.finditer(response):
+        if not _is_answer(response, found):
             continue
+        another = _ANOTHER.match(response, found.end())
+        if another and another["comma"] and _CLAUSE.match(response, another.end()):
+            another = None
+        # Also the second of "\boxed{A} or \boxed{B}"
+        is_one_of_several = another is not None or found.start("letter") == next_letter
+        next_letter = another.start("letter") if another else -1
         last = found
-    if last is None or _ANOTHER.match(response, last.end()):
+    if last is None or is_one_of_several:
         return None
     letter = last["letter"].upper()
     return letter if letter in letters else None
+
+
+def _is_answer(response: str, found: re.Match) -> bool:
+    """Whether a letter that something announces is an option's, by what stands before and after both."""
+    before, end = response[max(0, found.start() - _LOOK_BACK) : found.start()], found.end()
+    if _UNSTATED.search(before) or _FORMULA.match(response, end) or _DENIED.match(response, end):
+        return False
+    ends_line = _END_OF_LINE.match(response, end)
+    if found["heading"] and not (_HEADING.search(before) and ends_line):
+        return False
+    if found["dash"] or found["letter"].islower():
+        return bool(ends_line) or response[end : end + 1] == ")"
+    between = response[found.start() + len(found["what"] or "") : found.start("letter")]
+    if "\n" in between and not _CLOSED.match(response, end):
+        return False
+    if _WORD.match(response, end):
+        is_word = found["letter"] in "AI" or not found["colon"]
+        return not is_word or bool(_REASON.match(response, end))
+    if found["verb"] and not _PUNCTUATED.match(response, end):
+        return bool(_REASON.match(response, end) or _ANOTHER.match(response, end)) or (
+            found["letter"] not in "AI" and bool(_NAME.match(response, end))
+        )
+    return True
 
 
 def grade_choice(completion: str, solution: str, letters: str) -> Verdict:
