@@ -9,13 +9,14 @@ from typing import ClassVar
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from .checks import check_reward_columns
+from .checks import check_reward_columns, rollout_batch_shortage
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
@@ -62,8 +63,11 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             )
         # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
         # returns besides completions is handed to the rewards as well, and is not known before it runs.
+        train_dataset = kwargs.get("train_dataset", positional[0] if positional else None)
         if kwargs.get("rollout_func") is None:
-            check_reward_columns(reward_funcs, kwargs.get("train_dataset", positional[0] if positional else None))
+            check_reward_columns(reward_funcs, train_dataset)
+        if isinstance(train_dataset, Dataset) and (shortage := rollout_batch_shortage(len(train_dataset), args)):
+            warnings.warn(shortage, stacklevel=3)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
 
     def add_callback(self, callback) -> None:

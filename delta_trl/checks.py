@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from trl import GRPOConfig
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,19 @@ def column_names(dataset: "Dataset | IterableDataset | None") -> list[str] | Non
     """The columns of a dataset, from its first row if it does not know them; None without a dataset or a row."""
     if dataset is None:
         return None
+    if isinstance(dataset, dict):
+        splits = ", ".join(map(repr, dataset))
+        raise ValueError(
+            f"train_dataset is a {type(dataset).__name__} with {splits}, and one dataset is required: pass one of its "
+            "splits, as in train_dataset=data['train']."
+        )
+    if isinstance(dataset, list | tuple):
+        raise ValueError(
+            f"train_dataset is a {type(dataset).__name__} of {len(dataset)}, and a dataset is required: "
+            "datasets.Dataset.from_list(rows) makes one of a list of rows, each a dict with 'prompt' and what rewards need."
+        )
+    if not hasattr(dataset, "column_names"):
+        return None  # TRL says what it takes
     names = dataset.column_names
     if names is None:
         first = next(iter(dataset), None)
@@ -81,6 +95,23 @@ def _check_function(function: Callable, columns: list[str]) -> None:
         raise ValueError(
             f"{name} {reason}, which TRL hands to every reward function by name. Add **kwargs to its parameters."
         )
+
+
+def rollout_batch_shortage(number: int, args: "GRPOConfig") -> str | None:
+    """
+    What to change if `number` problems are fewer than a rollout batch has prompts; None if they are enough.
+
+    TRL leaves out what does not fill a rollout batch, and then trains no step at all.
+    """
+    needed = args.generation_batch_size // args.num_generations
+    if number >= needed:
+        return None
+    return (
+        f"There are {number} problems to train on, and a rollout batch takes {needed} different ones (generation_batch_size="
+        f"{args.generation_batch_size} responses / num_generations={args.num_generations}): no step would be made. Lower "
+        "per_device_train_batch_size or steps_per_generation (default: gradient_accumulation_steps), raise num_generations, "
+        "or take more problems."
+    )
 
 
 def check_prompt_lengths(longest: int | None, max_completion_length: int | None, context: int | None) -> None:

@@ -53,7 +53,8 @@ def check_values(args: GRPOConfig) -> None:
     for name in NAMED:
         value, known = getattr(args, name), _names_in_help(name)
         if isinstance(value, str) and known and value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
+            values = known[: _first_repeated(known)]  # the description lists them, and then goes through them
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, values))}; got {value!r}.")
 
 
 def doubts(args: GRPOConfig) -> Iterator[str]:
@@ -76,7 +77,11 @@ def doubts(args: GRPOConfig) -> Iterator[str]:
 def _names_in_help(option: str) -> list[str]:
     """The values in TRL's own description, so that those of a newer TRL count as well."""
     description: Any = GRPOConfig.__dataclass_fields__[option].metadata.get("help", "")
-    return list(dict.fromkeys(re.findall(r"'(\w+)'", description)))
+    return re.findall(r"'(\w+)'", description)
+
+
+def _first_repeated(names: list[str]) -> int:
+    return next((i for i, name in enumerate(names) if name in names[:i]), len(names))
 
 
 def _remedy(option: str) -> str:

@@ -102,8 +102,9 @@ def _newest_state(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]
     state = _read_json(final)
     if saved:
         other = _read_json(saved[0])
-        # A run that goes on keeps its log: the first entries are the same
-        if other.get("log_history", [])[:1] != state.get("log_history", [])[:1]:
+        # A run that goes on keeps its log: the first entries are the same, if it logged anything before that checkpoint
+        first = other.get("log_history", [])[:1]
+        if first and first != state.get("log_history", [])[:1]:
             return final, state, [f"{saved[0].parent.name} has another run's log than the folder's {STATE_FILE}."]
         if other.get("global_step", 0) > state.get("global_step", 0):
             return saved[0], other, []

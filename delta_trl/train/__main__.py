@@ -22,9 +22,11 @@ def train(script_args, data_args, args, model_args) -> None:
 
 
 def print_plan(script_args, data_args, args, model_args) -> None:
+    from .checks import check_start
     from .plan import make_plan
     from .rewards import load_rewards
 
+    notes = check_start(script_args, data_args, args, model_args)
     load_rewards(script_args)  # for its errors
     plan = make_plan(
         args,
@@ -35,7 +37,7 @@ def print_plan(script_args, data_args, args, model_args) -> None:
         recipe=script_args.config_file,
     )
     if args.process_index == 0:
-        print(plan)
+        print(plan, *(f"Note: {note}" for note in notes), sep="\n")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -78,6 +78,7 @@ class ScriptArguments(PlanArguments):
         },
     )
     given: dict[str, Any] = field(init=False, repr=False, default_factory=dict)  # options that differ from defaults
+    named: set[str] = field(init=False, repr=False, default_factory=set)  # options with whatever value
     config_file: Path | None = field(init=False, repr=False, default=None)
 
 
@@ -101,11 +102,18 @@ def parse(
         if not owners:
             raise
         raise ValueError(f"{error.name} is an option of --trainer {' or '.join(owners)}, not of {name!r}.") from None
+    except ValueError as error:
+        if "bf16/gpu" not in str(error):  # of transformers
+            raise
+        raise ValueError(
+            "No GPU that computes in bfloat16 is seen here, and bf16 is on by default. Without a GPU add --use_cpu true; on "
+            "a GPU that lacks bfloat16, --bf16 false; where there is one, look why torch does not see it."
+        ) from error
     script_args, data_args, args, model_args = parsed
     if (script_args.plan, script_args.plan_processes) != (early.plan, early.plan_processes):
         raise ValueError("plan and plan_processes belong on the command line: the YAML file describes the run.")
     check_method(name, args)
-    script_args.given, script_args.config_file = parser.given, parser.config_file
+    script_args.given, script_args.named, script_args.config_file = parser.given, parser.named, parser.config_file
     args.output_dir = output_folder(parser.given.get("output_dir"), name, parser.config_file, data_args.dataset_name)
     return script_args, data_args, args, model_args
 

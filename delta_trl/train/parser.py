@@ -32,6 +32,7 @@ class Parser(TrlParser):
 
     Attributes:
         given: After parsing, the options that the YAML file or the command line set to another value than the default.
+        named: All options that they have, set to whatever value.
         config_file: The YAML file.
     """
 
@@ -45,6 +46,7 @@ class Parser(TrlParser):
     ):
         super().__init__(dataclass_types, allow_abbrev=False, usage=usage, description=description)
         self.given: dict[str, Any] = {}
+        self.named: set[str] = set()
         self.config_file: Path | None = None
         self._sections = sections or {}
         self._untouched: dict[str, Any] = {}  # defaults before those of the YAML file
@@ -87,8 +89,9 @@ class Parser(TrlParser):
     def parse_known_args(self, args=None, namespace=None):
         namespace, remaining = super().parse_known_args(args, namespace)
         typed = {word.partition("=")[0] for word in args or [] if word.startswith("-")}
-        named = self._in_file | {action.dest for action in self._actions if typed.intersection(action.option_strings)}
-        self.given = {n: v for n, v in vars(namespace).items() if n in named and v != self._untouched[n]}
+        in_words = {action.dest for action in self._actions if typed.intersection(action.option_strings)}
+        self.named = self._in_file | in_words
+        self.given = {n: v for n, v in vars(namespace).items() if n in self.named and v != self._untouched[n]}
         return namespace, remaining
 
     def error(self, message: str) -> None:  # argparse would print the usage of 250 options first

@@ -14,6 +14,7 @@ from trl import ModelConfig, get_peft_config
 
 from ..config import DeltaGRPOConfig, GRPOBaseConfig
 from ..data import DataArguments
+from .checks import lost_updates
 from .delta_cost import GPU_BYTES_PER_SECOND, GPU_FLOPS, DeltaCost, cost_of_run
 from .memory import (
     ASSUMPTIONS,
@@ -23,7 +24,6 @@ from .memory import (
     checkpoint_bytes,
     describe_vllm,
     estimate_memory,
-    loaded_bytes,
 )
 from .shapes import read_model_config, shape_beside
 
@@ -222,13 +222,8 @@ def make_plan(
             f"vllm_importance_sampling_mode={args.vllm_importance_sampling_mode!r} sums log-ratios over a whole response: "
             "of long ones most would be masked. Use 'token_truncate', or turn the correction off."
         )
-    if not size.lora and loaded_bytes(model_args, size.config) == 2:
-        notes.append(
-            f"with dtype {model_args.dtype!r}, only DeepSpeed and FSDP2 keep a float32 copy of the weights. On one GPU "
-            "without DeepSpeed, and under DDP, an update smaller than 1/256 of a weight is lost, which at "
-            f"learning_rate={args.learning_rate:g} is most of them: use dtype 'float32' there (with bf16 on, matrix "
-            "products stay in bf16)."
-        )
+    if (lost := lost_updates(args, model_args, size.config)) is not None:
+        notes.append(lost)
     gpu_memory = gpu_memory or _gpu_memory_here() or DEFAULT_GPU_MEMORY_GB
     return Plan(
         model=model_args.model_name_or_path,

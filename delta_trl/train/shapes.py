@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig
+
+from .folder import WEIGHTS
 
 
 def read_model_config(model_args: ModelConfig, *, trust_remote_code: bool) -> PreTrainedConfig:
@@ -22,10 +24,33 @@ def read_model_config(model_args: ModelConfig, *, trust_remote_code: bool) -> Pr
     except (OSError, ValueError) as error:
         if Path(name).is_dir():
             raise ValueError(f"The folder {name} holds no model that can be read: {_first_line(error)}") from error
+        if Path(name).exists():
+            raise ValueError(
+                f"{name} is a file, and model_name_or_path has to be a folder with a model, or its name on the Hub."
+            ) from error
+        if name.startswith((".", "~", "/")) or name.count("/") > 1:  # no name on the Hub
+            raise ValueError(f"There is no folder {name}, which model_name_or_path names.") from error
         raise ValueError(
             f"There is no model {name!r}: no such folder here, and on the Hub it was not found or could not be asked "
             f"({_first_line(error)}). If the Hub cannot be reached from here, name a folder with the model."
         ) from error
+
+
+def check_weights(name: str) -> None:
+    """Raise `ValueError` if a local folder has no weights: loading them comes last, after the data."""
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        raise ValueError(
+            f"The folder {name} holds no weights ({' or '.join(WEIGHTS)}). Name the folder that a model was saved in."
+        )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise `ValueError` for the empty tokenizer that transformers makes where a folder has none."""
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"{name} holds no tokenizer (tokenizer.json). Save it there, as in tokenizer.save_pretrained({name!r})."
+        )
 
 
 def shape_beside(recipe: Path | None, model: str) -> tuple[PreTrainedConfig, Path] | None:

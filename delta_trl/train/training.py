@@ -16,10 +16,11 @@ from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_rew
 from ..config import GRPOBaseConfig
 from ..data import DataArguments, load_problem_data
 from .arguments import ScriptArguments
+from .checks import check_problems, check_start, keeps_float32_copy, lost_updates
 from .folder import CHECKPOINT, clear, last_checkpoint, run_record, starting_point, write_record
 from .methods import method_named
 from .rewards import load_rewards
-from .shapes import read_model_config
+from .shapes import check_tokenizer, check_weights, read_model_config
 from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals, typed_command
 
 
@@ -45,8 +46,7 @@ def build(
     from ..progress import ReadableProgressCallback
 
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING, format="%(message)s")
-    if model_args.model_name_or_path is None:
-        raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
+    notes = check_start(script_args, data_args, args, model_args)
     rewards = load_rewards(script_args)
     record = run_record(script_args, data_args, args, model_args, typed_command())
     start = decided_by_main(
@@ -57,14 +57,24 @@ def build(
     )
     source = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
     config = read_model_config(model_args, trust_remote_code=args.trust_remote_code)
+    check_weights(model_args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
     )
+    check_tokenizer(tokenizer, model_args.model_name_or_path)
     data = load_problem_data(data_args, tokenizer, check_golds="math_reward" in script_args.reward_funcs)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
     check_reward_columns(rewards, data.train)
-    for note in start["notes"]:
+    check_problems(len(data.train), args)
+    if not keeps_float32_copy(args) and (lost := lost_updates(args, model_args, config)):
+        notes.append(f"{lost[0].upper()}{lost[1:]}")
+    if args.log_completions and "num_completions_to_print" not in script_args.named:
+        args.num_completions_to_print = 0  # TRL would print all of them, a table of a rollout batch for each log
+        notes.append(
+            f"Completions go to {args.output_dir}/completions; num_completions_to_print has some printed, too."
+        )
+    for note in (*start["notes"], *notes):
         logger.info(note)
     if start["clear"]:  # before the trainer is built, which makes folders of its own in there
         decided_by_main(args, lambda: clear(Path(args.output_dir)))

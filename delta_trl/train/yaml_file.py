@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())
         raise ValueError(f"{path}{line}: not valid YAML ({problem}).") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not valid YAML ({type(error).__name__}: {short(str(error))}).") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold options, as in 'learning_rate: 1.0e-6'; got {short(settings)}.")

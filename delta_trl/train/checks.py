@@ -1,0 +1,122 @@
+"""What the training command can know to be missing or ignored before it loads anything."""
+
+import fnmatch
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from accelerate.utils import str_to_bool
+from transformers import PreTrainedConfig, Trainer
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from trl import ModelConfig
+
+from ..checks import rollout_batch_shortage
+from ..config import GRPOBaseConfig
+from .memory import loaded_bytes
+
+
+# Options that nothing reads without another one: their names, that option, whether it is on, and what happens without it
+Dependence = tuple[tuple[str, ...], str, Callable[[Any], bool], str]
+OF_THE_MODEL: tuple[Dependence, ...] = (
+    (("lora_*", "use_rslora", "use_dora"), "use_peft", bool, "all weights would be trained"),
+    (("bnb_4bit_*", "use_bnb_nested_quant"), "load_in_4bit", bool, "the weights would not be quantized"),
+)
+OF_THE_TRAINER: tuple[Dependence, ...] = (
+    (("vllm_*",), "use_vllm", bool, "transformers generates"),
+    (("sapo_*",), "loss_type", lambda loss: loss == "sapo", "the loss is another"),
+    (("vespo_*",), "loss_type", lambda loss: loss == "vespo", "the loss is another"),
+    (("ref_model_*",), "sync_ref_model", bool, "the reference model stays as it is"),
+    (("entropy_coef_*", "entropy_target"), "use_adaptive_entropy", bool, "the entropy bonus stays as it is"),
+    (("eval_steps",), "eval_strategy", lambda strategy: strategy != "no", "nothing is evaluated while training"),
+)
+# A weight's size where the model's config says nothing, as transformers draws weights
+USUAL_WEIGHT = 0.02
+
+
+def check_start(script_args: Any, data_args: Any, args: GRPOBaseConfig, model_args: ModelConfig) -> list[str]:
+    """
+    What to tell the user before a run starts.
+
+    Raises:
+        ValueError: The model is not named, a package that an option needs is missing, or options of the model would be
+            ignored.
+    """
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
+    for sentence, needed in _ignored(OF_THE_MODEL, script_args, model_args):
+        raise ValueError(f"{sentence} Add --{needed}, or leave that out; --{needed} false says that it is meant.")
+    _check_reports(args)
+    _check_optimizer(args)
+    notes = [sentence for sentence, _ in _ignored(OF_THE_TRAINER, script_args, args)]
+    held_out = "held_out_share" if data_args.held_out_share else "held_out_name" if data_args.held_out_name else None
+    if held_out and args.eval_strategy == "no":
+        notes.append(
+            f"{held_out} keeps problems out of training, and nothing evaluates them: eval_strategy is 'no'. Set "
+            "eval_strategy: steps and eval_steps, or evaluate the checkpoints later."
+        )
+    return notes
+
+
+def _ignored(dependences: tuple[Dependence, ...], script_args: Any, options: Any) -> Iterator[tuple[str, str]]:
+    """A sentence about options given that nothing will read, and the option that they need.
+
+    An option that was named as well, as in `--use_peft false`, was decided about.
+    """
+    for patterns, needed, is_on, outcome in dependences:
+        names = [name for name in script_args.given if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
+        value = getattr(options, needed)
+        if names and needed not in script_args.named and not is_on(value):
+            listed = ", ".join(f"{name}={script_args.given[name]}" for name in names)
+            yield f"{listed}: nothing reads this with {needed}={value}, {outcome}.", needed
+
+
+def _check_reports(args: GRPOBaseConfig) -> None:
+    """Build what logs, as the trainer will once the model is loaded."""
+    for name, callback in zip(args.report_to, get_reporting_integration_callbacks(args.report_to), strict=True):
+        try:
+            callback()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(f"report_to {name!r} cannot be used here: {error} Or set report_to: none.") from error
+
+
+def _check_optimizer(args: GRPOBaseConfig) -> None:
+    """Ask transformers for the optimizer's class, as the trainer will when it starts."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        if "need to pass a" not in str(error):  # the model, which is not loaded yet
+            raise ValueError(f"optim {args.optim.value!r} cannot be used here: {error}") from error
+
+
+def lost_updates(args: GRPOBaseConfig, model_args: ModelConfig, config: PreTrainedConfig) -> str | None:
+    """
+    What to think about where updates are too small for weights of 16 bits; None if they are not.
+
+    A weight w of 16 bits keeps an update of at least w times half of the type's relative precision. Adam's updates are about
+    as large as the learning rate. Adapters are kept in 32 bits.
+    """
+    if model_args.use_peft or loaded_bytes(model_args, config) != 2:
+        return None
+    dtype = model_args.dtype if model_args.dtype != "auto" else str(config.dtype).removeprefix("torch.")
+    kept = torch.finfo(getattr(torch, dtype)).eps / 2
+    weight = getattr(config.get_text_config(), "initializer_range", None) or USUAL_WEIGHT
+    if args.learning_rate >= kept * weight:
+        return None
+    return (
+        f"with dtype {model_args.dtype!r}, only DeepSpeed and FSDP2 keep a float32 copy of the weights. On one GPU without "
+        f"DeepSpeed, and under DDP, an update smaller than 1/{1 / kept:g} of a weight is lost, which at learning_rate="
+        f"{args.learning_rate:g} is most of them: use dtype 'float32' there (with bf16 on, matrix products stay in bf16)."
+    )
+
+
+def keeps_float32_copy(args: GRPOBaseConfig) -> bool:
+    """Whether DeepSpeed or FSDP runs the training, which update in float32 whatever the model is loaded in."""
+    is_fsdp = args.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+    return args.deepspeed_plugin is not None or bool(is_fsdp)
+
+
+def check_problems(number: int, args: GRPOBaseConfig) -> None:
+    """Raise `ValueError` if there are fewer problems than a rollout batch has: TRL would train no step, and say nothing."""
+    if shortage := rollout_batch_shortage(number, args):
+        raise ValueError(shortage)
