@@ -11,7 +11,7 @@ PIP_ARGS ?=
 CORE := tests/test_coefficients.py tests/test_features.py tests/test_trainer.py tests/test_modes.py tests/test_options.py \
 	tests/test_package.py
 
-.PHONY: quickstart test test-fast test-oldest test-newest test-vllm test-real gpu-check lint clean
+.PHONY: quickstart test test-fast test-portable test-oldest test-newest test-vllm test-real gpu-check lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"delta_trl needs Python 3.11 or later, and {sys.executable} is {v}. Name another one: make PYTHON=python3.12 ...")'
@@ -27,6 +27,10 @@ test: lint
 
 test-fast: lint
 	$(PYTEST) -m 'not slow'
+
+# The tests that ask or train a model, as on older CPUs and with two threads. PORTABLE_ARGS="--minutes 30" bounds the time.
+test-portable: $(VENV)/.installed
+	$(BIN)/python tests/portable.py $(PORTABLE_ARGS) -q -n auto --dist loadfile
 
 # The lowest and the newest versions that pyproject.toml allows, each in an environment of its own. Left out with the
 # lowest: torch 2.8 has no grouped matrix product for experts on a CPU, and transformers 5.10 reads tiny images otherwise.

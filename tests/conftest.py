@@ -20,6 +20,7 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the tests' rollout functions are
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would look for a CUDA toolkit
 
+import cpu  # first: it sets what torch reads
 import pytest
 import torch
 import yaml
@@ -40,8 +41,12 @@ ROOT = Path(__file__).parent.parent
 # Every training collects garbage, and looked through all that importing made: half of the time of a short one
 gc.freeze()
 
-# Tensors here are tiny: a second thread only waits for the first, and much longer when another process has the core
-torch.set_num_threads(1)
+torch.set_num_threads(cpu.THREADS)
+
+if importlib.util.find_spec("hypothesis"):  # tests/real runs without
+    from hypothesis import settings
+
+    settings.load_profile("ci")  # the same examples in every run, and no deadline that a busy machine would miss
 
 # What differs between architectures for the LM head and its input: tied or untied, soft-capped, scaled, routed
 ARCHITECTURES = {
@@ -57,6 +62,10 @@ ARCHITECTURES = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "tie_word_embeddings": False},
     ),
 }
+
+
+def pytest_report_header() -> str:
+    return f"{cpu.cpu_name()}, computing as {torch.backends.cpu.get_cpu_capability()}, threads: {cpu.THREADS}"
 
 
 def tiny_model(architecture: str = "qwen3", tokenizer=None, seed: int = 0, **options) -> PreTrainedModel:

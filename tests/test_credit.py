@@ -36,6 +36,8 @@ from delta_trl.research.tasks import (
 )
 
 
+pytestmark = pytest.mark.trained
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

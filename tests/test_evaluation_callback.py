@@ -1,7 +1,6 @@
 """The training callback in TRL's real GRPO trainer: it evaluates, remembers, and leaves the training as it was."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +18,8 @@ from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.rewards import math_reward
 
+
+pytestmark = pytest.mark.trained
 
 PAIRS = [(a, b) for a in range(1, 10) for b in range(1, 10)]
 DECODING = Decoding(samples=2, top_p=1.0, max_tokens=20, prompt_format="{question}")
@@ -106,9 +107,8 @@ def test_two_processes_of_a_training_share_the_work(tmp_path):
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launcher, __file__, tmp_path, adding_folder()],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
+        [*launcher, __file__, tmp_path, adding_folder()], capture_output=True, text=True, check=False, timeout=500
+    )
     assert done.returncode == 0, done.stderr
     seen = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("rank*.json"))]
     assert [rank["drawn"] for rank in seen] == [4, 4]

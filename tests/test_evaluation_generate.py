@@ -16,6 +16,8 @@ from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.options import Decoding
 
 
+pytestmark = pytest.mark.trained
+
 PLAIN = Decoding(samples=4, top_p=1.0, max_tokens=30, prompt_format="{question}")
 
 

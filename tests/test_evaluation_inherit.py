@@ -17,6 +17,8 @@ from delta_trl.evaluation.options import Decoding
 from delta_trl.evaluation.samples import read_evaluation
 
 
+pytestmark = pytest.mark.trained
+
 ROOT = Path(__file__).parent.parent
 RUN = {"trainer": "delta", "prompt_format": "{question}", "system_prompt": None, "max_completion_length": 20}
 

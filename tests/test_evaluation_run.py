@@ -30,12 +30,13 @@ from delta_trl.research.tasks import BOX, character_tokenizer
 from delta_trl.rewards.math.reasons import NO_BOX
 
 
+pytestmark = pytest.mark.trained
+
 ROOT = Path(__file__).parent.parent
 COMMAND = ["-m", "delta_trl.evaluation"]
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
 PLAIN = ["--prompt_format", "{question}", "--top_p", "1.0", "--max_tokens", "40"]

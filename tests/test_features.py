@@ -14,6 +14,8 @@ from delta_trl.features import (
 from delta_trl.hidden_states import HiddenStates, RolloutTokens
 
 
+pytestmark = pytest.mark.trained
+
 # A bias, a soft cap and a factor on the logits, tied and untied
 HEADS = ["qwen3", "qwen3_tied", "gemma2", "granite", "cohere", "llama"]
 

@@ -14,6 +14,8 @@ from delta_trl.research.stability import advantages_of
 from delta_trl.research.tasks import character_tokenizer
 
 
+pytestmark = pytest.mark.trained
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

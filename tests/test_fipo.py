@@ -16,6 +16,9 @@ from delta_trl.research import fipo as fipo_module
 from delta_trl.research.fipo import FIPOConfig, FIPOTrainer, fipo_weights
 
 
+pytestmark = pytest.mark.trained
+
+
 def reference_weights(log_ratios, mask, advantages, half_life=32.0, low=1.0, high=1.2, clamp=20.0, dual_clip=10.0):
     """The definition, one token at a time."""
     rows, length = mask.shape

@@ -11,6 +11,8 @@ from delta_trl.coefficients import delta_coefficients
 from delta_trl.research.full_gradient import PARTS, Sequences, full_gradient_coefficients
 
 
+pytestmark = pytest.mark.trained
+
 PROMPT, LENGTH, GROUP = 3, 6, 3
 
 

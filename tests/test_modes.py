@@ -27,6 +27,8 @@ from delta_trl.research.tasks import character_tokenizer
 from delta_trl.token_mask import token_mask
 
 
+pytestmark = pytest.mark.trained
+
 SCHEDULES = {"aligned": {}, "misaligned": misaligned()}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ 'Q:' if message['role'] == 'user' else 'A:' }}{{ message['content'] }}{% endfor %}"

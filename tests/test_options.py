@@ -9,6 +9,9 @@ from trl import GRPOConfig
 from delta_trl import DeltaGRPOTrainer
 
 
+pytestmark = pytest.mark.trained
+
+
 def length_reward(completions, **kwargs):
     return [float(len(set(c))) for c in completions]
 

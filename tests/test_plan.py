@@ -23,6 +23,8 @@ from delta_trl.train.plan import make_plan
 from delta_trl.train.shapes import shape_beside
 
 
+pytestmark = pytest.mark.trained
+
 PAPER = ("qwen3_8b", "qwen3_14b", "olmo3_7b")
 LARGE = ("qwen3_32b", "llama3_70b")
 EXPERIMENTS = sorted(

@@ -20,6 +20,8 @@ from delta_trl.research.fipo import FIPOTrainer
 from delta_trl.train.folder import RUN_FILE
 
 
+pytestmark = pytest.mark.trained
+
 WORKER = Path(__file__).parent / "launch" / "resumed_run.py"
 
 # Schedule: options, and after how many updates a rollout batch ends together with an update
@@ -164,7 +166,6 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, processes):
         with open(tmp_path / "log.txt", "w") as log:
             status = subprocess.run(
                 [*start, *map(str, arguments)],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 timeout=300,
@@ -194,7 +195,7 @@ def test_a_stopped_run_says_how_to_go_on_and_leaves_no_process(project, number, 
     with (project / "log.txt").open("w") as log:
         process = subprocess.Popen(
             [*command, "--max_steps", "500"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

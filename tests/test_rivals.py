@@ -17,6 +17,8 @@ from delta_trl.research.stare import STAREConfig, STARETrainer, stare_weights
 from delta_trl.research.tasks import character_tokenizer
 
 
+pytestmark = pytest.mark.trained
+
 RIVALS = {
     "ar": (ARTrainer, ARConfig, {"ar_alpha": 0.6}),
     "gtpo": (GTPOTrainer, GTPOConfig, {"gtpo_beta": 0.5}),

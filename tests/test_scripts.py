@@ -21,6 +21,9 @@ from delta_trl.train.methods import methods
 from delta_trl.train.rewards import load_rewards
 
 
+pytestmark = pytest.mark.trained
+
+
 @pytest.mark.parametrize(
     "path",
     sorted(path for path in (ROOT / "configs").glob("**/*.yaml") if path.parent.name != "study"),

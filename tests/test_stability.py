@@ -28,6 +28,9 @@ from delta_trl.research.stability_report import draw_stability, stability_rows, 
 from delta_trl.research.tasks import character_tokenizer
 
 
+pytestmark = pytest.mark.trained
+
+
 def test_advantages_are_those_of_trl():
     rewards = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 1])
     advantages = advantages_of(rewards, 4)

@@ -32,6 +32,8 @@ from delta_trl.research.study.store import append_record, pack_records, read_rec
 from delta_trl.train.__main__ import train
 
 
+pytestmark = pytest.mark.trained
+
 SETTINGS = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
@@ -401,7 +403,7 @@ def test_tables_and_pictures_have_every_method(tmp_path):
 # Real studies
 
 
-ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def run(config_path: Path, folder: Path, *arguments) -> subprocess.CompletedProcess:

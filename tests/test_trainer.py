@@ -19,6 +19,8 @@ from delta_trl.metrics import explained_by_uncertainty
 from delta_trl.research.tasks import character_tokenizer
 
 
+pytestmark = pytest.mark.trained
+
 SCHEDULES = {"aligned": {}, "misaligned": misaligned()}
 
 

@@ -14,6 +14,8 @@ from delta_trl.research.variant_trainer import SELECTIONS, VariantGRPOConfig, Va
 from delta_trl.research.variants import VARIANTS
 
 
+pytestmark = pytest.mark.trained
+
 GROUPS, G, LENGTH, H = 6, 4, 15, 8
 
 
