@@ -191,9 +191,10 @@ class Worker:
                 size = os.fstat(files[3]).st_size
                 stderr = b"" if is_alive else os.pread(files[3], STDERR_BYTES, max(0, size - STDERR_BYTES))
                 status = FINISHED if is_alive else _status(outcome, stderr)
-                if status == FINISHED and os.fstat(taken).st_size > most:
+                written = os.fstat(taken).st_size
+                if status == FINISHED and written > most:
                     status = TOO_MUCH_OUTPUT
-                yield Result(status, os.pread(taken, most, 0), stderr, [], outcome["seconds"])
+                yield Result(status, os.pread(taken, min(written, most), 0), stderr, [], outcome["seconds"])
                 if status != FINISHED or not is_alive:
                     break
         except GeneratorExit:  # nobody asks for more

@@ -11,6 +11,7 @@ from ...responses import after_thoughts
 
 _PYTHON = re.compile(r"\{?[ .]*(?:python|pypy|py)[\d.]*(?![\w-])", re.IGNORECASE)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
+_LINE_END = re.compile("\r\n?")
 _TRIPLE_QUOTE = re.compile(r"\"{3}|'{3}")
 
 
@@ -36,6 +37,7 @@ def extract_code(completion: str) -> str | None:
         return None
     program = unmarked = None
     end = 0  # the line after the program
+    text = _LINE_END.sub("\n", text)  # as the parser counts lines
     for parser, form in ((_COMMONMARK, str), (_ANY_INDENTATION, str), (_ANY_INDENTATION, _with_lines_of_their_own)):
         if program is not None and form is not str:
             break
@@ -64,11 +66,11 @@ def _whole_program(token: Token, text: str) -> tuple[str, int]:
     A fence in a docstring is no fence, and a block that begins again with a fence of its own was never closed.
     """
     quote, kept = None, []
-    for line in token.content.splitlines(keepends=True):
+    for line in token.content.split("\n")[:-1]:
         if quote is None and _opens_python(line):
             kept.clear()
         else:
-            kept.append(line)
+            kept.append(line + "\n")
         quote = _open_quote(line, quote)
     if quote is None:
         return "".join(kept), token.map[1]
@@ -87,7 +89,7 @@ def _whole_program(token: Token, text: str) -> tuple[str, int]:
 
 
 def _opens_python(line: str) -> bool:
-    fence = _FENCE.match(line.rstrip("\n"))
+    fence = _FENCE.match(line)
     return bool(fence and len(line) - len(line.lstrip()) < 4 and _PYTHON.match(fence[2]))
 
 

@@ -12,33 +12,52 @@ import os
 import selectors
 import socket
 import struct
+import threading
 import types
+from multiprocessing import context
 
 
 STANDARD_FILES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, "/dev/fd/0": 0, "/dev/fd/1": 1, "/dev/fd/2": 2}
 MACHINE = os.uname().machine
 
-_open, _os_open = io.open, os.open
+_open, _os_open, _stat = io.open, os.open, os.stat
 
 
 def adapt() -> None:
     """Put what is here in its place."""
     builtins.open = io.open = open_standard_file
-    os.open = os_open_standard_file
+    os.open, os.stat = os_open_standard_file, stat_standard_file
+    os.getcwd = lambda: "/"  # of a removed directory the kernel knows no path
     selectors.DefaultSelector = selectors.PollSelector
     asyncio.selector_events.socket = types.SimpleNamespace(**{**vars(socket), "socketpair": pipe_as_socketpair})
+    # There are no other processes to share locks with: for pools of threads, which ask for them all the same
+    context.BaseContext.Lock = lambda self: threading.Lock()
+    context.BaseContext.RLock = lambda self: threading.RLock()
+
+
+def _standard_file(path: object) -> int | None:
+    try:
+        return STANDARD_FILES.get(os.fspath(path))
+    except TypeError:  # a descriptor
+        return None
 
 
 def open_standard_file(file, *arguments, **settings):
     """`open`, with the standard streams by their paths."""
-    number = STANDARD_FILES.get(file) if isinstance(file, str) else None
+    number = _standard_file(file)
     return _open(file if number is None else os.dup(number), *arguments, **settings)
 
 
 def os_open_standard_file(path, flags, *arguments, **settings):
     """`os.open`, with the standard streams by their paths."""
-    number = STANDARD_FILES.get(path) if isinstance(path, str) else None
+    number = _standard_file(path)
     return _os_open(path, flags, *arguments, **settings) if number is None else os.dup(number)
+
+
+def stat_standard_file(path, **settings):
+    """`os.stat`, with the standard streams by their paths."""
+    number = _standard_file(path)
+    return _stat(path, **settings) if number is None else os.fstat(number)
 
 
 class PipeEnd:

@@ -28,7 +28,6 @@ ALLOWED = (
     # Open descriptors: those the program starts with, or copies of them
     *("read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "fstat", "close", "dup", "dup2", "dup3"),
     *("poll", "ppoll", "select", "pselect6"),
-    "pipe2",  # within the process
     # Memory
     *("brk", "mmap", "munmap", "mremap", "mprotect", "madvise"),
     # Its own signals and timers
@@ -44,7 +43,12 @@ ALLOWED = (
 )
 # Calls that take a path find no file, as honest programs expect where there is none
 PATHS = ("openat", "openat2", "newfstatat", "statx", "faccessat", "faccessat2", "readlinkat")
-FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
+FCNTL_COMMANDS = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+F_SETFL = 4
+# A program shares its files with the process that reads them. So it may set no flag but O_NONBLOCK, and those that
+# F_GETFL gives for every file (access, O_LARGEFILE of both machines). Of a pipe it may set O_NONBLOCK and O_CLOEXEC.
+FILE_FLAGS = 0xFFFFFFFF & ~(0o4000 | 0o3 | 0o100000 | 0o400000)
+PIPE_FLAGS = 0xFFFFFFFF & ~(0o4000 | 0o2000000)
 IOCTL_REQUESTS = (0x5401, 0x541B)  # TCGETS (isatty), FIONREAD
 
 CLONE_THREAD = 0x00010000 | 0x00000800 | 0x00000100  # THREAD, SIGHAND, VM
@@ -117,6 +121,8 @@ def rules() -> list[tuple[str, int, list[tuple[int, int, int, int]]]]:
     found = [(name, SCMP_ACT_ALLOW, []) for name in ALLOWED]
     found += [(name, SCMP_ACT_ERRNO | errno.ENOENT, []) for name in PATHS]
     found += [("fcntl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, command, 0)]) for command in FCNTL_COMMANDS]
+    found.append(("fcntl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, F_SETFL, 0), (2, SCMP_CMP_MASKED_EQ, FILE_FLAGS, 0)]))
+    found.append(("pipe2", SCMP_ACT_ALLOW, [(1, SCMP_CMP_MASKED_EQ, PIPE_FLAGS, 0)]))  # within the process
     found += [("ioctl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, request, 0)]) for request in IOCTL_REQUESTS]
     found.append(("clone", SCMP_ACT_ALLOW, [(0, SCMP_CMP_MASKED_EQ, CLONE_WATCHED, CLONE_THREAD)]))
     # Its flags are in memory, where no filter can look; the C library then falls back to clone.

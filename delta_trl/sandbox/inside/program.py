@@ -100,7 +100,8 @@ def _run_again_and_again(job: dict, state: State) -> int:
                 context.run(exec, code, space)
             except BaseException as error:
                 status = _exit_status(error)
-            can_go_on = context.run(_end_like_the_interpreter, space)
+            del space  # as in the interpreter, only its module and its functions hold on to it
+            can_go_on = context.run(_end_like_the_interpreter)
             standard.clear()
             standard.update(original)
             # No further run if a daemon thread would write to its output, or find what this one changed
@@ -134,7 +135,8 @@ def _answer_calls(job: dict, names: dict[str, object]) -> int:
         rest = memoryview(answer.encode())
         while rest:
             rest = rest[os.write(TAKEN, rest) :]
-    _end_like_the_interpreter(space)
+    del space
+    _end_like_the_interpreter()
     return 0
 
 
@@ -152,7 +154,7 @@ def _open_standard_streams() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def _end_like_the_interpreter(space: dict) -> bool:
+def _end_like_the_interpreter() -> bool:
     """What the interpreter does at its end, in its order, without that end, which would take longer than the program.
 
     Returns whether another run may follow in this process.
@@ -170,10 +172,8 @@ def _end_like_the_interpreter(space: dict) -> bool:
         setattr(sys, name, getattr(sys, f"__{name}__", None))
     for name in ("__main__", "solution"):
         sys.modules.pop(name, None)
-    gc.collect()  # files that nobody closed write what they hold, and objects of the program say goodbye
-    space.clear()
-    gc.collect()
-    _flush()  # what they said belongs to this run
+    gc.collect()  # files that nobody closed write what they hold, and objects call their `__del__`
+    _flush()  # what that printed belongs to this run
     return can_go_on
 
 
