@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from delta_trl.data.code import convert_row
 from delta_trl.rewards import code_reward, make_code_reward
 from delta_trl.rewards.code import grade_code
 from delta_trl.rewards.code.compare import read_value, same_text, same_value
@@ -177,6 +178,33 @@ def test_unusable_tests_have_no_reward(tests):
     with pytest.raises(ValueError, match=r"tests|JSON|value|item|format|fn_name"):
         read_tests(tests)
     assert code_reward([fenced("print(1)")], [tests]) == [None]
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "[" * 200_000,
+        '{"inputs": ' + "[" * 200_000,
+        '{"inputs": ["' + "[" * 200_000 + '"], "outputs": ["1"], "fn_name": "f"}',
+        {"inputs": [nested(100_000)], "outputs": ["1"], "fn_name": "f"},
+        {"inputs": [nested(100_000)], "outputs": ["1"]},
+        {"inputs": [nested(100_000), "1"], "outputs": ["1", "1"], "fn_name": "f"},
+        {"inputs": ["1"], "outputs": ["1"], "unused": nested(100_000)},
+    ],
+)
+def test_tests_that_are_nested_too_deep_end_nothing(tests):
+    usable = isinstance(tests, dict) and "unused" in tests
+    assert code_reward([fenced("print(1)")], [tests]) == [1.0 if usable else None]
+    assert make_code_reward(tests=1)([fenced("print(1)")], [tests]) == [1.0 if usable else None]
+    found = convert_row({"question": "q", "tests": tests}, 0, "own", "question", ())
+    assert found["fault"].startswith("row 0: ")
 
 
 def test_the_longest_inputs_are_kept_in_their_order():

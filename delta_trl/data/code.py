@@ -126,7 +126,7 @@ def convert_row(
         found["question"] = str(question).strip()
         read_tests(tests)
         found["tests"] = tests if isinstance(tests, str) else json.dumps(tests)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         found["fault"] = f"row {number}: {error}"
     return found
 

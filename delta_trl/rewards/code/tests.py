@@ -75,7 +75,7 @@ def read_tests(tests: object, most: int | None = None) -> CodeTests:
         )
     pairs = list(zip(inputs, outputs, strict=True))
     if most is not None and len(pairs) > most:
-        lengths = [len(item if isinstance(item, str) else repr(item)) for item, _ in pairs]
+        lengths = [_length(item) for item, _ in pairs]
         longest = sorted(range(len(pairs)), key=lambda i: (-lengths[i], i))[:most]
         pairs = [pairs[i] for i in sorted(longest)]
     if not function:
@@ -98,7 +98,16 @@ def _text(item: object) -> str:
         return item
     if isinstance(item, (list, tuple)) and all(isinstance(line, str) for line in item):
         return "\n".join(item)
-    raise ValueError(f"an item of standard input or output must be a text or a list of lines, got {item!r:.60}")
+    raise ValueError(
+        f"an item of standard input or output must be a text or a list of lines, got {type(item).__name__}"
+    )
+
+
+def _length(item: object) -> int:
+    try:
+        return len(item if isinstance(item, str) else repr(item))
+    except RecursionError:
+        raise ValueError("an item of the tests is nested too deep") from None
 
 
 def _plain(value: object) -> object:
