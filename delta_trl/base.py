@@ -1,9 +1,8 @@
 """`GRPOBaseTrainer`: what all trainers of this package add to TRL's `GRPOTrainer`, and the baselines' own trainer."""
 
 import functools
-import inspect
 import warnings
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,11 +20,8 @@ from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
 from .responses import opens_thought
+from .seams import check_seams, check_untested_version
 from .token_mask import SCORED
-
-
-# Minor versions of TRL that the test suite has passed with, oldest and newest
-TESTED_TRL = ("1.13", "1.16")
 
 
 class GRPOBaseTrainer(HubMixin, GRPOTrainer):
@@ -39,8 +35,9 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
 
     Raises:
         `ValueError`: when built with another config, or with a reward function that needs a column the dataset lacks.
-        `RuntimeError`: when built with a TRL whose `GRPOTrainer` has other methods than those overridden here; while
-            training, on all processes, when a reward function raises on any: a checkpoint is saved first.
+        `RuntimeError`: when built with a TRL whose `GRPOTrainer` has other methods than those overridden here, another loss,
+            or is not TRL's; while training, on all processes, when a reward function raises on any: a checkpoint is saved
+            first.
     """
 
     config_class: ClassVar[type[GRPOBaseConfig]] = GRPOBaseConfig
@@ -64,11 +61,16 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
         # returns besides completions is handed to the rewards as well, and is not known before it runs.
         train_dataset = kwargs.get("train_dataset", positional[0] if positional else None)
-        if kwargs.get("rollout_func") is None:
-            check_reward_columns(reward_funcs, train_dataset)
+        check_reward_columns(
+            reward_funcs,
+            train_dataset,
+            has_environment=kwargs.get("environment_factory") is not None,
+            has_rollout_func=kwargs.get("rollout_func") is not None,
+        )
         if isinstance(train_dataset, Dataset) and (shortage := rollout_batch_shortage(len(train_dataset), args)):
             warnings.warn(shortage, stacklevel=3)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        check_untested_version(self)
 
     def add_callback(self, callback) -> None:
         super().add_callback(callback)
@@ -156,33 +158,3 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                         "turn off a rate that the model reads from its config there, for instance "
                         "model_init_kwargs={'attention_dropout': 0.0}."
                     )
-
-
-@functools.cache
-def check_seams(trainer_class: type[GRPOBaseTrainer], trl_trainer: type = GRPOTrainer) -> None:
-    """
-    Check, once for each class, that TRL's trainer has the methods that `trainer_class` overrides, with their parameters.
-
-    Raises:
-        `RuntimeError`: if it does not, naming the method, the parameter and the versions.
-    """
-    installed = version("trl")
-    oldest, newest = (tuple(map(int, minor.split("."))) for minor in TESTED_TRL)
-    tested = f"trl {TESTED_TRL[0]} to {TESTED_TRL[1]}"
-    for method, needed in trainer_class._seams.items():
-        if not hasattr(trl_trainer, method):
-            missing = method
-        else:
-            parameters = inspect.signature(getattr(trl_trainer, method)).parameters
-            takes_any = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
-            names = [] if takes_any else [name for name in needed if name not in parameters]
-            missing = f"{method}({', '.join(names)})" if names else None
-        if missing is not None:
-            raise RuntimeError(
-                f"{trainer_class.__name__} overrides {trl_trainer.__name__}.{missing}, which trl {installed} does not have. "
-                f"It was tested with {tested}: pip install 'trl>={TESTED_TRL[0]},<{newest[0]}.{newest[1] + 1}'."
-            )
-    if not oldest <= tuple(int(part) for part in installed.split(".")[:2]) <= newest:
-        warnings.warn(
-            f"trl {installed} is untested with delta_trl, whose tests have passed with {tested}.", stacklevel=3
-        )

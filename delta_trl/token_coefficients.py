@@ -163,6 +163,11 @@ class TokenCoefficientsTrainer(GRPOBaseTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         coefficients = inputs.get("token_coefficients")
+        if coefficients is None and self.model.training and self.coefficients_enabled:
+            raise RuntimeError(
+                f"A rollout batch came to the loss without the coefficients of {self._name}: this TRL does not hand on what "
+                "_generate_and_score_completions returns."
+            )
         if coefficients is not None:
             # A copy: TRL keeps this dict for further updates, which would otherwise apply the coefficients again
             inputs = {**inputs, "advantages": inputs["advantages"].unsqueeze(1) * coefficients}

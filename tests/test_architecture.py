@@ -16,7 +16,7 @@ FLOORS = (
     *("sweeps", "coefficients", "hidden_states", "token_mask", "features", "metrics", "records"),
     *("option_checks", "config", "hub", "checks"),
     *("sandbox", "rewards", "data", "reasoning_gym"),
-    *("base", "token_coefficients", "rollout", "token_credit", "trainer", "baselines", "methods"),
+    *("seams", "base", "token_coefficients", "rollout", "token_credit", "trainer", "baselines", "methods"),
     *("evaluation", "report", "train", "research", ""),
 )
 # (who imports, what): to be removed, not to be added to
