@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from .checks import check_reward_columns, rollout_batch_shortage
+from .checks import check_reward_columns, rollout_batch_shortage, takes
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
@@ -88,17 +88,15 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
         # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
-        error = None
-        if self._template_opens_thought:
-            inputs = [
-                {**row, "opens_thought": not isinstance(prompt, str)}
-                for row, prompt in zip(inputs, prompts, strict=True)
-            ]
+        error, reward_funcs = None, self.reward_funcs
+        self.reward_funcs = [self._told_of_thoughts(function, prompts) for function in reward_funcs]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except Exception as raised:
             error = raised
             self.accelerator.gather(torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device))
+        finally:
+            self.reward_funcs = reward_funcs
         failures = self.accelerator.reduce(torch.tensor(float(error is not None), device=self.accelerator.device))
         if failures > 0:
             reports = [f"process {self.accelerator.process_index}: {type(error).__name__}: {error}"] if error else []
@@ -114,6 +112,12 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         )
         self._scored = ~rewards[local].isnan().all(1)
         return rewards
+
+    def _told_of_thoughts(self, function: Callable, prompts: list) -> Callable:
+        """A reward function with `opens_thought` for each prompt, if it takes that: as a column, all would have to."""
+        if isinstance(function, nn.Module) or not (self._template_opens_thought and takes(function, "opens_thought")):
+            return function
+        return functools.partial(function, opens_thought=[not isinstance(prompt, str) for prompt in prompts])
 
     @functools.cached_property
     def _template_opens_thought(self) -> bool:

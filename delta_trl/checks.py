@@ -16,30 +16,52 @@ logger = logging.getLogger(__name__)
 
 # What TRL hands to every reward function besides the dataset's columns
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# What it hands over where there is an environment_factory
+ENVIRONMENTS = ("environments",)
 # Columns that TRL does not hand on under their own name
 NOT_PASSED_ON = ("prompt", "completion", "completion_ids")
 
 
-def check_reward_columns(reward_funcs: Any, dataset: "Dataset | IterableDataset | None") -> None:
+def check_reward_columns(
+    reward_funcs: Any,
+    dataset: "Dataset | IterableDataset | None",
+    *,
+    has_environment: bool = False,
+    has_rollout_func: bool = False,
+) -> None:
     """
-    Raise `ValueError` unless TRL can call every reward function with the columns of the dataset.
+    Raise `ValueError` unless TRL finds the prompts in the dataset, and can call every reward function with its columns.
 
     Args:
         reward_funcs: As a trainer takes them: one or a list; names of reward models are left alone.
-        dataset: Must have the column `prompt`. None is left alone.
+        dataset: None is left alone.
+        has_environment: Whether there is an `environment_factory`: it may give the prompts, and rewards see it.
+        has_rollout_func: Whether there is a `rollout_func`, which may return columns besides: rewards are left alone.
     """
     columns = column_names(dataset)
     if columns is None:
         return
-    if "prompt" not in columns:
+    if "prompt" not in columns and not has_environment:
         raise ValueError(
             f"The dataset needs a column 'prompt'; it has: {', '.join(columns) or 'none'}. Rename or make it, for instance "
             "with dataset.rename_column or delta_trl.data.load_math_dataset."
         )
+    if has_rollout_func:
+        return
+    passed = PASSED + ENVIRONMENTS if has_environment else PASSED
     for function in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
         is_model = isinstance(function, str) or hasattr(function, "forward")
         if callable(function) and not is_model:
-            _check_function(function, columns)
+            _check_function(function, columns, passed)
+
+
+def takes(function: Callable, name: str) -> bool:
+    """Whether a function can be called with an argument of this name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return False
+    return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY) for p in parameters)
 
 
 def column_names(dataset: "Dataset | IterableDataset | None") -> list[str] | None:
@@ -66,15 +88,15 @@ def column_names(dataset: "Dataset | IterableDataset | None") -> list[str] | Non
     return names
 
 
-def _check_function(function: Callable, columns: list[str]) -> None:
+def _check_function(function: Callable, columns: list[str], passed_by_trl: tuple[str, ...]) -> None:
     name = getattr(function, "__name__", type(function).__name__)
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C, without a signature
         return
-    passed = {*PASSED, *(c for c in columns if c not in NOT_PASSED_ON)}
+    passed = {*passed_by_trl, *(c for c in columns if c not in NOT_PASSED_ON)}
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    missing = [p.name for p in named if p.default is p.empty and p.name not in (*passed, "environments")]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in passed]
     own = [column for column in columns if column not in NOT_PASSED_ON]
     if missing:
         needs = "a column" if len(missing) == 1 else "the columns"

@@ -3,13 +3,15 @@
 import functools
 import logging
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
-from conftest import build, config, digit_reward
+from conftest import build, config, digit_reward, tiny_model
 from datasets import Dataset
 
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
+from delta_trl.research.tasks import character_tokenizer
 from delta_trl.rewards import math_reward
 
 
@@ -75,8 +77,22 @@ def test_a_dataset_needs_a_prompt_column():
     for data in (Dataset.from_dict({"question": ["a"]}), Dataset.from_dict({"question": ["a"]}).to_iterable_dataset()):
         with pytest.raises(ValueError, match="needs a column 'prompt'; it has: question"):
             check_reward_columns(digit_reward, data)
+        with pytest.raises(ValueError, match="needs a column 'prompt'; it has: question"):
+            check_reward_columns(digit_reward, data, has_rollout_func=True)  # which gets the prompts
+        check_reward_columns(digit_reward, data, has_environment=True)
     check_reward_columns(digit_reward, None)
     check_reward_columns(digit_reward, DATA.to_iterable_dataset())
+
+
+def test_environments_are_handed_over_where_there_are_some():
+    def all_by_name(prompts, completions, completion_ids, answer, trainer_state, log_extra, log_metric, environments):
+        return digit_reward(completions)
+
+    check_reward_columns(all_by_name, DATA, has_environment=True)
+    with pytest.raises(ValueError, match="needs a column 'environments'"):
+        check_reward_columns(all_by_name, DATA)
+    with pytest.raises(ValueError, match=r"does not take 'answer', .*'environments'"):
+        check_reward_columns(takes_no_rest, DATA, has_environment=True)
 
 
 def test_what_the_check_lets_pass_trl_calls(tmp_path):
@@ -143,3 +159,86 @@ def test_only_steps_in_a_row_count(caplog):
     for share in (1.0, 0.5, 1.0, None, 0.9):
         callback.on_log(None, state, None, logs={"frac_reward_zero_std": share} if share is not None else {})
     assert not caplog.records
+
+
+class Sums:
+    """An environment without tools, which states the problem and judges the answer."""
+
+    asked: ClassVar[list[str]] = []
+
+    def reset(self, **columns):
+        self.asked.append("".join(sorted(columns)))
+        self.number = len(self.asked)
+        return "1+1=?"
+
+    def get_reward(self) -> float:
+        return float(self.number % 3)
+
+
+class Products(Sums):
+    def reset(self, **columns):
+        self.asked.append("".join(sorted(columns)))
+        self.number = len(self.asked)
+        return "2*3=?"
+
+
+@pytest.mark.parametrize(
+    ("factory", "data", "columns"),
+    [
+        (Sums, None, {"prompt"}),
+        (Sums, {"level": [1, 2]}, {"level"}),
+        ({"sums": Sums, "products": Products}, {"environment": ["sums", "products"]}, {""}),
+        ({"sums": Sums, "products": Products}, {"environment": ["sums", "sums"], "level": [1, 2]}, {"level"}),
+    ],
+)
+def test_where_an_environment_gives_the_prompts_the_data_need_none(tmp_path, factory, data, columns):
+    """Whatever TRL accepts is accepted: no dataset, one without prompts, one that names the environment of each row."""
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"
+    )
+    Sums.asked.clear()
+    trainer = DeltaGRPOTrainer(
+        model=tiny_model(tokenizer=tokenizer, max_position_embeddings=512),
+        reward_funcs=None if data is None else digit_reward,
+        args=config(tmp_path, max_steps=1),
+        train_dataset=None if data is None else Dataset.from_dict(data),
+        processing_class=tokenizer,
+        environment_factory=factory,
+    )
+    trainer.train()
+    assert set(Sums.asked) == columns
+    assert "delta/coef/mean" in trainer.state.log_history[0]
+
+
+def test_rewards_hear_of_an_open_thought_only_if_they_take_it(tmp_path):
+    """A function that names what TRL hands over, one that takes what comes, and an asynchronous one, on one template."""
+    seen = {}
+
+    def strict(prompts, completions, completion_ids, trainer_state, log_extra, log_metric):
+        seen["strict"] = {}
+        return digit_reward(completions)
+
+    def open_to_all(completions, **columns):
+        seen["open"] = columns
+        return digit_reward(completions)
+
+    async def by_name(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, opens_thought=None):
+        seen["named"] = {"opens_thought": opens_thought}
+        return digit_reward(completions)
+
+    tokenizer = character_tokenizer()
+    data = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"{i}+1=?"}] for i in range(8)]})
+    for end, opens in (("<think>", True), ("", False)):
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}" + end
+        trainer = DeltaGRPOTrainer(
+            model=tiny_model(tokenizer=tokenizer),
+            reward_funcs=[strict, open_to_all, by_name],
+            args=config(tmp_path, max_steps=1),
+            train_dataset=data,
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        assert trainer.state.global_step == 1
+        assert seen.keys() == {"strict", "open", "named"}
+        assert seen["open"].get("opens_thought") == seen["named"]["opens_thought"] == ([True] * 8 if opens else None)
