@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -12,6 +13,10 @@ from ...responses import after_thoughts
 _PYTHON = re.compile(r"\{?[ .]*(?:python|pypy|py)[\d.]*(?![\w-])", re.IGNORECASE)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
 _LINE_END = re.compile("\r\n?")
+# What a line may begin with besides its text: quotes and list items
+_CONTAINERS = re.compile(r"(?:[ \t>*+-]|\d{1,9}[.)](?=[ \t]))*")
+# For each quotation the parser looks at all lines that may lazily belong to it, so that many of them are quadratic work
+MOST_QUOTATIONS = 20
 _TRIPLE_QUOTE = re.compile(r"\"{3}|'{3}")
 
 
@@ -23,6 +28,7 @@ def _parser(*rules: str) -> MarkdownIt:
 
 
 _COMMONMARK = _parser("code", "list", "blockquote")
+_WITHOUT_QUOTATIONS = _parser("code", "list")
 _ANY_INDENTATION = _parser()  # also what a list item's code, if it is not indented, or four spaces make of a fence
 
 
@@ -38,7 +44,8 @@ def extract_code(completion: str) -> str | None:
     program = unmarked = None
     end = 0  # the line after the program
     text = _LINE_END.sub("\n", text)  # as the parser counts lines
-    for parser, form in ((_COMMONMARK, str), (_ANY_INDENTATION, str), (_ANY_INDENTATION, _with_lines_of_their_own)):
+    commonmark = _COMMONMARK if _quotations(text) <= MOST_QUOTATIONS else _WITHOUT_QUOTATIONS
+    for parser, form in ((commonmark, str), (_ANY_INDENTATION, str), (_ANY_INDENTATION, _with_lines_of_their_own)):
         if program is not None and form is not str:
             break
         rewritten = form(text)
@@ -46,11 +53,17 @@ def extract_code(completion: str) -> str | None:
         for token in _closed_fences(parser, rewritten):
             if _PYTHON.match(token.info):
                 last = token
-            elif not token.info.strip() and parser is _COMMONMARK:
+            elif not token.info.strip() and parser is commonmark:
                 unmarked = token.content
         if last is not None and last.map[0] >= end:
             program, end = _whole_program(last, rewritten)
     return unmarked if program is None else program
+
+
+def _quotations(text: str) -> int:
+    """How many quotations begin, at the most: lines that are quoted more deeply than the line before them."""
+    depths = [0, *(_CONTAINERS.match(line)[0].count(">") for line in text.split("\n"))]
+    return sum(after > before for before, after in pairwise(depths))
 
 
 def _closed_fences(parser: MarkdownIt, text: str) -> Iterator[Token]:

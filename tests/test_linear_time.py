@@ -1,0 +1,165 @@
+"""What reads a model's output in the training process takes time linear in its length: it holds Python's lock meanwhile."""
+
+import contextlib
+import random
+import re
+import time
+
+import pytest
+
+from delta_trl.evaluation.multiple_choice import answer_letter, grade_choice
+from delta_trl.report.callback import HeatMap, extremes_table
+from delta_trl.report.text import visible
+from delta_trl.responses import after_thoughts, opens_thought, response_texts
+from delta_trl.rewards.code.compare import read_value, same_text
+from delta_trl.rewards.code.extraction import extract_code
+from delta_trl.rewards.code.grading import contains_outputs
+from delta_trl.rewards.code.tests import read_tests
+from delta_trl.rewards.gym import read_answer
+from delta_trl.rewards.math.extraction import boxed, extract_answer
+from delta_trl.rewards.math.limits import MAX_CHARACTERS
+from delta_trl.rewards.math.spelling import canonical
+
+
+SIZE = 40_000  # characters of the longer text; the other has a quarter
+FEW = 16_000  # for what takes microseconds a character
+FREE_SECONDS = 0.05  # of CPU time: quadratic work on so much text takes longer
+GROWTH = 8.0  # linear work takes 4 times as long on 4 times the text, quadratic work 16 times
+TRIES = 3  # of the measurement, of which the best counts: other processes share the machine's caches
+
+UNITS = {
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["(", ")", "[", "{", "}", "\\", "\\{", "$", "$$", "\n", " ", "\t", "!", "=", "^", "_"]
+    },
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["1", "1,", "1.", "a", "ab ", "A, ", "é", "𝐀", "\u200b", "٣", "½", "\ud800", "&", "|"]
+    },
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["`", "```\n", "```python\n", "~~~\n", "````\n", "- ", "> ", "# ", '"""', "'''\n"]
+    },
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["- ```python\n", "> ```\n", "``` ", "x```\n", "    ```python\n", '"""\n```\n']
+    },
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["\\boxed{", "\\boxed{1}", "\\boxed 1 and ", "\\boxed{1}, ", "\\frac{", "\\text{"]
+    },
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["\\frac1", "\\sqrt2 ", "\\left(", "x^{", "x_1=", "10^", "3!", "\\pm ", "\\cdot "]
+    },
+    **{f"repeated {unit!r}": unit for unit in ["<think>", "</think>", "<answer>", "</answer>", "<answer>1</answer>"]},
+    **{
+        f"repeated {unit!r}": unit
+        for unit in ["Answer: ", "answer is (", "Answer: A or ", "Answer\n", "answer is\n\n", "**Answer:**"]
+    },
+}
+
+
+def text_of(name: str, size: int, salt: int) -> str:
+    """A text of a family. The salt keeps it out of every cache."""
+    kind, _, rest = name.partition(" ")
+    if kind == "repeated":
+        unit = UNITS[name]
+        text = unit * (size // len(unit))
+    elif kind == "nested":
+        opening, closing = {
+            "boxes": ("\\boxed{", "}"),
+            "fractions": ("\\frac{1}{", "}"),
+            "thoughts": ("<think>", "</think>"),
+        }.get(rest, tuple(rest))
+        count = size // (len(opening) + len(closing))
+        text = opening * count + closing * count
+    else:
+        draw = random.Random(rest)
+        units = draw.sample(list(UNITS.values()), 4)
+        text = "".join(draw.choices(units, k=size // max(1, sum(map(len, units)) // 4)))
+    return f"{text}{salt}"
+
+
+NESTED = ["nested boxes", "nested fractions", "nested thoughts", "nested ()", "nested {}", "nested []"]
+FAMILIES = [*UNITS, *NESTED, *(f"mixture {number}" for number in range(12))]
+
+
+def responses(text: str):
+    parts = [{"type": "text", "text": text}]
+    return response_texts([text, [{"role": "assistant", "content": parts}]], {"prompts": [text, []]})
+
+
+def boxes_near(text: str):
+    return boxed(text, near=10)
+
+
+def contains_known_outputs(text: str):
+    return contains_outputs(text, TESTS)
+
+
+def same_output(text: str):
+    return same_text(text, text + "1")
+
+
+def value(text: str):
+    return read_value(text.encode("utf-8", "replace"))
+
+
+def choice(text: str):
+    return grade_choice(text, "A", "ABCD")
+
+
+def heat_map_table(text: str):
+    return extremes_table(HeatMap([text], [1.0], [-1.0], advantage=1.0))
+
+
+TESTS = read_tests({"inputs": ["1", "2"], "outputs": ["12345678901", "23456789012"]})
+READERS = {
+    after_thoughts: SIZE,
+    opens_thought: SIZE,
+    responses: SIZE,
+    extract_answer: SIZE,
+    boxed: SIZE,
+    boxes_near: SIZE,
+    canonical: 4 * MAX_CHARACTERS,  # what `grade` reads of an answer
+    extract_code: FEW,
+    contains_known_outputs: SIZE,
+    same_output: SIZE,
+    value: SIZE,
+    read_answer: SIZE,
+    answer_letter: SIZE,
+    choice: SIZE,
+    visible: FEW,
+    heat_map_table: FEW,
+}
+
+
+def seconds(reader, text: str) -> float:
+    start = time.process_time()
+    with contextlib.suppress(ValueError):  # read_value's answer to what is no value
+        reader(text)
+    return time.process_time() - start
+
+
+def growth(reader, family: str, size: int) -> float:
+    """How much longer four times the text takes; 0 if it takes next to no time anyway."""
+    longer = shorter = float("inf")
+    for salt in range(TRIES):
+        longer = min(longer, seconds(reader, text_of(family, size, 2 * salt)))
+        if longer < FREE_SECONDS:
+            return 0.0
+        shorter = min(shorter, seconds(reader, text_of(family, size // 4, 2 * salt + 1)))
+        if longer < GROWTH * shorter:
+            break
+    return longer / shorter
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+def test_reading_takes_linear_time(reader):
+    ratios = {family: growth(reader, family, READERS[reader]) for family in FAMILIES}
+    assert not {family: ratio for family, ratio in ratios.items() if ratio >= GROWTH}
+
+
+def test_the_measurement_notices_quadratic_work():
+    assert growth(re.compile(r"\(+\}").search, "repeated '('", FEW) >= GROWTH
