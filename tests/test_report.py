@@ -3,6 +3,7 @@
 What its scripts do in a browser is in test_report_scripts.py.
 """
 
+import html
 import json
 import math
 import os
@@ -63,14 +64,25 @@ def test_report_of_a_real_run(trained, tmp_path):
             np.testing.assert_allclose(drawn[key][0][1], [v for v in logged[key] if math.isfinite(v)], rtol=1e-5)
     ratio = np.divide(logged["delta/coef/mean_positive"], logged["delta/coef/mean"])
     np.testing.assert_allclose(drawn["delta/coef/mean_positive / delta/coef/mean"][0][1], ratio, rtol=1e-5)
-    titles = [panel["title"] for section in data["curves"]["sections"] for panel in section["panels"]]
-    assert titles == [
-        *("Reward", "Completion length, tokens", "Truncated completions", "Groups without reward variance"),
-        *("Loss", "Gradient norm", "Learning rate", "Entropy, nats a token", "Clipped tokens", "Step time, seconds"),
-        *("Mean λ", "Mean λ over tokens with A ≠ 0", "Mean λ, divided by its mean over A ≠ 0"),
-        *("Standard deviation of λ", "Centroid cosine", "λ explained by uncertainty", "Batches without λ"),
-        "DelTA's cost, seconds",
-    ]
+    *sections, others = data["curves"]["sections"]
+    titles = [panel["title"] for section in sections for panel in (*section["panels"], *section["flat"])]
+    assert sorted(titles) == sorted(
+        [
+            *("Reward", "Completion length, tokens", "Truncated completions", "Groups without reward variance"),
+            *(
+                "Loss",
+                "Gradient norm",
+                "Learning rate",
+                "Entropy, nats a token",
+                "Clipped tokens",
+                "Step time, seconds",
+            ),
+            *("Mean λ", "Mean λ over tokens with A ≠ 0", "Mean λ, divided by its mean over A ≠ 0"),
+            *("Standard deviation of λ", "Centroid cosine", "λ explained by uncertainty", "Batches without λ"),
+            "DelTA's cost, seconds",
+        ]
+    )
+    assert "completions/min_length" in [panel["title"] for panel in (*others["panels"], *others["flat"])]
 
     (run,) = data["completions"]
     texts = inflate(run["texts"])
@@ -134,10 +146,99 @@ def test_settings_are_shown_side_by_side(tmp_path):
     assert re.findall(r'class="differs"><th scope="row">(.*?)<', text) == ["learning_rate"]
     assert "<pre>train --x↵&lt;b&gt;</pre>" in text
     (tmp_path / "a" / "delta_trl_run.json").unlink()
-    assert "the folder has no delta_trl_run.json" in write_report([tmp_path / "a"]).read_text(encoding="utf-8")
-    (tmp_path / "a" / "delta_trl_run.json").write_text("[")
-    with pytest.raises(ValueError, match=r"delta_trl_run\.json cannot be read as JSON"):
-        write_report([tmp_path / "a"])
+    assert "the folder has no delta_trl_run.json that can be read" in write_report([tmp_path / "a"]).read_text(
+        encoding="utf-8"
+    )
+
+
+def settings_rows(text: str) -> dict[str, list[str]]:
+    """The settings table's rows by their names."""
+    cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall("<tr.*", text))
+    return {row[0]: row[1:] for row in cells if row}
+
+
+def test_no_cell_of_the_settings_is_empty(tmp_path):
+    """An option that a run does not name has its default there; what its folder does not say is a dash, and not bold."""
+    for name, options in (("a", {"beta": 0.1, "note": ""}), ("b", {"seed": 1}), ("c", None)):
+        write_history(tmp_path / name, [{"step": 1, "reward": 1.0}])
+        if options is not None:
+            content = {"trainer": "delta", "model_name_or_path": "m", "dataset": name, "settings": options}
+            (tmp_path / name / "delta_trl_run.json").write_text(json.dumps(content))
+    text = write_report([tmp_path / name for name in "abc"]).read_text(encoding="utf-8")
+    rows = settings_rows(text)
+    assert rows["beta"] == ["0.1", "default", "–"]
+    assert rows["note"] == ["&#34;&#34;", "default", "–"]
+    assert rows["seed"] == ["default", "1", "–"]
+    assert rows["Method"] == ["delta", "delta", "–"]
+    assert "<td></td>" not in text
+    assert re.findall(r'class="differs"><th scope="row">(.*?)<', text) == ["Data", "beta", "note", "seed"]
+    assert "default: the run does not set this option. –: its folder does not say." in text
+
+
+@pytest.mark.parametrize(
+    ("datas", "common", "own"),
+    [
+        (["d"], "Method delta, Model m, Data d", []),
+        (["d", "d"], "Method delta, Model m, Data d", []),
+        (["d", "<e>"], "Method delta, Model m", [": Data d", ": Data &lt;e&gt;"]),
+    ],
+)
+def test_the_heading_names_method_model_and_data(tmp_path, datas, common, own):
+    for i, data in enumerate(datas):
+        write_history(tmp_path / str(i), [{"step": 1, "reward": 1.0}])
+        content = {"trainer": "delta", "model_name_or_path": "m", "dataset": data}
+        (tmp_path / str(i) / "delta_trl_run.json").write_text(json.dumps(content))
+    text = write_report([tmp_path / str(i) for i in range(len(datas))]).read_text(encoding="utf-8")
+    plain = re.sub("</?b>", "", text)
+    assert f'</h1>\n<p class="about">{common}</p>' in plain
+    assert re.findall(r'<span class="about">(.*?)</span>', plain) == own
+
+
+def flat_lines(text: str) -> list[str]:
+    """The lines of metrics that are not drawn, as a reader sees them."""
+    found = re.findall(r"<dt>(.*?)</dt> <dd>(.*?)</dd>", text)
+    return [f"{title}: {re.sub('<.*?>', '', line)}" for title, line in found]
+
+
+def test_what_never_changes_is_a_line_of_text(tmp_path):
+    for name, rate in (("a", 1e-4), ("b", 2e-6)):
+        common = {
+            "learning_rate": rate,
+            "clip_ratio/high_mean": 0.0,
+            "clip_ratio/low_mean": 0.0,
+            "my/metric": 12345678.0,
+        }
+        history = [
+            {"step": step, "reward": step / 3, "entropy": 0.5 if name == "a" else step, **common} for step in (1, 2)
+        ]
+        write_history(tmp_path / name, [*history, {"step": 2, "eval_reward": 0.25}])
+    page = write_report([tmp_path / "a", tmp_path / "b"])
+    assert flat_lines(page.read_text(encoding="utf-8")) == [
+        "Evaluation reward: 0.25 (logged once). On the held-out problems.",
+        "Learning rate: a: 1e−4, b: 2e−6 throughout.",
+        "Clipped tokens: from above 0; from below 0 throughout. Share of tokens whose probability ratio was clipped. 0 "
+        "while every rollout batch is used for one update.",
+        "my/metric: 1.235e7 throughout.",
+    ]
+    sections = Page(page.read_text(encoding="utf-8")).data()["curves"]["sections"]
+    # One of two runs moved: both are drawn
+    assert [panel["title"] for section in sections for panel in section["panels"]] == [
+        "Reward",
+        "Entropy, nats a token",
+    ]
+
+
+def test_nothing_that_needs_a_script_shows_without_one(trained, tmp_path):
+    text = write_report(list(trained.values()), tmp_path / "report.html").read_text(encoding="utf-8")
+    hidden = [match.group() for match in re.finditer(r"<(\w+)[^>]* hidden>.*?</\1>", text, re.S)]
+    shown = text
+    for part in sorted(hidden, key=len, reverse=True):
+        shown = shown.replace(part, "")
+    for dead in ("<button", "<select", "<input", "Point at"):
+        assert dead in text
+        assert dead not in shown, dead
+    assert "switch JavaScript on" in shown
+    assert 'class="settings"' in shown
 
 
 def test_hostile_completions_are_text(tmp_path):
@@ -271,13 +372,96 @@ def test_damaged_or_missing_records_are_named(tmp_path):
         read_completions(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="may be half written: try again"):
-        write_report([tmp_path])
+        read_completions(path)
     pd.DataFrame({"step": [1]}).to_parquet(path)
     with pytest.raises(ValueError, match=r"lacks the columns \['prompt', 'advantage'"):
         read_completions(path)
-    (tmp_path / "trainer_state.json").write_text('{"log_his')
-    with pytest.raises(ValueError, match=r"trainer_state\.json cannot be read as JSON: .* try again"):
-        write_report([tmp_path])
+
+
+def notes(text: str) -> list[str]:
+    return [html.unescape(note) for note in re.findall('<p class="note">Left out: (.*?)</p>', text)]
+
+
+TORN = [
+    ("trainer_state.json", b'{"log_his', "cannot be read as JSON (Unterminated string"),
+    ("trainer_state.json", b"", "cannot be read as JSON"),
+    ("trainer_state.json", b"\xff\xfe", "cannot be read as JSON"),
+    ("trainer_state.json", b"[" * 100_000, "cannot be read as JSON (it is nested too deeply)"),
+    ("trainer_state.json", b"[]", "it holds a list"),
+    ("trainer_state.json", b'{"log_history": 7}', "has no list log_history"),
+    (
+        "trainer_state.json",
+        b'{"log_history": [{"step": 3, "delta/coef/mean": 1.0}, 3, {"step": "x"}]}',
+        "2 of 3 log entries",
+    ),
+    ("trainer_state.json", b'{"log_history": [{"step": 1' + b"0" * 400 + b"}]}", "1 of 1 log entries"),
+    ("delta_trl_run.json", b'{"trainer"', "delta_trl_run.json cannot be read as JSON"),
+    ("delta_trl_run.json", b'"text"', "it holds a str"),
+    ("completions/coefficients_00001.parquet", b"PAR1", "cannot be read as token records"),
+    ("completions/coefficients_00002.parquet", b"", "cannot be read as token records"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "note"), TORN)
+@pytest.mark.parametrize("beside", [True, False])
+def test_no_torn_file_ends_a_report(tmp_path, caplog, name, content, note, beside):
+    """What it holds is left out and said; the other files of its run, and another run, are shown."""
+    records_and_log(tmp_path / "torn", 3, 1.1)
+    (tmp_path / "torn" / "delta_trl_run.json").write_text('{"trainer": "delta"}')
+    (tmp_path / "torn" / name).write_bytes(content)
+    records_and_log(tmp_path / "whole", 3, 1.1)
+    folders = [tmp_path / "torn", tmp_path / "whole"][: 2 if beside else 1]
+    text = write_report(folders).read_text(encoding="utf-8")
+    assert note in notes(text)[0]
+    assert note in caplog.text
+    data = Page(text).data()
+    assert len(data["completions"]) == len(folders)
+    assert data["completions"][0]["groups"]  # of what can be read
+
+
+def test_a_run_whose_only_files_are_torn_makes_a_report(tmp_path):
+    (tmp_path / "trainer_state.json").write_text("{")
+    (tmp_path / "delta_trl_run.json").write_text("{")
+    text = write_report([tmp_path]).read_text(encoding="utf-8")
+    assert len(notes(text)) == 2
+    assert 'class="tile"' not in text
+
+
+def test_damaged_columns_are_left_out(tmp_path):
+    """Whole Parquet files, whose columns are of other types or whose rows lack something."""
+    good = write_records(tmp_path, 1, [{"tokens": ["a"], "advantage": a} for a in (1.0, -1.0)])
+    frame = pd.read_parquet(good)
+    for step, (column, values) in enumerate(
+        [("step", [None, 1]), ("step", ["x", "y"]), ("tokens", ["a", "b"]), ("tokens", [[1], [2]]), ("reward", [[], []]),
+         ("coefficients", [["x"], ["y"]]), ("completion_ids", [["x"], ["y"]])],
+        start=2,
+    ):  # fmt: skip
+        frame.assign(**{column: values}).to_parquet(good.with_name(f"coefficients_{step:05d}.parquet"))
+    text = write_report([tmp_path]).read_text(encoding="utf-8")
+    assert len(notes(text)) >= 6  # numbers in place of texts may be read as texts
+    assert "2 of " in Page(text).text["p"]
+
+
+def test_the_state_of_the_newest_checkpoint_that_can_be_read_counts(tmp_path):
+    history = [{"step": step, "reward": 0.1 * step} for step in range(1, 10)]
+    for step in (3, 6, 9):
+        write_history(tmp_path / f"checkpoint-{step}", history[:step])
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text('{"log_hist')
+    (tmp_path / "trainer_state.json").write_text("")
+    (run,) = read_training_runs([tmp_path])
+    assert run.last_step == 6
+    assert len(run.left_out) == 2
+    assert "checkpoint-9/trainer_state.json cannot be read" in run.left_out[1]
+
+
+@pytest.mark.parametrize("logged", [[], [{"step": 1, "reward": 0.5}]])
+def test_a_checkpoint_from_before_the_first_log_is_no_other_run(tmp_path, logged):
+    """A run shorter than logging_steps has only its summary in the log, and its checkpoint nothing."""
+    write_history(tmp_path / "checkpoint-1", logged, global_step=1)
+    write_history(tmp_path, [*logged, {"step": 2, "train_runtime": 3.0}], global_step=2)
+    (run,) = read_training_runs([tmp_path])
+    assert run.left_out == []
+    assert run.last_step == 2
 
 
 def test_records_without_tokens_or_coefficients_make_a_report(tmp_path):
@@ -420,7 +604,7 @@ def test_long_curves_are_thinned_to_means():
 def test_every_reward_function_has_its_curve():
     history = [{"step": 1, "reward": 1.0, "rewards/a/mean": 0.5, "rewards/a/std": 0.1, "rewards/b/mean": 0.5}]
     run = TrainingRun(Path("x"), "x", state={}, history=history, settings={}, files=[])
-    titles = [panel["title"] for panel in curves([run])["sections"][0]["panels"]]
+    titles = [line["title"] for line in curves([run])["sections"][0]["flat"]]
     assert titles == ["Reward", "Reward of a", "Reward of b"]
 
 

@@ -15,7 +15,7 @@ from report_pages import HOSTILE, Page, hostile_run, write_history, write_record
 
 from delta_trl.report import write_report
 from delta_trl.report.selection import compressed
-from delta_trl.report.text import number
+from delta_trl.report.text import number, short_number
 
 
 NODE = shutil.which("node")
@@ -42,6 +42,8 @@ def test_both_languages_write_numbers_alike():
     cases = [(value, digits, signed) for value in values for digits in (0, 2, 3) for signed in (False, True)]
     written = in_node(*(f"number({json.dumps(v)}, {d}, {json.dumps(s)})" for v, d, s in cases))
     assert written == [number(value, digits, signed=signed) for value, digits, signed in cases]
+    values += [1e-6, -2.5e-6, 0.0012345, 59.046875, 883336, 12345678, 1e-4, 100, 0.999996, 5e-324, 1e300]
+    assert in_node(*(f"short({json.dumps(v)})" for v in values[1:])) == [short_number(v) for v in values[1:]]
 
 
 @needs_node
@@ -199,7 +201,7 @@ def test_a_tap_shows_a_token_and_a_program_keeps_its_shape(tmp_path):
 def test_curves_show_values_and_differences(tmp_path):
     for name, reward, step in (("a-run-with-a-long-name" * 3, 0.25, 1), ("b", 0.75, 2)):
         history = [
-            {"step": i, "reward": reward, "kl": 0.001 * i, "my/metric": -i, "grad_norm": math.nan}
+            {"step": i, "reward": reward + (i == 15), "kl": 0.001 * i, "my/metric": -i, "grad_norm": math.nan}
             for i in range(step, 31)
         ]
         write_history(tmp_path / name, [*history, {"step": 30, "eval_reward": 0.5}])
@@ -215,7 +217,7 @@ def test_curves_show_values_and_differences(tmp_path):
             return tip.innerText;
         };
         const titles = () => charts().map((chart) => chart.querySelector("figcaption").textContent).join("; ");
-        const seen = [titles(), values(0, 0.05), values(0, 1), values(1, 0.5)];
+        const seen = [titles(), values(0, 0.05), values(0, 1), document.querySelector("#curves .flat").innerText];
         const ticks = [...charts()[0].querySelectorAll("text[text-anchor=middle]")].map((text) => text.textContent);
         seen.push(ticks.join(" "));
         const base = document.getElementById("base");
@@ -228,6 +230,7 @@ def test_curves_show_values_and_differences(tmp_path):
         let csv;
         URL.createObjectURL = (blob) => ((csv = blob), "blob:x");
         document.getElementById("csv").click();
+        seen.push([...document.querySelectorAll("[data-script]")].every((element) => element.offsetHeight > 0));
         seen.push((await csv.text()).split("\\n")[1].slice(-17), document.documentElement.scrollWidth <= innerWidth);
         return seen;
     """
@@ -235,14 +238,15 @@ def test_curves_show_values_and_differences(tmp_path):
     seen, _ = in_browser(write_report(runs, tmp_path / "report.html"), tmp_path / "profile", script)
     name = runs[0].name
     assert [" ".join(text.split()) if isinstance(text, str) else text for text in seen] == [
-        "Reward; Evaluation reward; KL divergence",
+        "Reward; KL divergence",
         f"Step 1 {name} 0.25",
         f"Step 30 {name} 0.25 b 0.75",
-        f"Step 30 {name} 0.5 b 0.5",
+        "Evaluation reward 0.5 (logged once). On the held-out problems.",
         "10 20 30",
         "Step 2 b +0.5",
         "Values; Difference from a-ru; Difference from b",
-        "Reward; Evaluation reward; KL divergence; my/metric",
+        "Reward; KL divergence; my/metric",
+        True,
         ",1,,0.001,-1,0.25",
         True,
     ]

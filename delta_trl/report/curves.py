@@ -1,6 +1,7 @@
 """Which metrics a report draws, what they mean, and their values for `charts.js`; and how coefficients spread over time."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .runs import TrainingRun
+from .text import short_number
 from .token_statistics import BIN_EDGES, BIN_WIDTH
 
 
@@ -105,8 +107,9 @@ def curves(runs: list[TrainingRun]) -> dict[str, Any]:
     Every logged metric of every run, and the panels that show some of them.
 
     Returns:
-        `runs`: names. `metrics`: by key, for each run `[steps, values]`, or None where it has none. `sections`: title and
-        panels of each. `every`: how many logged values a point is the mean of, at most.
+        `runs`: names. `metrics`: by key, for each run `[steps, values]`, or None where it has none. `sections`: of each its
+        title, the panels to be drawn, and a line of text for each one that would be flat; the last one, without a title,
+        has what no panel shows. `every`: how many logged values a point is the mean of, at most.
     """
     histories = [_metrics(run) for run in runs]
     metrics = {key: [history.get(key) for history in histories] for key in sorted(set().union(*histories))}
@@ -115,22 +118,44 @@ def curves(runs: list[TrainingRun]) -> dict[str, Any]:
     if len(rewards) > 1:  # of one function it is the reward
         outcome[1:1] = [Panel(f"Reward of {key.split('/')[1]}", "", {key: "reward"}) for key in rewards]
     every = max((math.ceil(len(c[0]) / MOST_POINTS) for own in metrics.values() for c in own if c), default=1)
-    titles = {"Outcome": outcome, "Optimisation": OPTIMISATION, "Coefficients": DELTA}
-    sections = [
-        {"title": title, "panels": [shown for panel in panels if (shown := _present(panel, metrics))]}
-        for title, panels in titles.items()
-    ]
+    known = {key for panel in (*outcome, *OPTIMISATION, *DELTA) for key in panel.lines}
+    others = [Panel(key, "", {key: key}) for key in metrics if key not in known]
+    titles = {"Outcome": outcome, "Optimisation": OPTIMISATION, "Coefficients": DELTA, "": others}
+    names = [run.name for run in runs]
     return {
-        "runs": [run.name for run in runs],
+        "runs": names,
         "metrics": {key: [c and _thinned(*c) for c in own] for key, own in metrics.items()},
-        "sections": [section for section in sections if section["panels"]],
+        "sections": [_section(title, panels, metrics, names) for title, panels in titles.items()],
         "every": every,
     }
 
 
-def _present(panel: Panel, metrics: dict) -> dict[str, Any] | None:
-    lines = {key: name for key, name in panel.lines.items() if key in metrics}
-    return {"title": panel.title, "about": panel.about, "lines": list(lines.items())} if lines else None
+def _section(title: str, panels: Sequence[Panel], metrics: dict, names: list[str]) -> dict[str, Any]:
+    drawn, flat = [], []
+    for panel in panels:
+        lines = {key: name for key, name in panel.lines.items() if key in metrics}
+        if not lines:
+            continue
+        if all(len(set(curve[1])) == 1 for key in lines for curve in metrics[key] if curve):
+            text = _flat_text(lines, metrics, names)
+            flat.append({"title": panel.title, "about": panel.about, "text": text})
+        else:
+            drawn.append({"title": panel.title, "about": panel.about, "lines": list(lines.items())})
+    return {"title": title, "panels": drawn, "flat": flat}
+
+
+def _flat_text(lines: dict[str, str], metrics: dict, names: list[str]) -> str:
+    """What a plot without any movement would show: `0.0001 throughout.`, or each run's value where they differ."""
+    texts = []
+    for key, name in lines.items():
+        values = {run: curve[1][0] for run, curve in zip(names, metrics[key], strict=True) if curve}
+        if len(set(values.values())) == 1:
+            text = short_number(next(iter(values.values())))
+        else:
+            text = ", ".join(f"{run}: {short_number(value)}" for run, value in values.items())
+        texts.append(f"{name} {text}" if len(lines) > 1 else text)
+    once = all(len(curve[0]) == 1 for key in lines for curve in metrics[key] if curve)
+    return f"{'; '.join(texts)} {'(logged once)' if once else 'throughout'}."
 
 
 def _metrics(run: TrainingRun) -> dict[str, tuple[list[float], list[float]]]:

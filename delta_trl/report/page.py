@@ -53,13 +53,13 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
         min_support (`int`, *optional*): How often a token must occur to be listed among the highest and lowest.
 
     Raises:
-        `ValueError`: if a folder holds no run, or its records are damaged.
+        `ValueError`: if a folder holds no run. What is damaged in one is left out of the report, which says so.
     """
     # pyarrow takes a second, which a notebook that shows one heat map does not need
     from .curves import curves
     from .runs import read_training_runs
     from .selection import MAX_COMPLETIONS, compressed
-    from .summary import setting_text, settings_table, tiles
+    from .summary import headings, setting_text, settings_table, tiles
     from .token_statistics import token_statistics
 
     runs = read_training_runs(folders)
@@ -80,20 +80,24 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
         _token_data(run, summary, MAX_COMPLETIONS // n_recorded, n_bytes // n_recorded)
         for run, summary in zip(runs, summaries, strict=True)
     ]
+    common, own = headings(runs)
     page = fill_template(
         "report.html.jinja",
+        about=common,
+        sections=drawn["sections"],
         runs=[
             {
                 "name": run.name,
+                "about": of_run,
                 "from_records": needed,
-                "left_out": run.left_out,
-                "command": setting_text(run.settings.get("command", "")),
+                "left_out": [visible(sentence) for sentence in run.left_out],
+                "command": setting_text(run.settings["command"]) if run.settings.get("command") else "",
                 "has_settings": bool(run.settings),
                 "tiles": tiles(run),
                 "records": tables,
                 "no_records": NO_COEFFICIENTS if run.has_coefficients is False else NO_RECORDS,
             }
-            for run, needed, (tables, _) in zip(runs, from_records, shown, strict=True)
+            for run, of_run, needed, (tables, _) in zip(runs, own, from_records, shown, strict=True)
         ],
         settings=settings_table(runs),
         has_curves=bool(drawn["metrics"]),

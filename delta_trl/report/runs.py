@@ -1,17 +1,21 @@
-"""Read what a run left in its folder: metrics from `trainer_state.json`, settings from `delta_trl_run.json`."""
+"""Read what a run left in its folder: metrics from `trainer_state.json`, settings from `delta_trl_run.json`.
 
-import json
+A run that is going, or was killed, may leave any of its files torn. What cannot be read is left out, and the report says so.
+"""
+
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..jsonl import parse_json
 from ..train.folder import RUN_FILE, STATE_FILE, checkpoints
 from .token_records import Completions, record_files
 
 
 # Coefficients are float32 in the records and in the log
 COEFFICIENT_TOLERANCE = 1e-5
+ONE_FOLDER = "Give each training a folder of its own."
 
 
 @dataclass
@@ -21,11 +25,11 @@ class TrainingRun:
 
     Attributes:
         name: The shortest end of the folder's path that tells it from the report's other runs.
-        state: Content of the newest `trainer_state.json`, without its log. Empty if there is none.
+        state: Content of the newest `trainer_state.json` that can be read, without its log. Empty if there is none.
         history: The logged metrics.
         settings: Content of `delta_trl_run.json`. Empty if there is none.
         files: Token records in the order of steps.
-        left_out: What the folder holds of another run, a sentence each. A report shows them.
+        left_out: What the folder holds of another run, or damaged, a sentence each. A report shows them.
     """
 
     folder: Path
@@ -39,11 +43,7 @@ class TrainingRun:
 
     def curve(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of a logged metric, without what is missing or not finite."""
-        points = {
-            entry["step"]: float(entry[key])
-            for entry in self.history
-            if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
-        }
+        points = {entry["step"]: float(entry[key]) for entry in self.history if _is_finite(entry.get(key))}
         return list(points), list(points.values())
 
     @property
@@ -61,7 +61,7 @@ def read_training_runs(folders: list[str | Path]) -> list[TrainingRun]:
     Find what runs left behind.
 
     Raises:
-        `ValueError`: if a folder is missing, holds no run, or is given twice, or a file in it is damaged.
+        `ValueError`: if a folder is missing, holds no run, or is given twice.
     """
     resolved = [Path(folder).resolve() for folder in folders]
     if not resolved or len(set(resolved)) < len(resolved):
@@ -73,54 +73,85 @@ def read_training_runs(folders: list[str | Path]) -> list[TrainingRun]:
 
 
 def _read_run(folder: Path, name: str) -> TrainingRun:
-    files = record_files(folder)
-    state_file, state, left_out = _newest_state(folder)
-    if state_file is None and not files:
+    files, left_out = record_files(folder), []
+    states = [path / STATE_FILE for path in reversed(checkpoints(folder)) if (path / STATE_FILE).is_file()]
+    final, settings = folder / STATE_FILE, folder / RUN_FILE
+    if not (files or states or final.is_file()):
         raise ValueError(
             f"{folder} holds neither {STATE_FILE} (nor a checkpoint with one) nor completions/coefficients_*.parquet. Name "
             "the output_dir of a run that has saved or logged something."
         )
-    settings = folder / RUN_FILE
+    state_file, state = _newest_state(final, states, left_out)
     return TrainingRun(
         folder=folder,
         name=name,
         history=state.pop("log_history", []),
         state=state,
-        settings=_read_json(settings) if settings.is_file() else {},
+        settings=(_read_json(settings, left_out) or {}) if settings.is_file() else {},
         files=files,
         state_file=state_file,
         left_out=left_out,
     )
 
 
-def _newest_state(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The state with the most steps of the run that wrote last, and what was left out."""
-    saved = [path / STATE_FILE for path in checkpoints(folder) if (path / STATE_FILE).is_file()][-1:]
-    final = folder / STATE_FILE
-    if not final.is_file():
-        return (saved[0], _read_json(saved[0]), []) if saved else (None, {}, [])
-    state = _read_json(final)
-    if saved:
-        other = _read_json(saved[0])
-        # A run that goes on keeps its log: the first entries are the same, if it logged anything before that checkpoint
-        first = other.get("log_history", [])[:1]
-        if first and first != state.get("log_history", [])[:1]:
-            return final, state, [f"{saved[0].parent.name} has another run's log than the folder's {STATE_FILE}."]
-        if other.get("global_step", 0) > state.get("global_step", 0):
-            return saved[0], other, []
-    return final, state, []
+def _newest_state(final: Path, saved: list[Path], left_out: list[str]) -> tuple[Path | None, dict[str, Any]]:
+    """The state with the most steps of the run that wrote last, and its file; `saved` are the checkpoints', newest first."""
+    state = _read_state(final, left_out) if final.is_file() else None
+    path, other = next(((p, s) for p in saved if (s := _read_state(p, left_out)) is not None), (None, None))
+    if state is None or other is None:
+        return (path, other or {}) if state is None else (final, state)
+    # A run that goes on keeps its log: the first entries are the same, if it logged anything before that checkpoint
+    first = other["log_history"][:1]
+    if first and first != state["log_history"][:1]:
+        left_out.append(f"{path.parent.name} has another run's log than the folder's {STATE_FILE}. {ONE_FOLDER}")
+    elif other.get("global_step", 0) > state.get("global_step", 0):
+        return path, other
+    return final, state
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_state(path: Path, left_out: list[str]) -> dict[str, Any] | None:
+    """A state whose log has entries with a step each, and whose numbers are numbers; None if there is no such log."""
+    content = _read_json(path, left_out)
+    if content is None:
+        return None
+    history = content.get("log_history")
+    if not isinstance(history, list):
+        left_out.append(f"{_place(path)} has no list log_history: it is damaged.")
+        return None
+    entries = [entry for entry in history if isinstance(entry, dict) and _is_finite(entry.get("step"))]
+    if len(entries) < len(history):
+        left_out.append(f"{_place(path)}: {len(history) - len(entries)} of {len(history)} log entries have no step.")
+    numbers = {key: value for key, value in content.items() if _is_finite(value)}
+    return {**numbers, "log_history": entries}
+
+
+def _read_json(path: Path, left_out: list[str]) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also text that is not UTF-8
-        raise ValueError(
-            f"{path} cannot be read as JSON: {error}. If the run is going, try again; else the file is damaged."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; it holds a {type(content).__name__}.")
-    return content
+        content = parse_json(path.read_bytes())
+        if isinstance(content, dict):
+            return content
+        reason = f"it holds a {type(content).__name__}, and not an object"
+    except (ValueError, OSError) as error:
+        reason = str(error)
+    left_out.append(
+        f"{_place(path)} cannot be read as JSON ({reason}). If the run is going, make the report again; else it is damaged."
+    )
+    return None
+
+
+def _place(path: Path) -> str:
+    """A file as seen from the run's folder."""
+    inside = path.parent.name.startswith("checkpoint-") or path.parent.name == "completions"
+    return f"{path.parent.name}/{path.name}" if inside else path.name
+
+
+def _is_finite(value: Any) -> bool:
+    if not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def step_of(path: Path) -> int:
@@ -156,13 +187,13 @@ def own_record_files(run: TrainingRun) -> list[Path]:
 
 def logged_by(run: TrainingRun, completions: Completions) -> bool:
     """Whether the coefficients of these records lie within what the run logged at that step, as far as that can be told."""
-    entry = next((e for e in run.history if e["step"] == completions.steps[0] and "delta/coef/min" in e), None)
+    step = completions.steps[0]
+    low, high = (dict(zip(*run.curve(f"delta/coef/{end}"), strict=True)).get(step) for end in ("min", "max"))
     _, counted = completions.token_advantages()
-    if entry is None or run.state.get("logging_steps") != 1 or not counted.any():
+    if low is None or high is None or run.state.get("logging_steps") != 1 or not counted.any():
         return True  # an entry over several steps has their means, and the records only the last one's coefficients
     values = completions.coefficients[counted]
-    low, high = entry["delta/coef/min"] - COEFFICIENT_TOLERANCE, entry["delta/coef/max"] + COEFFICIENT_TOLERANCE
-    return bool(low <= values.min() and values.max() <= high)
+    return bool(low - COEFFICIENT_TOLERANCE <= values.min() and values.max() <= high + COEFFICIENT_TOLERANCE)
 
 
 def leave_out_records(run: TrainingRun) -> None:
@@ -174,4 +205,9 @@ def _leave_out(run: TrainingRun, files: list[Path], reason: str) -> None:
     if files:
         steps = [step_of(path) for path in files]
         which = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]} ({len(steps)} files)"
-        run.left_out.append(f"Token records of {which} are another run's. {reason}")
+        run.left_out.append(f"Token records of {which} are another run's. {reason} {ONE_FOLDER}")
+
+
+def leave_out_damaged(run: TrainingRun, path: Path, error: ValueError) -> None:
+    """Note that a file of token records cannot be read."""
+    run.left_out.append(f"{_place(path)}: {error}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from .curves import NEGATIVE, POSITIVE
 from .runs import TrainingRun
-from .text import MINUS, number, visible
+from .text import MINUS, MISSING, number, visible
 from .token_statistics import TokenMean
 
 
@@ -29,12 +29,42 @@ FACTS = {
 }
 
 
+# In the heading too: what was trained, how, and on what
+HEADING = ("trainer", "model_name_or_path", "dataset")
+# In place of an option that a run does not set
+DEFAULT = "default"
+
+
+def headings(runs: list[TrainingRun]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Method, model and data: what all runs share, and what each has of its own."""
+    known = [{FACTS[key]: setting_text(run.settings[key]) for key in HEADING if run.settings.get(key)} for run in runs]
+    common = {label: text for label, text in known[0].items() if all(of.get(label) == text for of in known)}
+    return common, [{label: text for label, text in of.items() if label not in common} for of in known]
+
+
 def settings_table(runs: list[TrainingRun]) -> list[dict[str, Any]]:
-    """Rows of `name`, `values` (a text for each run) and `differs`: facts, then options that are not defaults."""
-    columns = [_facts(run) for run in runs]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    rows = [(name, [column.get(name, "") for column in columns]) for name in names]
-    return [{"name": name, "values": values, "differs": len(set(values)) > 1} for name, values in rows]
+    """
+    Rows of `name`, `values` (a text for each run, and whether it stands for one that is missing) and `differs`: facts, then
+    options that are not defaults.
+    """
+    facts, options = [_facts(run) for run in runs], [_options(run) for run in runs]
+    rows = []
+    for columns, is_option in ((facts, False), (options, True)):
+        for name in dict.fromkeys(name for column in columns for name in column):
+            values = [
+                (column[name], False)
+                if name in column
+                # An option that a run does not name has its default there; without a run file nobody knows
+                else (DEFAULT if is_option and run.settings else MISSING, True)
+                for run, column in zip(runs, columns, strict=True)
+            ]
+            rows.append({"name": name, "values": values, "differs": len({text for text, _ in values} - {MISSING}) > 1})
+    return rows
+
+
+def _options(run: TrainingRun) -> dict[str, str]:
+    options = run.settings.get("settings")
+    return {visible(name): setting_text(value) for name, value in options.items()} if isinstance(options, dict) else {}
 
 
 def _facts(run: TrainingRun) -> dict[str, str]:
@@ -48,22 +78,25 @@ def _facts(run: TrainingRun) -> dict[str, str]:
     tokens = run.curve("num_tokens")[1]
     if tokens:
         facts["Tokens read and written"] = number(tokens[-1])
-    return facts | {visible(name): setting_text(value) for name, value in (run.settings.get("settings") or {}).items()}
+    return facts
 
 
 def setting_text(value: Any) -> str:
     """One line: an option of a command as text, a number with this project's minus sign, None as null."""
     if isinstance(value, str):
-        return visible(value).replace("\n", "").replace("\t", "")
-    if isinstance(value, list):
+        return visible(value).replace("\n", "").replace("\t", "") or '""'
+    if isinstance(value, list) and value and not any(isinstance(item, list) for item in value):
         return ", ".join(map(setting_text, value))
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "nested too deeply to show"
     return text.replace("-", MINUS) if isinstance(value, int | float) else visible(text)
 
 
 def tiles(run: TrainingRun) -> list[tuple[str, str, str]]:
     """Label, value and remark of the numbers that say how a run went."""
-    shown = [("Steps", number(run.last_step), "")]
+    shown = [("Steps", number(run.last_step), "")] if run.history else []
     for label, key, digits in (
         ("Reward", "reward", 2),
         ("Evaluation reward", "eval_reward", 2),

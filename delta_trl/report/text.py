@@ -42,6 +42,18 @@ def decode(raw: bytes | None) -> str:
     return "" if raw is None else raw.decode("utf-8", errors="replace")
 
 
+def short_number(value: float) -> str:
+    """Four significant digits without zeros at the end, as `short` in `numbers.js` writes them."""
+    if value == 0 or not math.isfinite(value):
+        return number(value)
+    mantissa, exponent = f"{value:.3e}".split("e")
+    exponent = int(exponent)
+    if not -3 <= exponent <= 6:
+        return f"{short_number(float(mantissa))}e{MINUS if exponent < 0 else ''}{abs(exponent)}"
+    text = number(value, max(0, 3 - exponent))
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def number(value: float | None, digits: int = 0, *, signed: bool = False) -> str:
     """
     A number as every part of a report writes it: `numbers.js` has the same function for what a browser draws.

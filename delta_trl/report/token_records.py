@@ -80,18 +80,24 @@ def read_completions(path: Path) -> Completions:
         `ValueError`: if it is damaged, lacks a column, or has a row with lists of different lengths.
     """
     try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+        return _completions(path, pq.read_table(path))
+    # Arrow's errors are of many kinds, and a column of another type has other attributes
+    except (pa.ArrowException, OSError, AttributeError, TypeError, OverflowError) as error:
         raise ValueError(
-            f"{path} cannot be read as Parquet: {error} If the run is going, the file may be half written: try again. "
+            f"{path} cannot be read as token records: {error} If the run is going, the file may be half written: try again. "
             "Otherwise it is damaged: delete it, and the report does without that step."
         ) from error
+
+
+def _completions(path: Path, table: pa.Table) -> Completions:
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
         raise ValueError(
             f"{path} lacks the columns {missing}; it has {table.column_names}. Token records are written by "
             "DeltaGRPOTrainer with log_completions=True; another file in completions/ must not be named coefficients_*."
         )
+    if table["step"].null_count or not pa.types.is_integer(table["step"].type):
+        raise ValueError(f"{path}: the column step must hold whole numbers; the file is damaged, so delete it.")
     lists = {name: _column(table, name) for name in TOKEN_COLUMNS}
     lengths = {name: np.diff(column.offsets.to_numpy()) for name, column in lists.items()}
     for name in TOKEN_COLUMNS[1:]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .runs import TrainingRun, leave_out_records, logged_by, own_record_files
+from .runs import TrainingRun, leave_out_damaged, leave_out_records, logged_by, own_record_files
 from .token_records import Completions, read_completions
 
 
@@ -69,7 +69,7 @@ class TokenStatistics:
 
 def token_statistics(run: TrainingRun, min_support: int | None = None) -> TokenStatistics | None:
     """
-    Summarise a run's token records. `None` if it has none; what the folder holds of another run is left out.
+    Summarise a run's token records. `None` if it has none; what the folder holds of another run, or damaged, is left out.
 
     Args:
         run (`TrainingRun`): Its `left_out` grows if there are such records.
@@ -81,7 +81,11 @@ def token_statistics(run: TrainingRun, min_support: int | None = None) -> TokenS
     n_tokens, n_completions, binary = 0, 0, True
     files = own_record_files(run)
     for path in files:
-        completions = read_completions(path)
+        try:
+            completions = read_completions(path)
+        except ValueError as error:
+            leave_out_damaged(run, path, error)
+            continue
         if not len(completions):
             continue
         if not logged_by(run, completions):
@@ -98,7 +102,7 @@ def token_statistics(run: TrainingRun, min_support: int | None = None) -> TokenS
         n_tokens += int(counted.sum())
         n_completions += len(completions)
         binary &= bool(np.isin(completions.rewards, (0, 1)).all())
-    if not files:
+    if not steps:
         return None
     support = max(10, n_tokens // 2000) if min_support is None else max(1, min_support)
     return TokenStatistics(

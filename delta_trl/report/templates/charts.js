@@ -176,8 +176,6 @@ function figure(title, about, content) {
 }
 
 function showCurves({ runs, metrics, sections }) {
-  const shown = new Set(sections.flatMap(({ panels }) => panels.flatMap(({ lines }) => lines.map(([key]) => key))));
-  const others = Object.keys(metrics).filter((key) => !shown.has(key));
   const panel = ({ title, about, lines }) => {
     const base = Number($("base").value); // -1: values as they are
     const drawn = lines.flatMap(([key, name], place) =>
@@ -197,27 +195,20 @@ function showCurves({ runs, metrics, sections }) {
     }
     return [box];
   };
-  const grid = (panels) => {
-    const box = make("div", "grid");
-    box.append(...panels.flatMap(panel));
-    return box;
-  };
+  const places = [...$("curves").children, $("others")]; // those of `sections`
   const redraw = () => {
     hideTip();
-    $("curves").replaceChildren(
-      ...sections.flatMap(({ title, panels }) => {
-        const box = grid(panels);
-        return box.firstChild ? [make("h3", "", title), box] : [];
-      }),
-    );
-    const rest = grid($("others").open ? others.map((key) => ({ title: key, about: "", lines: [[key, key]] })) : []);
-    $("others").lastElementChild.replaceWith(rest);
+    sections.forEach(({ panels, flat }, i) => {
+      const place = places[i];
+      const shown = place !== $("others") || place.open ? panels.flatMap(panel) : [];
+      place.querySelector(".grid").replaceChildren(...shown);
+      place.hidden = !flat.length && !(place === $("others") ? panels : shown).length;
+    });
   };
   runs.forEach((run, i) => $("base").append(new Option(`Difference from ${run}`, i)));
   $("base").hidden = runs.length === 1;
   $("base").onchange = redraw;
   $("others").ontoggle = redraw;
-  $("others").hidden = !others.length;
   $("csv").onclick = () => {
     const link = make("a");
     link.href = URL.createObjectURL(new Blob([csv(runs, metrics)], { type: "text/csv" }));

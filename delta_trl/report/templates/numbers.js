@@ -13,10 +13,9 @@ function number(value, digits = 0, signed = false) {
 // Four significant digits, without zeros at the end; very large and very small numbers with a power of ten
 function short(value, signed = false) {
   if (!Number.isFinite(value) || value === 0) return number(value);
-  const exponent = Math.floor(Math.log10(Math.abs(value)));
+  const [mantissa, exponent] = value.toExponential(3).split("e").map(Number);
   if (exponent < -3 || exponent > 6) {
-    const mantissa = short(value / 10 ** exponent, signed);
-    return `${mantissa}e${exponent < 0 ? "−" : ""}${Math.abs(exponent)}`;
+    return `${short(mantissa, signed)}e${exponent < 0 ? "−" : ""}${Math.abs(exponent)}`;
   }
   const text = number(value, Math.max(0, 3 - exponent), signed);
   return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
