@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import threading
 import time
 import tracemalloc
@@ -245,6 +246,19 @@ def test_a_program_whose_further_results_nobody_wants_is_ended(sandbox):
     assert sandbox.run("print(1)").stdout == b"1\n"
     worker = sandbox.pids()[0]
     assert Path(f"/proc/{worker}/task/{worker}/children").read_text() == ""
+
+
+def test_a_worker_that_is_killed_between_two_runs_makes_no_run_count(sandbox):
+    """Nobody knows how the process would have ended."""
+    results = sandbox.run_inputs("print(input())", [b"1", b"2", b"3"])
+    assert next(results).status == "finished"
+    os.kill(sandbox.pids()[0], signal.SIGKILL)
+    assert [result.status for result in results] == ["crashed"]
+    results = sandbox.run_inputs("print(input())", [b"1", b"2", b"3"])
+    assert next(results).status == "finished"
+    os.kill(sandbox.pids()[0], signal.SIGKILL)
+    results.close()
+    assert sandbox.run("print(1)").stdout == b"1\n"
 
 
 def test_flags_of_shared_files_cannot_be_changed(sandbox):

@@ -203,7 +203,8 @@ class Worker:
             for file in files:
                 os.close(file)
         if is_alive:
-            self._send({"is_stop": True})
+            with contextlib.suppress(WorkerDied):  # whoever uses this worker next will find out
+                self._send({"is_stop": True})
 
     def _send(self, order: dict, files: Sequence[int] = ()) -> None:
         try:

@@ -105,18 +105,19 @@ class Sandbox:
         self, program: str, stdins: Sequence[bytes], limits: Limits, most_bytes: Sequence[int], seconds: float
     ) -> Iterator[Result]:
         for _ in range(TRIES):
+            has_begun = False
             try:
                 with (
                     self._worker() as worker,
                     contextlib.closing(worker.run(program, stdins, limits, most_bytes, seconds)) as results,
                 ):
                     for result in results:
-                        seconds -= result.seconds
-                        stdins, most_bytes = stdins[1:], most_bytes[1:]
+                        has_begun = True
                         yield result
                 return
             except WorkerDied:
-                continue
+                if has_begun:
+                    break  # nobody knows how its process would have ended
         yield KILLED
 
     def call(self, program: str, calls: Calls, limits: Limits | None = None, seconds: float | None = None) -> Result:

@@ -82,7 +82,7 @@ def _grade_runs(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits
     """
     stdins = [text.encode("utf-8", "surrogatepass") for text in tests.inputs]
     expected = tests.outputs[0]
-    most = [_most_bytes(text) for text in expected]
+    most = [LONGER * len(text) + LONGER_BYTES for text in expected]
     left = limits.seconds_of_all(len(stdins))
     pending, together = list(range(len(stdins))), True
     failures: dict[int, tuple[str, str]] = {}
@@ -119,11 +119,6 @@ def _grade_runs(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits
     return len(stdins) - len(failures), first
 
 
-def _most_bytes(expected: str) -> int:
-    """How much is read of a text or value."""
-    return LONGER * len(expected) + LONGER_BYTES
-
-
 def _wrong_text(expected: str, result: Result) -> tuple[str, str] | None:
     got = result.stdout.decode("utf-8", "surrogateescape")
     return None if same_text(expected, got) else (WRONG, "")
@@ -131,7 +126,7 @@ def _wrong_text(expected: str, result: Result) -> tuple[str, str] | None:
 
 def _grade_calls(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits, fraction: bool) -> tuple:
     """(tests passed, (reason, detail)) of calls: all fail unless the program gives one line a call and ends well."""
-    most_bytes = sum(max(_most_bytes(json.dumps(outputs[i])) for outputs in tests.outputs) for i in range(len(tests)))
+    most_bytes = LONGER * tests.output_size + LONGER_BYTES * len(tests)
     calls = Calls(tests.function, tests.inputs, tests.is_python, keep_going=fraction, most_bytes=most_bytes)
     result = sandbox.call(program, calls, limits)
     failure = _failure(result)
@@ -156,7 +151,9 @@ def _grade_calls(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limit
 
 
 def _is_right(expected: object, line: bytes, same: Callable[[object, object], bool]) -> bool:
-    if line[:1] != b"=" or len(line) > _most_bytes(json.dumps(expected)):
+    if line[:1] != b"=" or (
+        len(line) > LONGER_BYTES and len(line) > LONGER_BYTES + LONGER * len(json.dumps(expected))
+    ):
         return False
     try:
         return same(expected, read_value(line[1:]))
@@ -181,4 +178,15 @@ def contains_outputs(program: str, tests: CodeTests) -> bool:
     counts = collections.Counter(texts)
     single = [text for text, count in counts.items() if count == 1 and MIN_LITERAL <= len(text) <= len(program)]
     program = _COMMENT.sub("", program)
-    return len(texts) > 1 and any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", program) for text in single)
+    return len(texts) > 1 and any(_contains_word(program, text) for text in single)
+
+
+def _contains_word(program: str, text: str) -> bool:
+    """Whether a text is in a program, with no letter, digit or underscore next to it."""
+    start = program.find(text)
+    while start >= 0:
+        end = start + len(text)
+        if not any(c.isalnum() or c == "_" for c in (program[max(0, start - 1) : start] + program[end : end + 1])):
+            return True
+        start = program.find(text, end)
+    return False

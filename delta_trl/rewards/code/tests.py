@@ -11,6 +11,7 @@ With `fn_name` a function of the program, or of its class `Solution`, is called.
   can be read in several of these ways, a program is right if it is right on all tests under one of them.
 """
 
+import functools
 import json
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class CodeTests:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @functools.cached_property
+    def output_size(self) -> int:
+        """Characters of all outputs as JSON, in the longest reading."""
+        return max(len(json.dumps(reading)) for reading in self.outputs)
 
 
 def read_tests(tests: object, most: int | None = None) -> CodeTests:

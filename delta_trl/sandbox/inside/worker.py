@@ -52,7 +52,7 @@ class Program:
     def go_on(self) -> None:
         if self._channel:
             try:
-                self._channel.send(b".")
+                self._channel.send(b".", socket.MSG_DONTWAIT)
             except OSError:
                 self._close()
 
