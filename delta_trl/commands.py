@@ -1,7 +1,9 @@
 """What the commands share: errors in one line, and no messages that a user cannot act on."""
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -53,3 +55,13 @@ def quiet_dependencies() -> None:
         # In a log file, bars that take a moment are lines of their own. Training's bar stays.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def end_with_parent() -> None:
+    """
+    Have the system send SIGTERM to this process when the thread of its parent that started it ends, however that ends. On
+    Linux; elsewhere nothing.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import Any
 
+from ..commands import end_with_parent
 from .generate import Completion, Decoding, Request, load_tokenizer, within_context
 from .models import ADAPTER_CONFIG, ModelSource
 from .options import Engine
@@ -146,7 +147,7 @@ def run_data_parallel(target: Callable[..., None], tensor: int, data: int, argum
     try:
         for rank, environment in enumerate(environments):
             with _environment(environment):  # a spawned process reads it before it imports torch
-                processes.append(context.Process(target=target, args=(rank, data, *arguments)))
+                processes.append(context.Process(target=_run_rank, args=(os.getpid(), target, rank, data, *arguments)))
                 processes[-1].start()
         running = {process.sentinel: process for process in processes}
         while running:
@@ -162,6 +163,13 @@ def run_data_parallel(target: Callable[..., None], tensor: int, data: int, argum
         for process in processes:
             if process.is_alive():
                 process.terminate()
+
+
+def _run_rank(parent: int, target: Callable[..., None], *arguments) -> None:
+    """In the new process, which must not go on evaluating when its parent is killed."""
+    end_with_parent()
+    if os.getppid() == parent:  # it lived until then
+        target(*arguments)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Ending a run on Ctrl-C or SIGTERM: one line that says how to go on, and no process left behind."""
 
-import ctypes
 import functools
 import os
 import shlex
@@ -11,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..commands import end_with_parent
 from ..hub import command_line
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAUNCHERS = ("accelerate", "torchrun", "torch.distributed.run")
-PR_SET_PDEATHSIG = 1
 
 
 class Stopped(BaseException):
@@ -75,8 +74,8 @@ def end_with_launcher() -> None:
 
     `accelerate launch` with one process does not hand a SIGTERM on to it, and would leave it behind. Linux only.
     """
-    if sys.platform == "linux" and launcher() is not None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if launcher() is not None:
+        end_with_parent()
 
 
 def continuing_command() -> str:

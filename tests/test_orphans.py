@@ -1,0 +1,50 @@
+"""No process of the package outlives the one that started it, however that ends. Workers of rewards and the sandbox: see
+tests/test_rewards_pool.py and tests/test_sandbox.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+ENGINES = """
+import os, sys, time
+from delta_trl.evaluation.vllm_backend import run_data_parallel
+
+def engine(rank, data, text):
+    print(os.getpid(), flush=True)
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        sum(range(1000))
+
+if __name__ == "__main__":
+    run_data_parallel(engine, tensor=1, data=1, arguments=("text",))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_an_evaluations_engine_ends_with_an_evaluation_that_is_killed(tmp_path):
+    script = tmp_path / "evaluate.py"
+    script.write_text(ENGINES)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        engine = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        deadline = time.monotonic() + 20
+        while is_running(engine):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
