@@ -1,6 +1,6 @@
 """The baselines of `--trainer`: the base trainer, under each method's name and paper in the model card.
 
-What makes the method are options, see `train/methods.py`: TRL's loss knows them all. GRPO itself is the base trainer.
+What makes the method are options, see `methods/names.py`: TRL's loss knows them all. GRPO itself is the base trainer.
 """
 
 from .base import GRPOBaseTrainer

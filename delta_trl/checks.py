@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -62,6 +62,28 @@ def takes(function: Callable, name: str) -> bool:
     except (TypeError, ValueError):  # written in C, without a signature
         return False
     return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY) for p in parameters)
+
+
+def check_teacher(method: str, dataset: "Dataset | IterableDataset | None", arguments: Mapping[str, Any]) -> None:
+    """
+    Raise `ValueError` unless a teacher of this method can be told the answer of every prompt of the dataset.
+
+    `arguments` are the trainer's, by name.
+    """
+    if arguments.get("environment_factory") is not None:
+        raise ValueError(
+            f"{method} cannot be combined with environment_factory: the teacher would not see its prompts."
+        )
+    columns = column_names(dataset)
+    if columns is None:
+        return
+    if "solution" not in columns:
+        raise ValueError(
+            f"{method} tells the teacher the answer: the training dataset needs a column 'solution'; it has "
+            f"{', '.join(columns)}. Rename the column of the answers."
+        )
+    if images := {"image", "images"} & set(columns):
+        raise ValueError(f"{method} reads prompts of text only; the training dataset has {', '.join(sorted(images))}.")
 
 
 def column_names(dataset: "Dataset | IterableDataset | None") -> list[str] | None:

@@ -7,11 +7,13 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import GRPOConfig
 
 from . import option_checks
 from .coefficients import check_options
+from .credit import DELTA_CREDIT, Credit
 from .features import FEATURES
 
 
@@ -34,6 +36,9 @@ class GRPOBaseConfig(GRPOConfig):
     A checkpoint continues a run exactly only where a rollout batch ends, since rollouts are not saved. `save_steps` that lie
     elsewhere are warned about; `generation_boundary` is the distance between such steps.
     """
+
+    # The method of token credit; `None` for one that gives all tokens of a response the same
+    credit: ClassVar[Credit | None] = None
 
     # Parameters whose default values are overridden from GRPOConfig, or stated because comparisons depend on them
     loss_type: str = field(
@@ -67,6 +72,8 @@ class GRPOBaseConfig(GRPOConfig):
     def __post_init__(self):
         option_checks.check_values(self)
         super().__post_init__()
+        if self.credit_enabled:
+            self._require_token_level(self.credit.name)
         notes = [*option_checks.doubts(self), self.find_inexact_checkpoints()]
         for note in notes if self.process_index == 0 else ():
             if note is not None:
@@ -89,6 +96,11 @@ class GRPOBaseConfig(GRPOConfig):
         return made
 
     @property
+    def credit_enabled(self) -> bool:
+        """Whether a method of token credit computes coefficients."""
+        return self.credit is not None
+
+    @property
     def generation_boundary(self) -> int:
         """Every so many optimiser steps, an update ends together with a rollout batch.
 
@@ -98,6 +110,12 @@ class GRPOBaseConfig(GRPOConfig):
         """
         micro_batches = self.steps_per_generation * self.num_iterations
         return max(1, micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps))
+
+    def _require_share(self, option: str) -> None:
+        """Raise `ValueError` unless the option, a method's share of the weights, lies above 0 and is at most 1."""
+        value = getattr(self, option)
+        if not 0 < value <= 1:
+            raise ValueError(f"{option} must lie above 0 and be at most 1; got {value}. 0 is DAPO: --trainer dapo.")
 
     def _require_token_level(self, method: str) -> None:
         """Raise `ValueError` if a weight for each token would be lost in a ratio for the whole sequence."""
@@ -131,7 +149,23 @@ class GRPOBaseConfig(GRPOConfig):
 
 
 @dataclass
-class DeltaGRPOConfig(GRPOBaseConfig):
+class TokenCreditConfig(GRPOBaseConfig):
+    """
+    [`GRPOBaseConfig`] for [`TokenCreditTrainer`]. A method's own config class adds its options, and names the method as the
+    class attribute `credit`.
+
+    Raises:
+        `ValueError`: for `importance_sampling_level="sequence"`, where coefficients would have no effect.
+    """
+
+    # Options of DeltaGRPOConfig, which are no options of other methods. Without annotation, so that they are no fields.
+    coef_features = "output_row"
+    coef_offload = "auto"
+    coef_top_k = 0
+
+
+@dataclass
+class DeltaGRPOConfig(TokenCreditConfig):
     """
     Configuration of the [`DeltaGRPOTrainer`]: every option of [`GRPOBaseConfig`], and DelTA's own, `coef_*`.
 
@@ -139,6 +173,8 @@ class DeltaGRPOConfig(GRPOBaseConfig):
         `ValueError`: for values that the method does not define, and for `importance_sampling_level="sequence"`, where
             coefficients would have no effect.
     """
+
+    credit = DELTA_CREDIT
 
     coef_min: float = field(
         default=0.8,
@@ -222,10 +258,8 @@ class DeltaGRPOConfig(GRPOBaseConfig):
             raise ValueError(
                 f"coef_log_completions must be at least 0; got {self.coef_log_completions}. 0 keeps no coefficients."
             )
-        if self.coef_enabled:
-            self._require_token_level("DelTA (coef_min < coef_max)")
 
     @property
-    def coef_enabled(self) -> bool:
+    def credit_enabled(self) -> bool:
         """Whether coefficients are computed at all: equal bounds leave nothing to compute."""
         return self.coef_min != self.coef_max

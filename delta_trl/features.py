@@ -15,7 +15,7 @@ A further feature is one function with the signature of these, and an entry in `
 
     feature(tokens, policy, *, out=None) -> (rows, scale)
 
-    tokens (`RolloutTokens`): N tokens, which stay as they are, unless `out` is their `hidden`.
+    tokens (`Tokens`): N tokens, a [`Rollout`] say, which stay as they are, unless `out` is their `hidden`.
     policy (`Policy`): gives the LM head, where the feature needs it.
     out (`torch.Tensor`, *optional*): where a feature that has to compute (N, H) values writes them. `tokens.hidden` itself,
         when nothing needs it any more, so that no second tensor of that size exists. `None`: new memory.
@@ -30,13 +30,14 @@ Symbols: N tokens, H hidden size, V vocabulary size.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-from .hidden_states import RolloutTokens, causal_lm
+from .hidden_states import causal_lm
 
 
 # Elements of one chunk of logits: 256 MiB in float32. A few temporaries of this size exist at a time.
@@ -45,6 +46,15 @@ LOGIT_CHUNK_ELEMENTS = 2**26
 # Largest median difference, in nats, between TRL's log-probabilities and those of the head as read here, before the
 # features are refused. Logits around 30 are rounded by 0.06 in bf16; a missed scale or soft cap is off by whole nats.
 LOG_PROB_TOLERANCE = 0.1
+
+
+class Tokens(Protocol):
+    """What features read of N tokens: the LM head's inputs, log-probabilities, and the sampled tokens; see [`Rollout`]."""
+
+    hidden: torch.Tensor
+    log_probs: torch.Tensor
+    ids: torch.Tensor
+
 
 Rows = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -65,12 +75,12 @@ class Policy:
     top_k: int = 0
 
 
-def output_row(tokens: RolloutTokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
+def output_row(tokens: Tokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
     """v = (1 − p)·h, the gradient with respect to the sampled token's row of the LM head. `rows` is `tokens.hidden`."""
     return tokens.hidden, -torch.expm1(tokens.log_probs)  # 1 − p, exact also for p near 1
 
 
-def hidden_gradient(tokens: RolloutTokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
+def hidden_gradient(tokens: Tokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
     """v = ∂ log π(token) / ∂h, over the whole vocabulary or, with `policy.top_k` > 0, over the K most likely tokens."""
     rows = torch.empty_like(tokens.hidden) if out is None else out
     for part, y, head, log_pi, slope in _log_probs_in_chunks(tokens, policy):
@@ -84,7 +94,7 @@ def hidden_gradient(tokens: RolloutTokens, policy: Policy, *, out: torch.Tensor 
     return rows, None
 
 
-def temperature_gradient(tokens: RolloutTokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
+def temperature_gradient(tokens: Tokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
     """
     v = ∂ log π(token) / ∂ log β at β = 1, for logits β·z: z_y − Σ_j p_j z_j = log π(token) + entropy, shape (N, 1).
 
@@ -95,7 +105,7 @@ def temperature_gradient(tokens: RolloutTokens, policy: Policy, *, out: torch.Te
     return _likelier_than_average(tokens, policy)[:, None], None
 
 
-def local_temperature_gradient(tokens: RolloutTokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
+def local_temperature_gradient(tokens: Tokens, policy: Policy, *, out: torch.Tensor | None = None) -> Rows:
     """
     v = (log π(token) + entropy)·h = ∂ log π(token) / ∂w at w = 0, for logits exp(w·h)·z. `rows` is `tokens.hidden`.
 
@@ -113,7 +123,7 @@ FEATURES: dict[str, Callable[..., Rows]] = {
 }
 
 
-def _likelier_than_average(tokens: RolloutTokens, policy: Policy) -> torch.Tensor:
+def _likelier_than_average(tokens: Tokens, policy: Policy) -> torch.Tensor:
     """log π(token) − E log π, shape (N,), float32."""
     values = torch.empty(len(tokens.hidden), device=tokens.log_probs.device)
     for part, _, _, log_pi, _ in _log_probs_in_chunks(tokens, policy):
@@ -122,7 +132,7 @@ def _likelier_than_average(tokens: RolloutTokens, policy: Policy) -> torch.Tenso
     return values
 
 
-def _log_probs_in_chunks(tokens: RolloutTokens, policy: Policy) -> Iterator[tuple]:
+def _log_probs_in_chunks(tokens: Tokens, policy: Policy) -> Iterator[tuple]:
     """
     Yield, for as many tokens as one chunk of logits has room for: their slice, the sampled tokens (n, 1), the head,
     log-probabilities of every token (n, V), which may be overwritten, and ∂ logit / ∂ (W h + b).

@@ -5,7 +5,6 @@ Symbols: N tokens, H hidden size, (B, T) completions and their padded length.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from accelerate.utils import is_peft_model
@@ -15,32 +14,6 @@ from torch import nn
 # With coef_offload="auto", recorded states go to host memory if they would take more than this share of the device
 # memory that is free when the first of them arrive. The rest of the pass, the loss and its backward still need room.
 OFFLOAD_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class RolloutTokens:
-    """
-    What coefficients may depend on: the N tokens of this process's share of a rollout batch that count in the loss.
-
-    Attributes:
-        hidden (`torch.Tensor`):
-            Shape (N, H), in the policy's dtype: the LM head's inputs. May lie in host memory.
-        log_probs (`torch.Tensor`):
-            Shape (N,): TRL's log-probabilities of the sampled tokens, in nats.
-        ids (`torch.Tensor`):
-            Shape (N,), int64: the sampled tokens.
-        advantages (`torch.Tensor`):
-            Shape (N,): the advantage of each token's response.
-        responses (`torch.Tensor`):
-            Shape (N,), int64: the number of each token's response in the whole rollout batch, before TRL shuffles it. The
-            G responses of prompt group g are numbers g·G to g·G + G − 1.
-    """
-
-    hidden: torch.Tensor
-    log_probs: torch.Tensor
-    ids: torch.Tensor
-    advantages: torch.Tensor
-    responses: torch.Tensor
 
 
 class HiddenStates:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from .coefficients import NO_CONTRAST, NON_FINITE, Coefficients
-from .hidden_states import RolloutTokens
+from .rollout import Rollout
 
 
 UNCERTAINTY_BINS = 10
@@ -17,7 +17,7 @@ Collective = Callable[[torch.Tensor], torch.Tensor]
 @torch.no_grad()
 def coefficient_metrics(
     coefficients: Coefficients,
-    tokens: RolloutTokens,
+    tokens: Rollout,
     *,
     all_reduce: Collective | None = None,
     gather: Collective | None = None,
@@ -27,7 +27,7 @@ def coefficient_metrics(
 
     Args:
         coefficients (`Coefficients`): Of these tokens.
-        tokens (`RolloutTokens`): The tokens of this process.
+        tokens (`Rollout`): The tokens of this process.
         all_reduce (`Callable`, *optional*): Returns the sum of a tensor over processes. `None` for a single process.
         gather (`Callable`, *optional*): Returns the 1-D tensors of all processes, concatenated. `None` for a single one.
 

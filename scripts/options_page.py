@@ -50,8 +50,8 @@ def page() -> str:
     from trl import GRPOConfig
 
     from delta_trl.data import DataArguments
+    from delta_trl.methods.names import DEFAULT, methods
     from delta_trl.train.arguments import ScriptArguments
-    from delta_trl.train.methods import DEFAULT, methods
 
     parts = [HEAD]
     names_of: dict[type, list[str]] = {}

@@ -29,7 +29,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
-from delta_trl import trainer as trainer_module
+from delta_trl import credit as credit_module
 from delta_trl.config import CHECKPOINTING
 from delta_trl.research.tasks import arithmetic_problems, character_tokenizer
 from delta_trl.train.arguments import parse as parse_arguments
@@ -152,7 +152,7 @@ def collected(monkeypatch):
     """Everything that passes between the trainer and the maths: rollout batches, features, coefficients, loss inputs."""
     seen = {"batches": [], "features": [], "coefficients": [], "losses": []}
     generate = DeltaGRPOTrainer._generate_and_score_completions
-    compute = trainer_module.delta_coefficients
+    compute = credit_module.delta_coefficients
     loss = GRPOTrainer.compute_loss
 
     def generate_and_keep(self, inputs):
@@ -169,7 +169,7 @@ def collected(monkeypatch):
         return loss(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(DeltaGRPOTrainer, "_generate_and_score_completions", generate_and_keep)
-    monkeypatch.setattr(trainer_module, "delta_coefficients", compute_and_keep)
+    monkeypatch.setattr(credit_module, "delta_coefficients", compute_and_keep)
     monkeypatch.setattr(GRPOTrainer, "compute_loss", loss_and_keep)
     return seen
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from conftest import run_script, tiny_model
 
-from delta_trl.hidden_states import RolloutTokens
 from delta_trl.research.credit.measures import auc, mean, measure
-from delta_trl.research.credit.methods import CREDIT_METHODS, choose_methods, method_names
+from delta_trl.research.credit.methods import AFTER_UPDATE, choose_methods, credit_methods
 from delta_trl.research.credit.run import score_methods
 from delta_trl.research.credit.scores import method_figures, tables, write_scores
 from delta_trl.research.credit.tokens import (
@@ -34,6 +33,7 @@ from delta_trl.research.tasks import (
     warm_up,
     written_precedence,
 )
+from delta_trl.rollout import Rollout
 
 
 pytestmark = pytest.mark.trained
@@ -68,7 +68,7 @@ def test_auc_of_known_cases():
 def test_scores_count_uncertain_tokens_of_the_right_side_only():
     advantages = torch.tensor([-1.0, -1, -1, -1, 1, 1, 1, 0])
     uncertain = torch.tensor([1, 1, 1, 0, 1, 1, 0, 1], dtype=torch.bool)
-    tokens = RolloutTokens(
+    tokens = Rollout(
         hidden=torch.zeros(8, 2),
         log_probs=torch.where(uncertain, 0.5, 0.999).log(),
         ids=torch.zeros(8, dtype=torch.int64),
@@ -93,7 +93,7 @@ def test_scores_count_uncertain_tokens_of_the_right_side_only():
 def test_forks_and_digits_are_ranked_apart():
     """Each against the tokens that decide nothing, so that one pair of figures does not pull the other down."""
     classes = np.array([ERROR, WRONG_FORK, REST, RIGHT_FORK, RIGHT, REST])
-    tokens = RolloutTokens(
+    tokens = Rollout(
         hidden=torch.zeros(6, 2),
         log_probs=torch.full((6,), 0.5).log(),
         ids=torch.zeros(6, dtype=torch.int64),
@@ -202,7 +202,7 @@ def test_special_tokens_keep_their_place():
     flat = torch.tensor([token for row in ids for token in row])
     responses = torch.cat([torch.full((len(row),), 2 * i) for i, row in enumerate(ids)])
     n = len(flat)
-    tokens = RolloutTokens(torch.zeros(n, 1), torch.zeros(n), flat, torch.zeros(n), responses)
+    tokens = Rollout(torch.zeros(n, 1), torch.zeros(n), flat, torch.zeros(n), responses)
     classes = token_classes(tokens, tokenizer, LEDGER, [""] * 5)
     found = [tokenizer.decode(flat[classes == kind]) for kind in (RIGHT, ERROR, PHRASING)]
     assert found == ["7", "8", "HTuHH"]
@@ -230,29 +230,29 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(precedenc
     seen, log_ratios = [], []
 
     def looking(method):
-        def with_a_look(tokens, trainer):
-            seen.append({key: value.clone() for key, value in vars(tokens).items()})
-            return method(tokens, trainer)
+        def with_a_look(rollout):
+            seen.append({key: value.clone() for key, value in vars(rollout).items() if torch.is_tensor(value)})
+            return method(rollout)
 
         return with_a_look
 
-    def after_update(log_ratio, mask, advantages):
-        log_ratios.append(log_ratio[mask])
-        return log_ratio.exp()
+    def after_update(rollout):
+        log_ratios.append(rollout.replay() - rollout.log_probs)
+        return log_ratios[-1].exp()
 
-    methods = {name: looking(method) for name, method in CREDIT_METHODS.items()}
+    methods = {name: looking(method) for name, method in credit_methods().items()}
     records = score_methods(precedence_model, tmp_path, methods, {"ratio": after_update}, batches=2, **SMALL)
     assert [record["batch"] for record in records] == [0, 1]
-    assert list(records[0]["methods"]) == [*CREDIT_METHODS, "ratio"]
-    for batch in (seen[: len(CREDIT_METHODS)], seen[len(CREDIT_METHODS) :]):
-        assert len(batch) == len(CREDIT_METHODS)
+    assert list(records[0]["methods"]) == [*methods, "ratio"]
+    for batch in (seen[: len(methods)], seen[len(methods) :]):
+        assert len(batch) == len(methods)
         for other in batch[1:]:
             assert all(torch.equal(other[key], batch[0][key]) for key in other)
     # The update moved the policy, and was undone: the second batch comes from the first policy
     assert any(ratio.abs().max() > 1e-3 for ratio in log_ratios)
     (tmp_path / "again").mkdir()
     seen.clear()
-    only = {"output_row": looking(CREDIT_METHODS["output_row"])}
+    only = {"output_row": looking(methods["output_row"])}
     repeated = score_methods(precedence_model, tmp_path / "again", only, {}, batches=2, **SMALL)
     for one, other in zip(records, repeated, strict=True):
         assert one["tokens"] == other["tokens"]
@@ -314,7 +314,7 @@ def test_a_model_that_writes_no_ledger_is_refused(tmp_path):
 def test_unknown_methods_and_impossible_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"There is no method fippo; there are .*output_row"):
         choose_methods(["output_row", "fippo"])
-    assert list(choose_methods(None)[0]) + list(choose_methods(None)[1]) == method_names()
+    assert [list(table) for table in choose_methods(None)] == [list(credit_methods()), list(AFTER_UPDATE)]
     with pytest.raises(ValueError, match="6561 problems in all"):
         score_methods("model", tmp_path, {}, {}, batches=1000)
     with pytest.raises(ValueError, match="two responses"):

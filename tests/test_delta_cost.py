@@ -55,7 +55,7 @@ def test_it_is_linear_in_responses_and_falls_with_processes():
 @pytest.mark.parametrize("refinement_steps", [0, 1, 3])
 def test_sweeps_and_sums_are_those_of_the_code(refinement_steps, monkeypatch):
     sizes, sweeps = [], []
-    for name in ("_weighted_sums", "_dots"):
+    for name in ("weighted_sums", "projections"):
         real = getattr(__import__("delta_trl.coefficients", fromlist=["x"]), name)
         monkeypatch.setattr(f"delta_trl.coefficients.{name}", lambda *a, real=real: sweeps.append(1) or real(*a))
     advantages = torch.tensor([1.0, -1.0]).repeat(20)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, load_script
 
-from delta_trl.research.variants import VARIANTS
-from delta_trl.train.methods import methods
+from delta_trl.methods.ablations import VARIANTS
+from delta_trl.methods.names import methods
 
 
 README = ROOT / "README.md"

@@ -11,7 +11,8 @@ from delta_trl.features import (
     output_row,
     temperature_gradient,
 )
-from delta_trl.hidden_states import HiddenStates, RolloutTokens
+from delta_trl.hidden_states import HiddenStates
+from delta_trl.rollout import Rollout
 
 
 pytestmark = pytest.mark.trained
@@ -32,7 +33,7 @@ def head_case(architecture, n=30, seed=0, dtype=torch.float64):
 def of(feature, model, hidden, ids, log_probs, temperature=1.0, top_k=0, **options):
     """A feature of tokens whose advantages and responses do not matter."""
     nothing = torch.zeros(len(ids))
-    tokens = RolloutTokens(hidden.detach(), log_probs.detach(), ids, nothing, nothing)
+    tokens = Rollout(hidden.detach(), log_probs.detach(), ids, nothing, nothing)
     with torch.no_grad():
         return feature(tokens, Policy(model, temperature, top_k), **options)
 

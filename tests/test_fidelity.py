@@ -70,18 +70,17 @@ def test_a_sampled_batch_repeats_and_knows_its_prompts(model, tmp_path, monkeypa
     rows = problem_rows()[:4]
     sampler = make_sampler(model, rows, prompts=4, group=4, max_completion_length=8, output_dir=tmp_path / "out")
     before = {name: tensor.clone() for name, tensor in sampler.model.state_dict().items()}
-    one, other = sampler.sample(rows, (0, 1)), sampler.sample(rows, (0, 1))
-    assert torch.equal(one.tokens.ids, other.tokens.ids)
-    assert not torch.equal(one.tokens.ids, sampler.sample(rows, (0, 2)).tokens.ids)
-    assert one.sequences.prompts.tolist() == [number for number in range(4) for _ in range(4)]
-    assert torch.equal(one.tokens.advantages, one.sequences.token_advantages)
-    mask = one.sequences.token_mask
-    assert torch.equal(one.sequences.input_ids[:, -mask.shape[1] :][mask], one.tokens.ids)
-    texts = sampler.processing_class.batch_decode(
-        one.sequences.input_ids[:, -mask.shape[1] :], skip_special_tokens=True
-    )
-    assert one.rewards.tolist() == digits(texts)
-    torch.testing.assert_close(advantages_of(one.rewards, 4), one.sequences.advantages)
+    (one, rewards), (other, _) = sampler.sample(rows, (0, 1)), sampler.sample(rows, (0, 1))
+    assert torch.equal(one.ids, other.ids)
+    assert not torch.equal(one.ids, sampler.sample(rows, (0, 2))[0].ids)
+    assert [row["prompt"] for row in one.inputs] == [row["prompt"] for row in rows for _ in range(4)]
+    assert one.groups.unique().tolist() == [0, 1, 2, 3]
+    mask = one.batch["completion_mask"].bool()
+    assert torch.equal(one.batch["completion_ids"][mask], one.ids)
+    assert torch.equal(one.advantages, one.batch["advantages"][one.responses])
+    texts = sampler.trainer.processing_class.batch_decode(one.batch["completion_ids"], skip_special_tokens=True)
+    assert rewards.tolist() == digits(texts)
+    torch.testing.assert_close(advantages_of(rewards, 4), one.batch["advantages"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in sampler.model.state_dict().items())
     with pytest.raises(ValueError, match="two responses"):
         make_sampler(model, rows, prompts=4, group=1, max_completion_length=8, output_dir=tmp_path)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_trainer import assert_bit_equal, losses_and_weights
 from trl import GRPOConfig, GRPOTrainer
 
-from delta_trl.research import fipo as fipo_module
-from delta_trl.research.fipo import FIPOConfig, FIPOTrainer, fipo_weights
+from delta_trl.methods import fipo as fipo_module
+from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer, fipo_weights
 
 
 pytestmark = pytest.mark.trained

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.hub import command_line
-from delta_trl.train.methods import methods
+from delta_trl.methods.names import methods
 
 
 MODEL_FILES = {

@@ -15,17 +15,15 @@ from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.base import GRPOBaseTrainer
 from delta_trl.baselines import DAPOTrainer, ForkingTokensTrainer, SAPOTrainer
 from delta_trl.config import GRPOBaseConfig
-from delta_trl.research.ar import ARTrainer
-from delta_trl.research.fipo import FIPOConfig, FIPOTrainer
-from delta_trl.research.gtpo import GTPOTrainer
-from delta_trl.research.rlsd import RLSDTrainer
-from delta_trl.research.stare import STARETrainer
-from delta_trl.research.variant_trainer import VariantGRPOTrainer
+from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer
+from delta_trl.methods.names import METHODS, TrainingMethod, methods
+from delta_trl.token_credit import TokenCreditTrainer
 from delta_trl.train.__main__ import train
 from delta_trl.train.arguments import trainer_argument
-from delta_trl.train.methods import METHODS, TrainingMethod, methods
 
 
+# DelTA with other coefficients
+DELTA_LIKE = ("place_agreement", "group_agreement", "token_advantage", "stake_and_choice", "variant")
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
 EXPECTED = {
     "delta": (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0),
@@ -34,11 +32,8 @@ EXPECTED = {
     "forking_tokens": (ForkingTokensTrainer, "dapo", 0.28, None, 0.2),
     "sapo": (SAPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
-    "rlsd": (RLSDTrainer, "dapo", 0.28, None, 1.0),
-    "stare": (STARETrainer, "dapo", 0.28, None, 1.0),
-    "ar": (ARTrainer, "dapo", 0.28, None, 1.0),
-    "gtpo": (GTPOTrainer, "dapo", 0.28, None, 1.0),
-    "variant": (VariantGRPOTrainer, "dapo", 0.28, None, 1.0),
+    **dict.fromkeys(("rlsd", "stare", "ar", "gtpo"), (TokenCreditTrainer, "dapo", 0.28, None, 1.0)),
+    **dict.fromkeys(DELTA_LIKE, (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0)),
 }
 # What a method cannot be built without
 NEEDED = {"variant": {"variant": "mirror"}}
@@ -85,7 +80,7 @@ def test_two_steps_of_every_method(project, name):
     for entry in entries:
         assert (
             ("delta/coef/mean" in entry or entry["step"] == 2)
-            if name in ("delta", "variant")
+            if name in ("delta", *DELTA_LIKE)
             else "delta/seconds" not in entry
         )
         assert ("fipo/mean" in entry) == (name == "fipo")
@@ -215,7 +210,7 @@ def test_another_method_is_one_entry(project, monkeypatch):
     monkeypatch.setitem(
         METHODS,
         "other",
-        TrainingMethod("", config="delta_trl.research.fipo:FIPOConfig", preset={"fipo_clip_max": 1.5}),
+        TrainingMethod("", config="delta_trl.methods.fipo:FIPOConfig", preset={"fipo_clip_max": 1.5}),
     )
     args = parse(*write_config(project, trainer="other"))[2]
     assert args.fipo_clip_max == 1.5
@@ -227,7 +222,7 @@ def test_help_lists_every_method_and_loads_no_trainer():
         "import sys; sys.argv = ['train.py', '--help']; from delta_trl.train import __main__ as entry\n"
         "try: entry.main()\n"
         "except SystemExit: pass\n"
-        "assert not {'trl.trainer.grpo_trainer', 'delta_trl.trainer', 'delta_trl.research.fipo'} & sys.modules.keys()"
+        "assert not {'trl.trainer.grpo_trainer', 'delta_trl.trainer', 'delta_trl.methods.fipo'} & sys.modules.keys()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "10000"}
     printed = subprocess.run(

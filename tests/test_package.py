@@ -15,18 +15,15 @@ import delta_trl
 from delta_trl import DeltaGRPOTrainer, seams
 from delta_trl.base import GRPOBaseTrainer
 from delta_trl.config import GRPOBaseConfig
-from delta_trl.research.fipo import FIPOTrainer
-from delta_trl.research.rlsd import RLSDTrainer
+from delta_trl.methods.fipo import FIPOTrainer
 from delta_trl.seams import TESTED_TRL, check_seams, probe_loss
-from delta_trl.token_coefficients import TokenCoefficientsTrainer
+from delta_trl.token_credit import TokenCreditTrainer
 
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(
-    "trainer", [GRPOBaseTrainer, TokenCoefficientsTrainer, DeltaGRPOTrainer, FIPOTrainer, RLSDTrainer]
-)
+@pytest.mark.parametrize("trainer", [GRPOBaseTrainer, TokenCreditTrainer, DeltaGRPOTrainer, FIPOTrainer])
 def test_every_overridden_method_of_trl_is_a_seam(trainer):
     overridden = {name for name, value in vars(trainer).items() if callable(value) and hasattr(GRPOTrainer, name)}
     assert overridden - {"__init__", "add_callback", "log"} <= trainer._seams.keys()

@@ -248,9 +248,7 @@ def test_hidden_states_are_as_many_as_the_trainer_keeps(tmp_path, collected):
     args = config(tmp_path, max_steps=1, max_completion_length=6, coef_offload="never")
     build(DeltaGRPOTrainer, args).train()
     ((features, _, _),) = collected["features"]
-    estimate, on_host = hidden_state_bytes(
-        args, ModelSize.of(tiny_model().config), "delta", features.element_size(), 0
-    )
+    estimate, on_host = hidden_state_bytes(args, ModelSize.of(tiny_model().config), features.element_size(), 0)
     tokens = int(collected["batches"][0]["completion_mask"].sum())
     assert tokens <= 8 * 6
     assert features.numel() * features.element_size() == estimate * tokens / (8 * 6)

@@ -16,7 +16,7 @@ from conftest import ROOT, build, config, digit_reward
 from safetensors.torch import load_file
 
 from delta_trl import DeltaGRPOTrainer
-from delta_trl.research.fipo import FIPOTrainer
+from delta_trl.methods.fipo import FIPOTrainer
 from delta_trl.train.folder import RUN_FILE
 
 

@@ -10,21 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import GRPOTrainer
 
-from delta_trl.research.ar import ARConfig, ARTrainer, ar_weights
-from delta_trl.research.gtpo import GTPOConfig, GTPOTrainer, gtpo_weights
-from delta_trl.research.rlsd import RLSDConfig, RLSDTrainer, hinted, rlsd_weights
-from delta_trl.research.stare import STAREConfig, STARETrainer, stare_weights
+from delta_trl.methods.ar import ARConfig, ar_weights
+from delta_trl.methods.gtpo import GTPOConfig, gtpo_weights
+from delta_trl.methods.rlsd import RLSDConfig, hinted, rlsd_weights
+from delta_trl.methods.stare import STAREConfig, stare_weights
 from delta_trl.research.tasks import character_tokenizer
+from delta_trl.token_credit import TokenCreditTrainer
 
 
 pytestmark = pytest.mark.trained
 
 RIVALS = {
-    "ar": (ARTrainer, ARConfig, {"ar_alpha": 0.6}),
-    "gtpo": (GTPOTrainer, GTPOConfig, {"gtpo_beta": 0.5}),
+    "ar": (TokenCreditTrainer, ARConfig, {"ar_alpha": 0.6}),
+    "gtpo": (TokenCreditTrainer, GTPOConfig, {"gtpo_beta": 0.5}),
     # A random model's entropy is far above the published target
-    "stare": (STARETrainer, STAREConfig, {"stare_target_entropy": 100.0, "stare_weight": 1.5}),
-    "rlsd": (RLSDTrainer, RLSDConfig, {"rlsd_mix": 0.8, "rlsd_clip": 0.4}),
+    "stare": (TokenCreditTrainer, STAREConfig, {"stare_target_entropy": 100.0, "stare_weight": 1.5}),
+    "rlsd": (TokenCreditTrainer, RLSDConfig, {"rlsd_mix": 0.8, "rlsd_clip": 0.4}),
 }
 
 
@@ -129,14 +130,14 @@ def seen(monkeypatch):
         return loss(self, model, inputs)
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", loss_and_keep)
-    for name, (trainer_class, _, _) in RIVALS.items():
+    generate = TokenCreditTrainer._generate_and_score_completions
 
-        def generate_and_keep(self, inputs, name=name, generate=trainer_class._generate_and_score_completions):
-            batch = generate(self, inputs)
-            records["batches"].append((batch, torch.tensor(expected_weights(name, self, inputs, batch))))
-            return batch
+    def generate_and_keep(self, inputs):
+        batch = generate(self, inputs)
+        records["batches"].append((batch, torch.tensor(expected_weights(self._name.lower(), self, inputs, batch))))
+        return batch
 
-        monkeypatch.setattr(trainer_class, "_generate_and_score_completions", generate_and_keep)
+    monkeypatch.setattr(TokenCreditTrainer, "_generate_and_score_completions", generate_and_keep)
     return records
 
 
@@ -256,7 +257,7 @@ def test_rlsd_reads_conversational_prompts(tmp_path):
     tokenizer = character_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role[0] + ':' + m.content + ' ' }}{% endfor %}a:"
     data = solved_prompts().map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"].strip()}]})
-    trainer = RLSDTrainer(
+    trainer = TokenCreditTrainer(
         model=tiny_model(tokenizer=tokenizer),
         reward_funcs=digit_reward,
         args=config(tmp_path, RLSDConfig, max_steps=1, rlsd_hint=" = {solution}"),
@@ -304,11 +305,11 @@ def test_rlsd_needs_answers_before_a_model_is_loaded(tmp_path, iterable):
     data = prompts().to_iterable_dataset() if iterable else prompts()
     args = config(tmp_path, RLSDConfig)
     with pytest.raises(ValueError, match="needs a column 'solution'; it has prompt"):
-        RLSDTrainer("no/such/model", digit_reward, args, data)
+        TokenCreditTrainer("no/such/model", digit_reward, args, data)
     with pytest.raises(ValueError, match="prompts of text only; the training dataset has images"):
-        RLSDTrainer("no/such/model", digit_reward, args, solved_prompts(4).add_column("images", [1, 2, 3, 4]))
+        TokenCreditTrainer("no/such/model", digit_reward, args, solved_prompts(4).add_column("images", [1, 2, 3, 4]))
     with pytest.raises(ValueError, match="cannot be combined with environment_factory"):
-        RLSDTrainer("no/such/model", digit_reward, args, solved_prompts(), environment_factory=object)
+        TokenCreditTrainer("no/such/model", digit_reward, args, solved_prompts(), environment_factory=object)
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -15,9 +15,9 @@ from trl import GRPOConfig, GRPOTrainer
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.checks import check_reward_columns
 from delta_trl.features import FEATURES
+from delta_trl.methods.names import methods
 from delta_trl.train.__main__ import train
 from delta_trl.train.arguments import ScriptArguments
-from delta_trl.train.methods import methods
 from delta_trl.train.rewards import load_rewards
 
 

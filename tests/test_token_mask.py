@@ -8,9 +8,8 @@ from trl import GRPOTrainer
 from vllm_client import StandInClient, install
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
-from delta_trl.research.fipo import FIPOConfig, FIPOTrainer
-from delta_trl.research.variant_trainer import VariantGRPOConfig, VariantGRPOTrainer
-from delta_trl.research.variants import VARIANTS
+from delta_trl.methods.ablations import VARIANTS, VariantGRPOConfig
+from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer
 from delta_trl.token_mask import COUNTED, SCORED, counted_tokens, token_mask
 
 
@@ -152,7 +151,7 @@ METHODS = {
     **RIVALS,
     "stare": (*RIVALS["stare"][:2], {**RIVALS["stare"][2], "stare_share": 0.5}),
     "fipo": (FIPOTrainer, FIPOConfig, {}),
-    **{name: (VariantGRPOTrainer, VariantGRPOConfig, {"variant": name}) for name in VARIANTS},
+    **{name: (DeltaGRPOTrainer, VariantGRPOConfig, {"variant": name}) for name in VARIANTS},
 }
 # A weight of these is a function of the token, or of its response, alone
 OF_THEIR_OWN = ("ar", "gtpo", "rlsd", "fipo")
@@ -193,12 +192,10 @@ def weights_of(trainer, batch, rows, recorded=None):
         inputs = {**batch, "advantages": batch["advantages"].clone()}
         trainer._weight_advantages(inputs, log_probs + batch["drift"])
         return inputs["advantages"], batch[COUNTED]
-    trainer._inputs = rows
-    if hasattr(trainer, "_memory"):
-        trainer._memory.clear()
+    trainer._memory.clear()
     recorded = recorded or trainer.record_policy(batch)
     batch[COUNTED] = counted_tokens(trainer, batch, recorded.log_probs)
-    trainer.add_token_coefficients(batch, recorded)
+    trainer.add_token_coefficients(batch, recorded, rows)
     return batch["token_coefficients"], batch[COUNTED]
 
 

@@ -12,7 +12,8 @@ from reference import reference_coefficients, reference_lambda
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer, ReadableProgressCallback
-from delta_trl import trainer as trainer_module
+from delta_trl import credit as credit_module
+from delta_trl import token_credit as trainer_module
 from delta_trl.coefficients import Coefficients
 from delta_trl.hidden_states import HiddenStates
 from delta_trl.metrics import explained_by_uncertainty
@@ -50,7 +51,7 @@ def test_equal_bounds_are_bit_equal_to_grpo(tmp_path, monkeypatch, architecture,
     def not_called(*args, **kwargs):
         raise AssertionError("features were computed although the bounds are equal")
 
-    monkeypatch.setattr(trainer_module, "delta_coefficients", not_called)
+    monkeypatch.setattr(credit_module, "delta_coefficients", not_called)
     monkeypatch.setattr(trainer_module, "record_hidden_states", not_called)
     args = config(tmp_path, coef_min=1.0, coef_max=1.0, **options)
     ours = losses_and_weights(DeltaGRPOTrainer, args, tiny_model(architecture))
@@ -63,7 +64,7 @@ def test_equal_bounds_are_bit_equal_to_grpo(tmp_path, monkeypatch, architecture,
 def test_coefficients_that_happen_to_be_one_are_bit_equal_to_grpo(tmp_path, monkeypatch, num_iterations, schedule):
     options = {"num_iterations": num_iterations, **SCHEDULES[schedule]}
     monkeypatch.setattr(
-        trainer_module, "delta_coefficients", lambda features, *args, **kwargs: Coefficients(torch.ones(len(features)))
+        credit_module, "delta_coefficients", lambda features, *args, **kwargs: Coefficients(torch.ones(len(features)))
     )
     ours = losses_and_weights(DeltaGRPOTrainer, config(tmp_path, **options))
     theirs = losses_and_weights(GRPOTrainer, config(tmp_path, GRPOConfig, **options))

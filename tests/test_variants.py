@@ -1,22 +1,68 @@
 """Each variant against its definition, written out in float64 for one token after another or with tests/reference.py."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 from conftest import build, config, misaligned
 from reference import reference_lambda
 
-from delta_trl.hidden_states import RolloutTokens
-from delta_trl.research.own_variants import SLOPE_RIDGE
-from delta_trl.research.rollouts import Rollouts, soft_assignments
-from delta_trl.research.variant_trainer import SELECTIONS, VariantGRPOConfig, VariantGRPOTrainer
-from delta_trl.research.variants import VARIANTS
+from delta_trl import DeltaGRPOTrainer as VariantGRPOTrainer
+from delta_trl.coefficients import range_map
+from delta_trl.methods import ablations
+from delta_trl.methods.ablations import SELECTIONS, VariantGRPOConfig
+from delta_trl.methods.own import SLOPE_RIDGE
+from delta_trl.rollout import Rollout
 
 
 pytestmark = pytest.mark.trained
 
 GROUPS, G, LENGTH, H = 6, 4, 15, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts(Rollout):
+    """With its options and given features, under the names of the tests below."""
+
+    options: VariantGRPOConfig | None = None
+    given: Callable | None = None
+
+    @property
+    def tokens(self) -> Rollout:
+        return self
+
+    def raw_features(self, name, out=None):
+        return self.given(name)
+
+    def features(self, name=None, unit=False):
+        return super().features(name or self.options.coef_features, unit)
+
+    def published_raw(self):
+        return ablations.published_raw(self, self.options)
+
+    def in_bounds(self, alpha):
+        return range_map(alpha, self.sides.any(0), self.options.coef_min, self.options.coef_max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A variant, called with a rollout batch alone."""
+
+    variant: ablations.Variant
+
+    def __call__(self, r: Rollouts):
+        return self.variant(r, r.options)
+
+    def __getattr__(self, name):
+        return getattr(self.variant, name)
+
+
+VARIANTS = {name: Tried(variant) for name, variant in ablations.VARIANTS.items()}
+
+
+def soft_assignments(r: Rollouts, v: torch.Tensor, **parts):
+    return ablations.soft_assignments(r, r.options, v, **parts)
 
 
 def rollouts(
@@ -35,30 +81,30 @@ def rollouts(
     advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
     responses = torch.arange(GROUPS * G).repeat_interleave(LENGTH)
     n = len(responses)
-    tokens = RolloutTokens(
-        hidden=torch.randn(n, H, generator=generator) + 1 + 0.3 * advantages[responses, None],
-        log_probs=-torch.rand(n, generator=generator).square() * 3 - 1e-3,
-        ids=torch.randint(0, 50, (n,), generator=generator),
-        advantages=advantages[responses],
-        responses=responses,
-    )
+    tokens = {
+        "hidden": torch.randn(n, H, generator=generator) + 1 + 0.3 * advantages[responses, None],
+        "log_probs": -torch.rand(n, generator=generator).square() * 3 - 1e-3,
+        "ids": torch.randint(0, 50, (n,), generator=generator),
+        "advantages": advantages[responses],
+        "responses": responses,
+    }
     args = config(tmp_path, VariantGRPOConfig, num_generations=G, **{"variant": "mirror", **options})
     of_name = {
-        "output_row": (tokens.hidden, -torch.expm1(tokens.log_probs)),
-        "hidden_gradient": (tokens.hidden.flip(1).square(), None),  # anything else
+        "output_row": (tokens["hidden"], -torch.expm1(tokens["log_probs"])),
+        "hidden_gradient": (tokens["hidden"].flip(1).square(), None),  # anything else
         "temperature_gradient": (torch.randn(n, 1, generator=generator), None),
     }
     of_name = {name: (v[keep], None if scale is None else scale[keep]) for name, (v, scale) in of_name.items()}
     return Rollouts(
-        tokens=RolloutTokens(**{f.name: getattr(tokens, f.name)[keep] for f in dataclasses.fields(tokens)}),
-        raw_features=of_name.__getitem__,
+        **{name: values[keep] for name, values in tokens.items()},
+        given=of_name.__getitem__,
         options=args,
+        group_size=G,
         n_groups=GROUPS,
         reduce=reduce,
         gather=gather,
         generator=torch.Generator().manual_seed(seed),
         memory={} if memory is None else memory,
-        share=args.variant_share,
     )
 
 
@@ -135,7 +181,7 @@ def test_fixed_temperatures_are_those_of_the_first_rollout_batch(tmp_path):
     close(VARIANTS["fixed_temperature"](first).values, mean_one(published_raw(first)))
     second = rollouts(tmp_path, seed=1, memory=memory)
     second = dataclasses.replace(
-        second, raw_features=lambda name: (3 * second.tokens.hidden, second.uncertainty)
+        second, given=lambda name: (3 * second.tokens.hidden, second.uncertainty)
     )  # another scale: the temperatures would follow it
     v, a = v_and_a(second)
     gamma = torch.where(a < 0, *memory["temperatures"].double().flip(0))
@@ -266,7 +312,7 @@ def test_a_group_without_contrast_is_left_in_the_middle(tmp_path):
     r = rollouts(tmp_path)
     advantages = r.tokens.advantages.clone()
     advantages[-G * LENGTH :] = 0.5
-    r = dataclasses.replace(r, tokens=dataclasses.replace(r.tokens, advantages=advantages))
+    r = dataclasses.replace(r, advantages=advantages)
     alpha, _ = soft_assignments(r, r.features(), per_group=True)
     assert (alpha[-G * LENGTH :] == 0.5).all()
 
@@ -279,8 +325,7 @@ def test_mirror_weighs_a_place_by_its_closeness_to_the_negative_centroid(tmp_pat
     alpha = {}
     for sign in (1, -1):
         a = r.tokens.advantages.clone()
-        tokens = dataclasses.replace(r.tokens, advantages=a)
-        probe, _ = soft_assignments(dataclasses.replace(r, tokens=tokens), r.features(), temperatures=torch.ones(2))
+        probe, _ = soft_assignments(dataclasses.replace(r, advantages=a), r.features(), temperatures=torch.ones(2))
         alpha[sign] = probe
     assert torch.equal(alpha[1], alpha[-1])
 
@@ -358,9 +403,7 @@ def test_slopes_tell_the_places_where_the_choice_decides(tmp_path):
     v = torch.where(r.tokens.advantages >= 0, 1.0, -1.0)
     v[~decides] = torch.tensor([1.0, -1.0]).repeat_interleave(2).repeat(len(v))[: int((~decides).sum())]
     hidden = torch.stack([decides.float(), (~decides).float()], dim=1)
-    r = dataclasses.replace(
-        r, tokens=dataclasses.replace(r.tokens, hidden=hidden), raw_features=lambda name: (v[:, None], None)
-    )
+    r = dataclasses.replace(r, hidden=hidden, given=lambda name: (v[:, None], None))
     values = VARIANTS["token_advantage"](r).values
     counted = r.tokens.advantages != 0
     assert values[decides & counted].min() > values[~decides & counted].max()
@@ -474,8 +517,3 @@ def test_an_option_that_is_accepted_changes_the_coefficients(tmp_path, name, opt
 def test_config_refuses(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, VariantGRPOConfig, **options)
-
-
-def test_trainer_needs_a_variant(tmp_path):
-    with pytest.raises(ValueError, match="needs a VariantGRPOConfig"):
-        build(VariantGRPOTrainer, config(tmp_path))

@@ -8,8 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..coefficients import delta_coefficients
-from ..features import FEATURES, Policy
-from ..hidden_states import RolloutTokens
+from ..features import FEATURES
 from ..sweeps import chunks
 from .gpu_bench import Bench, Sizes
 from .tasks import arithmetic_problems
@@ -167,19 +166,11 @@ class CostBench(Bench):
         trainer, batch = self.rollout_batch(1)
         trainer.model.train()
         recorded = trainer.record_policy(batch)
-        mask = batch["completion_mask"].bool()
-        tokens = RolloutTokens(
-            hidden=recorded.hidden_states.packed,
-            log_probs=recorded.log_probs[mask],
-            ids=batch["completion_ids"][mask],
-            advantages=batch["advantages"].unsqueeze(1).expand_as(mask)[mask],
-            responses=torch.zeros_like(batch["completion_ids"])[mask],
-        )
-        policy = Policy(trainer.model, trainer.temperature)
+        rollout = trainer._rollout(batch, recorded, ())
 
         def run(name):
-            features, scale = FEATURES[name](tokens, policy)
-            delta_coefficients(features, tokens.advantages, feature_scale=scale)
+            features, scale = rollout.raw_features(name)
+            delta_coefficients(features, rollout.advantages, feature_scale=scale)
 
         with torch.no_grad():
             seconds = self.turns({name: lambda name=name: run(name) for name in FEATURES})

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from ..coefficients import delta_coefficients
 from ..features import FEATURES
 from ..jsonl import append_lines
+from ..rollout import Rollout
 from .credit.measures import ADVANTAGE_SIDES, mean, rank_correlation
 from .full_gradient import full_gradient_coefficients
-from .sampling import RolloutBatch, RolloutSampler, begin_measurement
+from .sampling import begin_measurement
 
 
 PROXY_PARTS = ("body", "last_layer", "head")
@@ -46,23 +47,23 @@ def agreement(values: torch.Tensor, reference: torch.Tensor, advantages: torch.T
     return found
 
 
-def compare_proxies(sampler: RolloutSampler, batch: RolloutBatch, folds: int) -> dict[str, Any]:
+def compare_proxies(rollout: Rollout, folds: int) -> dict[str, Any]:
     """The agreement of every proxy with the full gradient on a rollout batch, by name; empty without contrast."""
 
     def exact(**options) -> torch.Tensor:
-        return full_gradient_coefficients(sampler.model, batch.sequences, **options).values
+        return full_gradient_coefficients(rollout, **options).values
 
-    advantages = batch.tokens.advantages
-    if not ((advantages > 0).any() and (advantages < 0).any()):
+    advantages = rollout.advantages
+    if not rollout.sides.any(1).all():
         return {}
     reference = exact()
     proxies = {}
     for name in FEATURES:
-        rows, scale = sampler._features(batch.tokens, name)
+        rows, scale = rollout.raw_features(name)
         proxies[name] = delta_coefficients(rows, advantages, feature_scale=scale).values
     proxies |= {part: exact(part=part) for part in PROXY_PARTS}
     # Without contrast in two folds, one of them would find none outside itself
-    if len((batch.sequences.prompts[batch.sequences.advantages != 0] % folds).unique()) > 1:
+    if len((rollout.groups[advantages != 0] % folds).unique()) > 1:
         proxies[CROSS_FITTED] = exact(folds=folds)
     return {name: agreement(values, reference, advantages) for name, values in proxies.items()}
 
@@ -109,13 +110,13 @@ def measure_fidelity(
     file = Path(folder) / "batches.jsonl"
     sampler, records = begin_measurement(model, rows, file, prompts=prompts, settings=settings)
     for number in tqdm(range(len(records), batches), desc="Rollout batches"):
-        batch = sampler.sample(rows[number * prompts : (number + 1) * prompts], (seed, number))
+        rollout, rewards = sampler.sample(rows[number * prompts : (number + 1) * prompts], (seed, number))
         records.append(
             {
                 "batch": number,
-                "reward": batch.rewards.mean().item(),
-                "tokens": len(batch.tokens.ids),
-                "proxies": compare_proxies(sampler, batch, folds),
+                "reward": rewards.mean().item(),
+                "tokens": len(rollout.ids),
+                "proxies": compare_proxies(rollout, folds),
             }
         )
         append_lines(file, records[-1:])

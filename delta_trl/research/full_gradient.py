@@ -15,8 +15,6 @@ Symbols: N tokens, P parameters, B responses of a padded length of T tokens, S�
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +22,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
 from ..coefficients import NO_CONTRAST, NON_FINITE, Coefficients, range_map, refine
+from ..rollout import Rollout
 from ..token_mask import token_mask
 
 
@@ -34,50 +33,12 @@ PARTS = ("full", "body", "last_layer", "head")
 RELATIVE_STEP = 1e-3
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """
-    The B responses of a rollout batch with their prompts, on one process.
-
-    Attributes:
-        input_ids, attention_mask (`torch.Tensor`): Shape (B, length), int64: prompts and padded responses.
-        token_mask (`torch.Tensor`): Shape (B, T), bool: the response tokens that count.
-        advantages (`torch.Tensor`): Shape (B,).
-        prompts (`torch.Tensor`): Shape (B,), int64: the number of each response's prompt in the rollout batch.
-    """
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    token_mask: torch.Tensor
-    advantages: torch.Tensor
-    prompts: torch.Tensor
-
-    @classmethod
-    def of(cls, batch: dict[str, Any], num_generations: int) -> "Sequences":
-        """From a rollout batch of TRL's `GRPOTrainer`, before it is shuffled."""
-        mask = token_mask(batch)
-        return cls(
-            input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            token_mask=mask,
-            advantages=batch["advantages"],
-            prompts=torch.arange(len(mask), device=mask.device) // num_generations,
-        )
-
-    @property
-    def token_advantages(self) -> torch.Tensor:
-        """Shape (N,), in the order of `token_mask`."""
-        return self.advantages[:, None].expand_as(self.token_mask)[self.token_mask]
-
-
 @torch.no_grad()
 def full_gradient_coefficients(
-    model: PreTrainedModel,
-    sequences: Sequences,
+    rollout: Rollout,
     *,
     part: str = "full",
     folds: int = 1,
-    temperature: float = 1.0,
     coef_min: float = 0.8,
     coef_max: float = 1.2,
     refinement_steps: int = 1,
@@ -88,28 +49,28 @@ def full_gradient_coefficients(
     DelTA's coefficients with v = ∇ log π, exact but for the error of central differences.
 
     Args:
-        model (`PreTrainedModel`): The policy. Run in evaluation mode, and left as it was.
-        sequences (`Sequences`): The rollout batch.
+        rollout (`Rollout`): The rollout batch, on one process, with TRL's own `batch`. The model of its `policy` is run in
+            evaluation mode, and left as it was.
         part (`str`): Which of `PARTS` the gradient is taken with respect to. With tied embeddings the head is the embedding
             too, and "body" has neither.
         folds (`int`): With F > 1, prompts are dealt into F folds, and the margins of a fold's tokens are taken at the
             centroids of the other folds: no token contributes to the centroids it is compared with.
-        temperature (`float`): That logits are divided by.
         coef_min, coef_max, refinement_steps: As for `delta_coefficients`.
         rows (`int`): Responses in one forward or backward pass.
         relative_step (`float`): Of central differences: length of the step over that of the parameters.
 
     Returns:
-        [`Coefficients`] of the N tokens in the order of `sequences.token_mask`; without distances and cosines.
+        [`Coefficients`] of the N tokens; without distances and cosines.
 
     Raises:
         `ValueError`: for an unknown part, or if the prompts outside a fold lack a side.
     """
-    gradient = _FullGradient(model, sequences, _parameters(model, part), folds, temperature, rows, relative_step)
+    model = rollout.policy.model
+    gradient = _FullGradient(rollout, _parameters(model, part), folds, rows, relative_step)
     with _only_these_require_grad(model, gradient.parameters):
         return coefficients_from(
             gradient.margins,
-            sequences.token_advantages,
+            rollout.advantages,
             coef_min=coef_min,
             coef_max=coef_max,
             refinement_steps=refinement_steps,
@@ -157,20 +118,25 @@ def coefficients_from(
 class _FullGradient:
     """Margins of a rollout batch at weighted centroids of the gradient with respect to some parameters."""
 
-    def __init__(self, model, sequences, parameters, folds, temperature, rows, relative_step):
-        self.model, self.sequences, self.parameters = model, sequences, parameters
-        self.folds, self.temperature, self.rows, self.relative_step = folds, temperature, rows, relative_step
-        self.sides = (sequences.advantages > 0, sequences.advantages < 0)
+    def __init__(self, rollout, parameters, folds, rows, relative_step):
+        batch = rollout.batch
+        self.model, self.temperature = rollout.policy.model, rollout.policy.temperature
+        self.parameters, self.folds, self.rows, self.relative_step = parameters, folds, rows, relative_step
+        self.mask = token_mask(batch)
+        self.input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        self.attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        self.prompts = torch.arange(len(self.mask), device=self.mask.device) // rollout.group_size
+        self.sides = (batch["advantages"] > 0, batch["advantages"] < 0)
 
     def margins(self, weights: torch.Tensor) -> torch.Tensor:
         """From weights (N,) in the centroids to margins (N,)."""
-        mask = self.sequences.token_mask
+        mask = self.mask
         weight = torch.zeros(mask.shape, dtype=weights.dtype, device=mask.device)
         weight[mask] = weights
         whole = [self._weighted_sum(weight, side) for side in self.sides]
         m = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
         for fold in range(self.folds):
-            inside = self.sequences.prompts % self.folds == fold
+            inside = self.prompts % self.folds == fold
             centroids = []
             for side, total in zip(self.sides, whole, strict=True):
                 mass = weight[side].sum()
@@ -207,7 +173,7 @@ class _FullGradient:
         """direction · v of the tokens of the chosen responses, shape (chosen, T), float64, by central differences."""
         length = _dot(direction, direction).sqrt()
         if length == 0 or not chosen.any():
-            return torch.zeros(int(chosen.sum()), self.sequences.token_mask.shape[1], dtype=torch.float64)
+            return torch.zeros(int(chosen.sum()), self.mask.shape[1], dtype=torch.float64)
         step = float(self.relative_step * _dot(self.parameters, self.parameters).sqrt() / length)
         kept = [p.clone() for p in self.parameters]
         values = []
@@ -227,8 +193,8 @@ class _FullGradient:
 
     def _log_probs(self, rows: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the response tokens, shape (rows, T); 0 where there is no token."""
-        mask = self.sequences.token_mask[rows]
-        ids, attention = self.sequences.input_ids[rows], self.sequences.attention_mask[rows]
+        mask = self.mask[rows]
+        ids, attention = self.input_ids[rows], self.attention_mask[rows]
         logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
         logits = logits[:, -mask.shape[1] - 1 : -1]
         logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature

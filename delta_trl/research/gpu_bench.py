@@ -15,8 +15,8 @@ from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, Trainer
 from trl import GRPOTrainer
 
 from ..config import CHECKPOINTING, DeltaGRPOConfig
+from ..methods.fipo import FIPOConfig, FIPOTrainer
 from ..trainer import DeltaGRPOTrainer
-from .fipo import FIPOConfig, FIPOTrainer
 from .tasks import character_tokenizer
 
 

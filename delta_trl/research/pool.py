@@ -15,7 +15,7 @@ class Pool:
 
     Attributes:
         features (`dict`): From a name of `FEATURES` to v, shape (N, ·), float32.
-        log_probs, ids, responses (`torch.Tensor`): Shape (N,): as in `RolloutTokens`.
+        log_probs, ids, responses (`torch.Tensor`): Shape (N,): as in `Rollout`.
         classes (`np.ndarray`): Shape (N,): indices of `credit.tokens.CLASSES`.
         wording (`torch.Tensor`): Shape (N,), bool: tokens without a digit and outside the box.
         rewards (`torch.Tensor`): Shape (B,), 0 or 1.

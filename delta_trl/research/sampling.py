@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,45 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..coefficients import Coefficients
 from ..config import CHECKPOINTING, DeltaGRPOConfig
+from ..credit import NEEDS, Credit
 from ..data import load_math_dataset
-from ..hidden_states import RolloutTokens
 from ..jsonl import refuse_differences, update_lines
 from ..rewards import math_reward
-from ..trainer import DeltaGRPOTrainer
-from .full_gradient import Sequences
+from ..rollout import Rollout
+from ..token_credit import TokenCreditTrainer
 from .tasks import arithmetic_problems
 
 
-@dataclass(frozen=True)
-class RolloutBatch:
+class RolloutSampler:
     """
-    One rollout batch: responses in the order of their prompts, not shuffled.
+    Samples rollout batches with a trainer, and trains nothing.
 
     Attributes:
-        tokens (`RolloutTokens`): Its N tokens.
-        sequences (`Sequences`): Its B responses with their prompts.
-        rewards (`torch.Tensor`): Shape (B,), float32.
+        trainer (`TokenCreditTrainer`): Its method of token credit keeps the rollout batch.
+        model (`PreTrainedModel`): The policy.
     """
 
-    tokens: RolloutTokens
-    sequences: Sequences
-    rewards: torch.Tensor
+    def __init__(self, model: PreTrainedModel, args: DeltaGRPOConfig, train_dataset: Dataset, tokenizer):
+        args.credit = Credit("a measurement", self._keep, needs=frozenset(NEEDS))
+        self.model = model
+        self.trainer = TokenCreditTrainer(
+            model=model, reward_funcs=math_reward, args=args, train_dataset=train_dataset, processing_class=tokenizer
+        )
 
+    def sample(self, rows: list[dict[str, str]], seed: tuple[int, ...]) -> tuple[Rollout, torch.Tensor]:
+        """A rollout batch of these prompts with their solutions, in their order, and its rewards, shape (B,), float32.
 
-class RolloutSampler(DeltaGRPOTrainer):
-    """Samples rollout batches and trains nothing. Arguments as for [`DeltaGRPOTrainer`]."""
-
-    def sample(self, rows: list[dict[str, str]], seed: tuple[int, ...]) -> RolloutBatch:
-        """A rollout batch of these prompts with their solutions; the same seed gives the same responses."""
+        The same seed gives the same responses.
+        """
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self.model.train()
-        batch = self._generate_and_score_completions([row for row in rows for _ in range(self.num_generations)])
-        rewards = torch.tensor(self._local_rewards(len(batch["completion_ids"])))
-        return RolloutBatch(self._tokens, Sequences.of(batch, self.num_generations), rewards)
+        trainer = self.trainer
+        batch = trainer._generate_and_score_completions([row for row in rows for _ in range(trainer.num_generations)])
+        return self._rollout, torch.tensor(trainer._local_rewards(len(batch["completion_ids"])))
 
-    def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
-        self._tokens = tokens
-        return Coefficients(torch.ones_like(tokens.log_probs))
+    def _keep(self, rollout: Rollout, options: DeltaGRPOConfig) -> Coefficients:
+        self._rollout = rollout
+        return Coefficients(torch.ones_like(rollout.log_probs))
 
 
 def problem_rows(
@@ -82,17 +81,18 @@ def make_sampler(
     if prompts < 1 or group < 2:
         raise ValueError(f"A rollout batch takes a prompt and two responses to it; got {prompts} prompts x {group}.")
     return RolloutSampler(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-        reward_funcs=math_reward,
-        args=sampling_config(output_dir, prompts, group, max_completion_length=max_completion_length),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(model),
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        sampling_config(output_dir, prompts, group, max_completion_length=max_completion_length),
+        Dataset.from_list(rows),
+        AutoTokenizer.from_pretrained(model),
     )
 
 
-def sampling_config(output_dir: str | os.PathLike, prompts: int, group: int, **options: Any) -> DeltaGRPOConfig:
+def sampling_config(
+    output_dir: str | os.PathLike, prompts: int, group: int, config_class: type = DeltaGRPOConfig, **options: Any
+) -> DeltaGRPOConfig:
     """For rollout batches of `prompts` prompts with `group` responses each, in one update, at temperature 1, in float32."""
-    return DeltaGRPOConfig(
+    return config_class(
         output_dir=str(output_dir),
         use_cpu=not torch.cuda.is_available(),
         bf16=False,

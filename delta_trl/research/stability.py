@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from ..coefficients import margins
 from ..features import FEATURES
-from ..hidden_states import RolloutTokens
 from ..jsonl import append_lines
+from ..rollout import Rollout
 from .credit.measures import ADVANTAGE_SIDES, measure, rank_correlation
 from .credit.tokens import TOKEN_TASKS, token_classes
 from .full_gradient import coefficients_from
@@ -158,7 +158,7 @@ def _compare(pool, numbers, values, expected, before, after) -> dict[str, Any]:
     first[np.unique(numbers.numpy(), return_index=True)[1]] = True  # a repeated token counts once
     same = (before.sign() == after.sign()) & torch.from_numpy(first)
     credited = torch.where(same, after, 0.0)
-    tokens = RolloutTokens(
+    tokens = Rollout(
         hidden=values[:, None],
         log_probs=pool.log_probs[numbers],
         ids=pool.ids[numbers],
@@ -181,30 +181,27 @@ def sample_pool(sampler: RolloutSampler, rows: Sequence[dict[str, str]], prompts
     parts: list[dict[str, Any]] = []
     for number in tqdm(range(len(rows) // prompts), desc="Sampling"):
         asked = list(rows[number * prompts : (number + 1) * prompts])
-        batch = sampler.sample(asked, (seed, number))
-        tokens = batch.tokens
-        tokenizer = sampler.processing_class
-        written = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
-        questions = [row["prompt"].strip() for row in asked for _ in range(sampler.num_generations)]
+        rollout, rewards = sampler.sample(asked, (seed, number))
+        tokenizer = sampler.trainer.processing_class
+        written = tokenizer.convert_ids_to_tokens(rollout.ids.tolist())
+        questions = [row["prompt"].strip() for row in rollout.inputs]
         task = TOKEN_TASKS["precedence" if any("*" in question for question in questions) else "ledger"]
-        features = {}
-        for name in FEATURES:
-            v, scale = sampler._features(tokens, name)
-            features[name] = v.float().clone() if scale is None else v.float() * scale[:, None]
         parts.append(
             {
-                **features,
-                "log_probs": tokens.log_probs,
-                "ids": tokens.ids,
-                "responses": tokens.responses + number * prompts * sampler.num_generations,
-                "classes": torch.from_numpy(token_classes(tokens, tokenizer, task, questions)),
+                **{name: rollout.features(name).clone() for name in FEATURES},
+                "log_probs": rollout.log_probs,
+                "ids": rollout.ids,
+                "responses": rollout.responses + number * prompts * rollout.group_size,
+                "classes": torch.from_numpy(token_classes(rollout, tokenizer, task, questions)),
                 "wording": torch.tensor([len(t) == 1 and not t.isdigit() and t not in "+-*/=" for t in written]),
-                "rewards": batch.rewards,
+                "rewards": rewards,
             }
         )
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     features = {name: joined.pop(name) for name in FEATURES}
-    return Pool(features=features, group=sampler.num_generations, **{**joined, "classes": joined["classes"].numpy()})
+    return Pool(
+        features=features, group=sampler.trainer.num_generations, **{**joined, "classes": joined["classes"].numpy()}
+    )
 
 
 def measure_stability(

@@ -11,7 +11,7 @@ from trl import GRPOConfig, ModelConfig
 
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
-from .methods import DEFAULT, check_method, method_named, methods, methods_help
+from ..methods.names import DEFAULT, check_method, method_named, methods, methods_help
 from .parser import Parser, UnknownOptionError, split_config
 from .plan import PlanArguments, config_on, plan_arguments
 from .yaml_file import read_yaml

@@ -7,7 +7,7 @@ own to record, one forward pass. Nothing but that pass's attention grows with th
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import GRPOBaseConfig
+from ..config import DeltaGRPOConfig, GRPOBaseConfig
 
 
 if TYPE_CHECKING:
@@ -152,9 +152,9 @@ def delta_cost(
     )
 
 
-def cost_of_run(args: GRPOBaseConfig, size: "ModelSize", prompt_tokens: int, trainer: str) -> DeltaCost | None:
-    """The cost under a run's options, on `args.world_size` processes; `None` for a trainer without coefficients."""
-    if trainer not in ("delta", "variant") or not args.coef_enabled:
+def cost_of_run(args: GRPOBaseConfig, size: "ModelSize", prompt_tokens: int) -> DeltaCost | None:
+    """The cost under a run's options, on `args.world_size` processes; `None` for a method without DelTA's."""
+    if not (isinstance(args, DeltaGRPOConfig) and args.credit_enabled):
         return None
     return delta_cost(
         responses=args.generation_batch_size,

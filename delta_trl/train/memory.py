@@ -99,18 +99,15 @@ class ModelSize:
         return layers * stream + 2 * layer if checkpointing else layers * (stream + layer) + layer
 
 
-def hidden_state_bytes(
-    args: GRPOBaseConfig, size: ModelSize, trainer: str, element_bytes: int, free: float
-) -> tuple[float, float]:
-    """Of the hidden states that DelTA keeps of one process's rollout batch, a row for each response token: on the GPU, of
+def hidden_state_bytes(args: GRPOBaseConfig, size: ModelSize, element_bytes: int, free: float) -> tuple[float, float]:
+    """Of the hidden states that a method keeps of one process's rollout batch, a row for each response token: on the GPU, of
     which `free` bytes are free when they arrive, and in host memory."""
-    if trainer not in ("delta", "variant") or not args.coef_enabled:
+    if not args.credit_enabled or "hidden" not in args.credit.needs:
         return 0, 0
     responses = args.per_device_train_batch_size * args.steps_per_generation
     elements = responses * args.max_completion_length * size.config.hidden_size
     rows = elements * element_bytes
-    # A variant holds features of its own, and one more (N, H) tensor for distances
-    working = 2 * 4 * elements if trainer == "variant" else 0
+    working = args.credit.copies * 4 * elements
     # The LM head, gathered, and chunks of float32 logits; hidden gradients then overwrite the states
     if args.coef_features != "output_row":
         working += size.config.vocab_size * size.config.hidden_size * element_bytes + 3 * LOGIT_CHUNK_ELEMENTS * 4
@@ -165,14 +162,13 @@ class Memory:
 
 
 def estimate_memory(
-    args: GRPOBaseConfig, model_args: ModelConfig, size: ModelSize, length: int, *, trainer: str, gpu_memory: float
+    args: GRPOBaseConfig, model_args: ModelConfig, size: ModelSize, length: int, *, gpu_memory: float
 ) -> tuple[Memory, ...]:
     """
     Memory under each way to share the training state over `args.world_size` processes.
 
     Args:
         length: Tokens of the longest sequence, prompt and response.
-        trainer: Its name; any but "delta" and "variant" keeps no hidden states.
         gpu_memory: Of one GPU, in GB, for vLLM's share and for coef_offload.
     """
     loaded = loaded_bytes(model_args, size.config)
@@ -207,7 +203,7 @@ def estimate_memory(
         weights = (size.trained * weight + frozen * loaded + reference) / weight_parts
         optimizer = size.trained * state / optimizer_parts
         free = gpu_memory * GB - weights - optimizer - kept
-        hidden_states, on_host = hidden_state_bytes(args, size, trainer, residual, free)
+        hidden_states, on_host = hidden_state_bytes(args, size, residual, free)
         columns.append(
             Memory(
                 sharding=name,

@@ -191,7 +191,7 @@ def make_plan(
         args: Parsed with `config_on(processes)`, or by the processes themselves.
         data_args: For the longest prompt.
         model_args: Names the model; its configuration is read, from disk or the Hub, and its weights are not.
-        trainer: Its name; any but "delta" and "variant" keeps no hidden states.
+        trainer: Its name.
         gpu_memory: Of one GPU, in GB. Default: that of the GPU here, or 80.
         recipe: The YAML file; the shape kept beside it serves where the model's configuration cannot be read.
 
@@ -245,8 +245,8 @@ def make_plan(
         kv_cache_bytes=size.kv_cache_bytes(length),
         gpu_memory=gpu_memory,
         vllm=describe_vllm(args, size, gpu_memory, length),
-        memory=estimate_memory(args, model_args, size, length, trainer=trainer, gpu_memory=gpu_memory),
-        delta=cost_of_run(args, size, data_args.max_prompt_length or 0, trainer),
+        memory=estimate_memory(args, model_args, size, length, gpu_memory=gpu_memory),
+        delta=cost_of_run(args, size, data_args.max_prompt_length or 0),
         notes=tuple(notes),
     )
 

@@ -15,10 +15,10 @@ from trl import ModelConfig
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
 from ..config import GRPOBaseConfig
 from ..data import DataArguments, load_problem_data
+from ..methods.names import method_named
 from .arguments import ScriptArguments
 from .checks import check_problems, check_start, keeps_float32_copy, lost_updates
 from .folder import CHECKPOINT, clear, last_checkpoint, run_record, starting_point, write_record
-from .methods import method_named
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
 from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals, typed_command

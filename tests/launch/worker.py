@@ -24,10 +24,11 @@ from peft import LoraConfig  # noqa: E402
 from vllm_client import StandInClient, install  # noqa: E402
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer  # noqa: E402
-from delta_trl import trainer as trainer_module  # noqa: E402
-from delta_trl.research.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
-from delta_trl.research.rlsd import RLSDConfig, RLSDTrainer  # noqa: E402
-from delta_trl.research.stare import STAREConfig, STARETrainer  # noqa: E402
+from delta_trl import credit as credit_module  # noqa: E402
+from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
+from delta_trl.methods.rlsd import RLSDConfig  # noqa: E402
+from delta_trl.methods.stare import STAREConfig  # noqa: E402
+from delta_trl.token_credit import TokenCreditTrainer  # noqa: E402
 
 
 RESPONSES = 16
@@ -98,8 +99,8 @@ SERVER_MODEL = tiny_model(seed=1)
 # Trainers other than DelTA's
 TRAINERS = {
     "FIPO": (FIPOTrainer, FIPOConfig),
-    "STARE": (STARETrainer, STAREConfig),
-    "RLSD": (RLSDTrainer, RLSDConfig),
+    "STARE": (TokenCreditTrainer, STAREConfig),
+    "RLSD": (TokenCreditTrainer, RLSDConfig),
 }
 WITH_COEFFICIENTS = [variant for variant in VARIANTS if variant not in (*TRAINERS, "vLLM server")]
 
@@ -233,12 +234,12 @@ def train(base: Path, output: Path, variant: str, reward=given, checkpoint: Path
 
 def without_reduction():
     """A mutation that a comparison must find: every process computes coefficients from its own tokens."""
-    compute = trainer_module.delta_coefficients
+    compute = credit_module.delta_coefficients
 
     def alone(*args, all_reduce, **kwargs):
         return compute(*args, **kwargs, all_reduce=None)
 
-    trainer_module.delta_coefficients = alone
+    credit_module.delta_coefficients = alone
 
 
 def stop_and_continue(base: Path, output: Path) -> dict:

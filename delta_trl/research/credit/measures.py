@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from ...evaluation.statistics import CONFIDENCE
-from ...hidden_states import RolloutTokens
 from ...metrics import explained_by_uncertainty
+from ...rollout import Rollout
 from .tokens import CLASSES, ERROR, RIGHT, RIGHT_FORK, WRONG_FORK
 
 
@@ -53,7 +53,7 @@ def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float | None:
     return float(stats.spearmanr(one, other).statistic)
 
 
-def measure(coefficients: torch.Tensor, tokens: RolloutTokens, classes: np.ndarray) -> dict[str, float]:
+def measure(coefficients: torch.Tensor, tokens: Rollout, classes: np.ndarray) -> dict[str, float]:
     """
     Score the coefficients of one rollout batch, all of shape (N,).
 

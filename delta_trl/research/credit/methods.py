@@ -1,155 +1,100 @@
 """The methods that the benchmark compares: each gives every token of a rollout batch a coefficient.
 
-A further one is an entry in `CREDIT_METHODS`, or, if it needs to know what an update did to the policy, in `AFTER_UPDATE`.
+They are those of `--trainer` that credit tokens, by their names; DelTA's by the names of its features and variants; and what
+is only measured: the full gradient, and entropy. FIPO needs to know what an update did to the policy.
 """
 
-import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from ...coefficients import Coefficients, delta_coefficients
-from ...features import gathered_lm_head
-from ...hidden_states import RolloutTokens
-from ...token_mask import token_mask
-from ..ar import ar_weights
-from ..fipo import fipo_weights
+from ...features import FEATURES
+from ...methods.ablations import VARIANTS
+from ...methods.fipo import fipo_weights
+from ...methods.names import method_named, methods
+from ...rollout import Rollout
 from ..full_gradient import full_gradient_coefficients
-from ..gtpo import gtpo_weights
-from ..rlsd import RLSDConfig, rlsd_weights, teacher_log_probs
-from ..rollouts import Rollouts
-from ..stare import stare_weights
-from ..variants import VARIANTS
+from ..sampling import sampling_config
 
 
-if TYPE_CHECKING:
-    from .run import CreditTrainer
-
-CreditMethod = Callable[[RolloutTokens, "CreditTrainer"], torch.Tensor]
-# From log-ratio (B, T), token mask (B, T) and advantages (B,) to weights (B, T)
-AfterUpdate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-# Rows whose logits are held at a time
-ENTROPY_ROWS = 4096
-
-
-def delta(features: str, **options) -> CreditMethod:
-    """Published DelTA on one of `FEATURES`; `options` replace those of the trainer, by `delta_coefficients`' names."""
-
-    def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-        return _published(features, tokens, trainer, **options).values
-
-    return method
-
-
-def variant(name: str, features: str = "output_row") -> CreditMethod:
-    """One of `VARIANTS` on one of `FEATURES`, as in the first rollout batch of a run."""
-
-    def method(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-        options = copy.copy(trainer.args)
-        options.coef_features = features
-        return VARIANTS[name](Rollouts.of(trainer, tokens, seed=trainer.batch_seed, options=options)).values
-
-    return method
-
-
-def full_gradient(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """Published DelTA on the gradient with respect to all parameters, which its features stand for."""
-    args, policy = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    return full_gradient_coefficients(
-        policy,
-        trainer.sequences,
-        temperature=trainer.temperature,
-        coef_min=args.coef_min,
-        coef_max=args.coef_max,
-        refinement_steps=args.coef_refinement_steps,
-    ).values
-
-
-def entropies(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """Entropy of the policy where the token was sampled, in nats."""
-    with gathered_lm_head(trainer.accelerator.unwrap_model(trainer.model), trainer.temperature) as head:
-        parts = [head.log_probs_and_slope(rows)[0] for rows in tokens.hidden.split(ENTROPY_ROWS)]
-    return torch.cat([torch.special.entr(part.exp()).sum(1) for part in parts])
-
-
-def entropy(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """Entropy, scaled to mean 1."""
-    values = entropies(tokens, trainer)
-    return values / values.mean()
-
-
-def ar(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    return ar_weights(tokens.log_probs)
-
-
-def gtpo(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    return gtpo_weights(entropies(tokens, trainer), tokens.responses)
-
-
-def stare(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """STARE's weights as if the policy's entropy was low, whatever it is."""
-    return stare_weights(tokens.log_probs, entropies(tokens, trainer), tokens.advantages, target_entropy=float("inf"))
-
-
-def rlsd(tokens: RolloutTokens, trainer: "CreditTrainer") -> torch.Tensor:
-    """RLSD's weights with the default hint."""
-    batch = trainer.batch
-    teacher = teacher_log_probs(trainer, batch, trainer.inputs, RLSDConfig.rlsd_hint)[token_mask(batch)]
-    return rlsd_weights(teacher, tokens.log_probs, tokens.advantages)
-
-
-def fipo(log_ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
-    """FIPO's weights in the second update on a rollout batch; in the first they are all 1. A dropped response gets 0."""
-    weights, dropped = fipo_weights(log_ratio, mask, advantages)
-    return weights.masked_fill(dropped[:, None], 0.0)
-
-
-def _published(features: str, tokens: RolloutTokens, trainer: "CreditTrainer", **options) -> Coefficients:
-    rows, scale = trainer._features(tokens, features)
-    args = trainer.args
-    published = {
-        "coef_min": args.coef_min,
-        "coef_max": args.coef_max,
-        "refinement_steps": args.coef_refinement_steps,
-    }
-    return delta_coefficients(rows, tokens.advantages, feature_scale=scale, **{**published, **options})
-
+# From a rollout batch to its coefficients, shape (N,)
+CreditMethod = Callable[[Rollout], torch.Tensor]
 
 # Variants of what a feature is, for which the published stronger proxy is of interest as well
 ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror", "group_agreement")
-
-CREDIT_METHODS: dict[str, CreditMethod] = {
-    "output_row": delta("output_row"),
-    "hidden_gradient": delta("hidden_gradient"),
-    "temperature_gradient": delta("temperature_gradient"),
-    "local_temperature_gradient": delta("local_temperature_gradient"),
-    "no_refinement": delta("output_row", refinement_steps=0),
-    **{name: variant(name) for name in VARIANTS},
-    **{f"hidden_gradient/{name}": variant(name, "hidden_gradient") for name in ALSO_ON_HIDDEN_GRADIENT},
-    "full_gradient": full_gradient,
-    "entropy": entropy,
-    "rlsd": rlsd,
-    "stare": stare,
-    "ar": ar,
-    "gtpo": gtpo,
-}
-AFTER_UPDATE: dict[str, AfterUpdate] = {"fipo": fipo}
+# Other options than the defaults: STARE as if the policy's entropy was low, whatever it is
+OPTIONS = {"stare": {"stare_target_entropy": float("inf")}}
 
 
-def method_names() -> list[str]:
-    return [*CREDIT_METHODS, *AFTER_UPDATE]
+def trained(trainer: str, **options) -> CreditMethod:
+    """A method of `--trainer` with these options, as in the first rollout batch of a run."""
+    chosen = method_named(trainer)
+    # Now: to build one resets what accelerate knows, which a trainer needs
+    args = sampling_config("", 1, 2, chosen.config_class, **{**chosen.preset, **options})
+    return lambda rollout: args.credit(rollout, args).values
 
 
-def choose_methods(names: Sequence[str] | None) -> tuple[dict[str, CreditMethod], dict[str, AfterUpdate]]:
-    """Those of `CREDIT_METHODS` and of `AFTER_UPDATE` with these names, or all.
+def full_gradient(rollout: Rollout) -> torch.Tensor:
+    """Published DelTA on the gradient with respect to all parameters, which its features stand for."""
+    return full_gradient_coefficients(rollout).values
+
+
+def entropy(rollout: Rollout) -> torch.Tensor:
+    """Entropy of the policy where the token was sampled, scaled to mean 1."""
+    return rollout.mean_one(rollout.entropies)
+
+
+def fipo(rollout: Rollout) -> torch.Tensor:
+    """FIPO's weights in the second update on a rollout batch; in the first they are all 1. A dropped response gets 0."""
+    lengths = rollout.responses.unique_consecutive(return_counts=True)[1].tolist()
+    log_ratio, advantages, mask = (
+        pad_sequence(values.split(lengths), batch_first=True)
+        for values in (
+            rollout.replay() - rollout.log_probs,
+            rollout.advantages,
+            torch.ones_like(rollout.responses, dtype=torch.bool),
+        )
+    )
+    weights, dropped = fipo_weights(log_ratio, mask, advantages)
+    return weights.masked_fill(dropped[:, None], 0.0)[mask]
+
+
+# Those that are called after an update on the rollout batch
+AFTER_UPDATE: dict[str, CreditMethod] = {"fipo": fipo}
+
+
+def credit_methods() -> dict[str, CreditMethod]:
+    """All others by name."""
+    of_features = {name: trained("delta", coef_features=name) for name in FEATURES}
+    by_trainer = {
+        name: trained(name, **OPTIONS.get(name, {}))
+        for name, method in methods().items()
+        if name not in ("delta", "variant") and method.config_class.credit is not None
+    }
+    return {
+        **of_features,
+        "no_refinement": trained("delta", coef_refinement_steps=0),
+        **{name: trained("variant", variant=name) for name in VARIANTS},
+        **{
+            f"hidden_gradient/{name}": trained("variant", variant=name, coef_features="hidden_gradient")
+            for name in ALSO_ON_HIDDEN_GRADIENT
+        },
+        "full_gradient": full_gradient,
+        "entropy": entropy,
+        **by_trainer,
+    }
+
+
+def choose_methods(names: Sequence[str] | None = None) -> tuple[dict[str, CreditMethod], dict[str, CreditMethod]]:
+    """Those of `credit_methods` and of `AFTER_UPDATE` with these names, or all.
 
     Raises:
         `ValueError`: for an unknown name.
     """
-    names = method_names() if names is None else names
-    unknown = [name for name in names if name not in method_names()]
-    if unknown:
-        raise ValueError(f"There is no method {', '.join(unknown)}; there are {', '.join(method_names())}.")
-    return tuple({name: table[name] for name in names if name in table} for table in (CREDIT_METHODS, AFTER_UPDATE))
+    tables = credit_methods(), AFTER_UPDATE
+    known = [name for table in tables for name in table]
+    names = known if names is None else names
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"There is no method {', '.join(unknown)}; there are {', '.join(known)}.")
+    return tuple({name: table[name] for name in names if name in table} for table in tables)

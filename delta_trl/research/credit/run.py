@@ -6,6 +6,7 @@ need that look at how the policy moved, and the next batch comes from the same p
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from ...coefficients import Coefficients
-from ...hidden_states import RolloutTokens
+from ...config import DeltaGRPOConfig
+from ...credit import NEEDS, Credit
 from ...jsonl import append_lines
 from ...rewards import math_reward
-from ...token_mask import token_mask
-from ..full_gradient import Sequences
-from ..sampling import RolloutSampler, earlier_records, model_digest, sampling_config
+from ...rollout import Rollout
+from ...token_credit import TokenCreditTrainer
+from ..sampling import earlier_records, model_digest, sampling_config
 from ..tasks import TASKS
 from .measures import measure
-from .methods import AfterUpdate, CreditMethod
+from .methods import CreditMethod
 from .tokens import CLASSES, TOKEN_TASKS, TokenTask, require_characters, require_task, token_classes
 
 
@@ -34,7 +36,7 @@ MAX_COMPLETION_LENGTH = 200
 LEARNING_RATE = 1e-4
 
 
-class CreditTrainer(RolloutSampler):
+class CreditScorer(TrainerCallback):
     """
     Scores methods on every rollout batch of a policy that stays as it is.
 
@@ -43,86 +45,71 @@ class CreditTrainer(RolloutSampler):
         task (`TokenTask`): How completions are read.
         on_batch (`Callable`): Receives the record of each batch.
         first_batch (`int`): Number of the first batch: batches are seeded one by one, so that any of them can be repeated.
-        Others: As for [`DeltaGRPOTrainer`], with one update a rollout batch.
+        trainer_arguments: Of a [`TokenCreditTrainer`] with one update a rollout batch.
     """
 
     def __init__(
         self,
-        *positional,
         methods: dict[str, CreditMethod],
-        after_update: dict[str, AfterUpdate],
+        after_update: dict[str, CreditMethod],
         task: TokenTask,
         on_batch: Callable[[dict[str, Any]], None],
-        first_batch: int = 0,
-        **kwargs,
+        first_batch: int,
+        args: DeltaGRPOConfig,
+        **trainer_arguments,
     ):
-        super().__init__(*positional, **kwargs)
         self.methods, self.after_update, self.task, self.on_batch = methods, after_update, task, on_batch
         self.batch_number = first_batch
-        self._policy = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self.add_callback(_AfterUpdate(self))
-
-    @property
-    def sequences(self) -> Sequences:
-        """The current batch's responses with their prompts."""
-        return Sequences.of(self.batch, self.num_generations)
+        args.credit = Credit("a measurement", self._score, needs=frozenset(NEEDS))
+        self.trainer = TokenCreditTrainer(args=args, callbacks=[self], **trainer_arguments)
+        self._policy = {name: tensor.detach().clone() for name, tensor in self.trainer.model.state_dict().items()}
 
     @property
     def batch_seed(self) -> int:
         """Of everything random in the current batch."""
-        return int(np.random.SeedSequence((self.args.seed, self.batch_number)).generate_state(1)[0])
+        return int(np.random.SeedSequence((self.trainer.args.seed, self.batch_number)).generate_state(1)[0])
 
-    def _generate_and_score_completions(self, inputs):
+    def on_step_begin(self, args, state, control, **kwargs):
         torch.manual_seed(self.batch_seed)
-        self.inputs = inputs
-        self.batch = super()._generate_and_score_completions(inputs)
-        self._values = {name: method(self._tokens, self) for name, method in self.methods.items()}
-        return self.batch
 
-    def _compute_coefficients(self, tokens: RolloutTokens) -> Coefficients:
-        questions = [row["prompt"].strip() for row in self.inputs]
-        self._classes = token_classes(tokens, self._tokenizer, self.task, questions)
-        require_task(self._classes, tokens, self.task, self.model.config._name_or_path)
-        return super()._compute_coefficients(tokens)  # all 1, so that the update is plain DAPO's
+    def _score(self, rollout: Rollout, options: DeltaGRPOConfig) -> Coefficients:
+        questions = [row["prompt"].strip() for row in rollout.inputs]
+        self._rollout = rollout
+        self._classes = token_classes(rollout, self.trainer.processing_class, self.task, questions)
+        require_task(self._classes, rollout, self.task, self.trainer.model.config._name_or_path)
+        self._values = {name: method(self._own(rollout)) for name, method in self.methods.items()}
+        return Coefficients(torch.ones_like(rollout.log_probs))  # so that the update is plain DAPO's
 
-    def finish_batch(self) -> None:
+    def _own(self, rollout: Rollout) -> Rollout:
+        """The rollout batch for one method, which may overwrite hidden states, and remembers no other batch."""
+        generator = torch.Generator().manual_seed(self.batch_seed)
+        return replace(rollout, hidden=rollout.hidden.clone(), generator=generator, memory={})
+
+    def on_step_end(self, args, state, control, **kwargs):
         """Score what needs the update, hand over the record, and undo the update."""
-        mask = token_mask(self.batch)
-        if self.after_update:
-            log_ratio = torch.zeros(mask.shape)
-            log_ratio[mask] = self.record_policy(self.batch).log_probs[mask] - self._tokens.log_probs
-            for name, method in self.after_update.items():
-                self._values[name] = method(log_ratio, mask, self.batch["advantages"])[mask]
+        self._values |= {name: method(self._own(self._rollout)) for name, method in self.after_update.items()}
         self.on_batch(self._record())
-        self.model.load_state_dict(self._policy)
-        self.optimizer.state.clear()
+        self.trainer.model.load_state_dict(self._policy)
+        self.trainer.optimizer.state.clear()
         self.batch_number += 1
 
     def _record(self) -> dict[str, Any]:
-        tokens, classes = self._tokens, self._classes
+        rollout, classes = self._rollout, self._classes
         return {
             "batch": self.batch_number,
-            "reward": float(np.mean(self._local_rewards(len(self.batch["completion_ids"])))),
-            "responses": len(self.batch["completion_ids"]),
-            "tokens": len(tokens.ids),
+            "reward": float(np.mean(self.trainer._local_rewards(len(rollout.inputs)))),
+            "responses": len(rollout.inputs),
+            "tokens": len(rollout.ids),
             **{name: int((classes == number).sum()) for number, name in enumerate(CLASSES)},
-            "methods": {name: measure(values, tokens, classes) for name, values in self._values.items()},
+            "methods": {name: measure(values, rollout, classes) for name, values in self._values.items()},
         }
-
-
-class _AfterUpdate(TrainerCallback):
-    def __init__(self, trainer: CreditTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.finish_batch()
 
 
 def score_methods(
     model: str | os.PathLike,
     folder: str | os.PathLike,
     methods: dict[str, CreditMethod],
-    after_update: dict[str, AfterUpdate],
+    after_update: dict[str, CreditMethod],
     *,
     task: str = "ledger",
     batches: int = 10,
@@ -175,10 +162,13 @@ def score_methods(
             records.append(record)
             bar.update()
 
-        trainer = CreditTrainer(
-            model=policy,
-            reward_funcs=math_reward,
-            args=sampling_config(
+        scorer = CreditScorer(
+            methods,
+            after_update,
+            read,
+            keep,
+            len(records),
+            sampling_config(
                 file.parent / "trainer",
                 prompts,
                 group,
@@ -191,16 +181,13 @@ def score_methods(
                 seed=seed,
                 logging_strategy="no",
             ),
+            model=policy,
+            reward_funcs=math_reward,
             train_dataset=Dataset.from_list(
                 [{"prompt": f"{row['question']}\n", "solution": row["final_answer"]} for row in problems]
             ),
             processing_class=tokenizer,
-            methods=methods,
-            after_update=after_update,
-            task=read,
-            on_batch=keep,
-            first_batch=len(records),
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        scorer.trainer.remove_callback(PrinterCallback)
+        scorer.trainer.train()
     return records

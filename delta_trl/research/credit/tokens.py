@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...hidden_states import RolloutTokens
+from ...rollout import Rollout
 from ..tasks import CLOSINGS, LEDGER_STEPS, PRECEDENCE_STEPS
 
 
@@ -116,7 +116,7 @@ def character_classes(text: str, task: TokenTask, question: str = "", finished: 
 
 
 def token_classes(
-    tokens: RolloutTokens,
+    tokens: Rollout,
     tokenizer: "PreTrainedTokenizerBase",
     task: TokenTask,
     questions: Sequence[str],
@@ -134,7 +134,7 @@ def token_classes(
     return np.concatenate(classes)
 
 
-def require_task(classes: np.ndarray, tokens: RolloutTokens, task: TokenTask, model: str | os.PathLike) -> None:
+def require_task(classes: np.ndarray, tokens: Rollout, task: TokenTask, model: str | os.PathLike) -> None:
     """Raise `ValueError` unless most responses have a step in the task's words."""
     responses = tokens.responses.cpu().numpy()
 

@@ -6,6 +6,7 @@ an entry point.
 
 import functools
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -25,13 +26,14 @@ class TrainingMethod:
     Attributes:
         help: What it is, in a few words.
         config: Module and name of the config class.
-        trainer: Module and name of the trainer class.
+        trainer: Module and name of the trainer class. Default: `TokenCreditTrainer` where the config class points to a
+            method of token credit, else `GRPOBaseTrainer`.
         preset: Options that make the method what its name says: defaults that nothing may contradict.
     """
 
     help: str
     config: str = "delta_trl.config:GRPOBaseConfig"
-    trainer: str = "delta_trl.base:GRPOBaseTrainer"
+    trainer: str | None = None
     preset: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -40,7 +42,19 @@ class TrainingMethod:
 
     @property
     def trainer_class(self) -> type:
-        return _load(self.trainer)
+        if self.trainer is not None:
+            return _load(self.trainer)
+        has_credit = self.config_class.credit is not None
+        return _load("delta_trl.token_credit:TokenCreditTrainer" if has_credit else "delta_trl.base:GRPOBaseTrainer")
+
+
+def _variant(what: str, name: str | None = None) -> TrainingMethod:
+    return TrainingMethod(
+        what,
+        config="delta_trl.methods.ablations:VariantGRPOConfig",
+        trainer="delta_trl.trainer:DeltaGRPOTrainer",
+        preset={} if name is None else {"variant": name},
+    )
 
 
 METHODS = {
@@ -64,17 +78,65 @@ METHODS = {
     "sapo": TrainingMethod(
         "a soft gate instead of clipping", trainer="delta_trl.baselines:SAPOTrainer", preset={"loss_type": "sapo"}
     ),
+    "fipo": TrainingMethod(
+        "tokens weighted by how the response goes on to change, options fipo_*",
+        config="delta_trl.methods.fipo:FIPOConfig",
+        trainer="delta_trl.methods.fipo:FIPOTrainer",
+    ),
+    "rlsd": TrainingMethod(
+        "tokens weighted by the same policy that knows the answer, options rlsd_*",
+        config="delta_trl.methods.rlsd:RLSDConfig",
+    ),
+    "stare": TrainingMethod(
+        "more weight on surprising tokens of right responses while entropy is low, options stare_*",
+        config="delta_trl.methods.stare:STAREConfig",
+    ),
+    "ar": TrainingMethod("less weight on unlikely tokens, options ar_*", config="delta_trl.methods.ar:ARConfig"),
+    "gtpo": TrainingMethod(
+        "tokens weighted by entropy within a response, options gtpo_*", config="delta_trl.methods.gtpo:GTPOConfig"
+    ),
+    "place_agreement": _variant(
+        "our own: tokens weighted by what became of the choices at similar places", "place_agreement"
+    ),
+    "group_agreement": _variant(
+        "our own: tokens weighted by whether the prompt's other responses want the same", "group_agreement"
+    ),
+    "token_advantage": _variant("our own: tokens weighted by an estimate of their own advantage", "token_advantage"),
+    "stake_and_choice": _variant(
+        "our own: tokens weighted by how much the choice decides, and which one was made", "stake_and_choice"
+    ),
+    "variant": _variant("DelTA with other coefficients, option variant"),
 }
 
 
 def methods() -> dict[str, TrainingMethod]:
-    """All methods by name: those above, and those that installed packages register under `ENTRY_POINTS`."""
+    """All methods by name: those above, and those that installed packages register under `ENTRY_POINTS`.
+
+    A package whose method cannot be loaded is left out with a warning. Our own names cannot be taken.
+    """
     return METHODS | _registered()
 
 
 @functools.cache
 def _registered() -> dict[str, TrainingMethod]:
-    return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
+    found = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in METHODS:
+            continue
+        try:
+            method = entry.load()
+            if not isinstance(method, TrainingMethod):
+                raise TypeError(f"it must be a TrainingMethod; got {type(method).__name__}")
+        except Exception as error:  # whatever is wrong with it, other methods can still be trained
+            package = entry.dist.name if entry.dist else "an installed package"
+            warnings.warn(
+                f"--trainer {entry.name} of {package} cannot be used: {entry.value} does not load "
+                f"({type(error).__name__}: {error}). Repair or remove {package}.",
+                stacklevel=2,
+            )
+        else:
+            found[entry.name] = method
+    return found
 
 
 def methods_help() -> str:

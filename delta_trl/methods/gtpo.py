@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..token_coefficients import for_each_token
-from .weights import WeightedGRPOConfig, WeightedGRPOTrainer
+from ..coefficients import Coefficients
+from ..config import TokenCreditConfig
+from ..credit import Credit
 
 
 def gtpo_weights(entropies: torch.Tensor, responses: torch.Tensor, beta: float = 0.1) -> torch.Tensor:
@@ -27,15 +28,24 @@ def gtpo_weights(entropies: torch.Tensor, responses: torch.Tensor, beta: float =
 
 
 @dataclass
-class GTPOConfig(WeightedGRPOConfig):
+class GTPOConfig(TokenCreditConfig):
     """
-    Configuration of the [`GTPOTrainer`]: [`GRPOBaseConfig`] and β.
+    Configuration of GTPO: [`TokenCreditConfig`] and β. The weights multiply the advantage of the response; the paper shapes
+    rewards in the same proportion before it normalises them.
 
     Raises:
         `ValueError`: for a β outside (0, 1], and for `importance_sampling_level="sequence"`.
     """
 
-    method = "GTPO"
+    credit = Credit(
+        "GTPO",
+        lambda rollout, options: Coefficients(gtpo_weights(rollout.entropies, rollout.responses, options.gtpo_beta)),
+        needs=frozenset({"entropies"}),
+        paper={
+            "title": "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy",
+            "id": "2508.04349",
+        },
+    )
 
     gtpo_beta: float = field(
         default=0.1,
@@ -48,26 +58,3 @@ class GTPOConfig(WeightedGRPOConfig):
     def __post_init__(self):
         super().__post_init__()
         self._require_share("gtpo_beta")
-
-
-class GTPOTrainer(WeightedGRPOTrainer):
-    """
-    Trainer for the token weights of GTPO (https://huggingface.co/papers/2508.04349), with a [`GTPOConfig`] as `args`.
-
-    The weights multiply the advantage of the response; the paper shapes rewards in the same proportion before it
-    normalises them.
-    """
-
-    config_class = GTPOConfig
-    metrics_prefix = "gtpo"
-    records_entropies = True
-    _tag_names = ["trl", "grpo", "gtpo"]
-    _name = "GTPO"
-    _paper = {
-        "title": "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy",
-        "id": "2508.04349",
-    }
-
-    def token_weights(self, batch, recorded, mask):
-        responses = for_each_token(torch.arange(len(mask), device=mask.device), mask)
-        return gtpo_weights(recorded.entropies[mask].float(), responses, self.args.gtpo_beta)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..coefficients import Coefficients
+from ..config import TokenCreditConfig
+from ..credit import Credit
 from ..metrics import Collective
-from ..token_coefficients import for_each_token
-from .weights import WeightedGRPOConfig, WeightedGRPOTrainer
+from ..rollout import Rollout
 
 
 def stare_weights(
@@ -41,16 +43,39 @@ def stare_weights(
     return weights
 
 
+def stare(rollout: Rollout, options: "STAREConfig") -> Coefficients:
+    """Quantile and entropy are those of the rollout batch on all processes."""
+    weights = stare_weights(
+        rollout.log_probs.float(),
+        rollout.entropies,
+        rollout.advantages,
+        weight=options.stare_weight,
+        share=options.stare_share,
+        target_entropy=options.stare_target_entropy,
+        reduce=rollout.reduce,
+        gather=rollout.gather,
+    )
+    return Coefficients(weights)
+
+
 @dataclass
-class STAREConfig(WeightedGRPOConfig):
+class STAREConfig(TokenCreditConfig):
     """
-    Configuration of the [`STARETrainer`]: [`GRPOBaseConfig`] and STARE's options.
+    Configuration of STARE: [`TokenCreditConfig`] and STARE's options.
 
     Raises:
         `ValueError`: for values that the method does not define, and for `importance_sampling_level="sequence"`.
     """
 
-    method = "STARE"
+    credit = Credit(
+        "STARE",
+        stare,
+        needs=frozenset({"entropies"}),
+        paper={
+            "title": "STARE: Surprisal-Guided Token-Level Advantage Reweighting for Policy Entropy Stability",
+            "id": "2606.19236",
+        },
+    )
 
     stare_weight: float = field(
         default=1.1,
@@ -84,33 +109,3 @@ class STAREConfig(WeightedGRPOConfig):
                 f"stare_target_entropy must be positive; got {self.stare_target_entropy}. No entropy is below 0, so that "
                 "nothing would ever be weighted."
             )
-
-
-class STARETrainer(WeightedGRPOTrainer):
-    """
-    Trainer for STARE (https://huggingface.co/papers/2606.19236), with a [`STAREConfig`] as `args`.
-
-    Quantile and entropy are those of the rollout batch on all processes.
-    """
-
-    config_class = STAREConfig
-    metrics_prefix = "stare"
-    records_entropies = True
-    _tag_names = ["trl", "grpo", "stare"]
-    _name = "STARE"
-    _paper = {
-        "title": "STARE: Surprisal-Guided Token-Level Advantage Reweighting for Policy Entropy Stability",
-        "id": "2606.19236",
-    }
-
-    def token_weights(self, batch, recorded, mask):
-        return stare_weights(
-            recorded.log_probs[mask].float(),
-            recorded.entropies[mask].float(),
-            for_each_token(batch["advantages"], mask),
-            weight=self.args.stare_weight,
-            share=self.args.stare_share,
-            target_entropy=self.args.stare_target_entropy,
-            reduce=self.accelerator.reduce,
-            gather=self._gather_uneven,
-        )
