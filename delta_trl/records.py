@@ -74,4 +74,7 @@ def write_completion_records(records: list[dict[str, Any]], output_dir: str, ste
     frame.insert(0, "step", step)
     folder = Path(output_dir) / "completions"
     folder.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(folder / f"coefficients_{step:05d}.parquet")
+    path = folder / f"coefficients_{step:05d}.parquet"
+    partial = path.with_name(f"{path.name}.partial")
+    frame.to_parquet(partial)
+    partial.replace(path)  # whole, or not there: a report may read while the run goes on, and the run may be killed

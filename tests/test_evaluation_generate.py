@@ -192,6 +192,15 @@ def test_an_adapter_is_loaded_onto_its_base(tmp_path, backend):
 
 def test_an_adapter_without_a_base_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    for torn, reason in (
+        ('{"peft_', "is not JSON"),
+        ("[" * 100_000, "is not JSON: it is nested too deeply"),
+        ("[]", "holds a list"),
+    ):
+        (tmp_path / "torn").mkdir(exist_ok=True)
+        (tmp_path / "torn" / "adapter_config.json").write_text(torn)
+        with pytest.raises(ValueError, match=f"adapter_config.json {reason}"):
+            find_model(str(tmp_path / "torn"))
     with pytest.raises(ValueError, match="does not name its base model"):
         find_model(str(tmp_path))
 

@@ -49,9 +49,9 @@ def test_models_without_a_run_inherit_nothing(tmp_path):
     assert inherited_settings(make_run(tmp_path / "without")) == ({}, None)
     beside = make_run(tmp_path / "beside", RUN, place="another-model")  # no checkpoint of the run in that folder
     assert inherited_settings(beside) == ({}, None)
-    for content in ("{", "[]"):
+    for content in ("{", "[]", '"' + "[" * 9, "[" * 100_000):
         with pytest.raises(ValueError, match=f"{RUN_FILE} is no.*Delete it to evaluate with the published defaults"):
-            inherited_settings(make_run(tmp_path / f"broken{ord(content[0])}", content))
+            inherited_settings(make_run(tmp_path / f"broken{len(content)}", content))
 
 
 def test_what_the_user_gives_wins():

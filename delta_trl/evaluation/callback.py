@@ -152,7 +152,10 @@ class EvaluationCallback(TrainerCallback):
             "value": self.scores[best],
             "scores": self.scores,
         }
-        (Path(args.output_dir) / BEST_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        file = Path(args.output_dir) / BEST_FILE
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(file)  # whole, or as it was, whenever the process ends
 
 
 def _scores(file: Path) -> dict[int, float]:

@@ -5,10 +5,10 @@ with the published defaults. Sampling (temperature, top-p, samples) is not taken
 comparable with published ones.
 """
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
+from ..jsonl import parse_json
 from ..train.folder import RUN_FILE
 from .models import ModelSource
 from .options import Dtype
@@ -34,7 +34,7 @@ def inherited_settings(source: ModelSource) -> tuple[dict[str, Any], Path | None
     if file is None or (file.parent != folder and not folder.name.startswith("checkpoint-")):
         return {}, None
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
+        run = parse_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}. Delete it to evaluate with the published defaults.") from error
     if not isinstance(run, dict):

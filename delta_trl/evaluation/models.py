@@ -1,11 +1,12 @@
 """Which model is meant: a Hub id, a folder, the newest checkpoint of a training that is still running, an adapter."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..jsonl import parse_json
 from ..train.folder import checkpoints, last_checkpoint
 
 
@@ -54,7 +55,7 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
 
     Raises:
         ValueError: The folder holds no model, only checkpoints that are still being written or damaged, or an adapter
-            that does not name its base model.
+            whose file is damaged or does not name its base model.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -67,13 +68,29 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
         folder = _newest_checkpoint(folder)
     base = None
     if (folder / ADAPTER_CONFIG).exists():
-        base = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+        base = adapter_config(folder).get("base_model_name_or_path")
         if not base:
             raise ValueError(
                 f"{folder / ADAPTER_CONFIG} does not name its base model. Set base_model_name_or_path in it to the "
                 "Hub id or the folder of the model that the adapter was trained on."
             )
     return ModelSource(str(folder), base, _digest(folder))
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """What an adapter's folder says about it.
+
+    Raises:
+        ValueError: The file is no JSON object.
+    """
+    file = folder / ADAPTER_CONFIG
+    try:
+        config = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}. Save the adapter again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds a {type(config).__name__}, and not an object. Save the adapter again.")
+    return config
 
 
 def _newest_checkpoint(folder: Path) -> Path:

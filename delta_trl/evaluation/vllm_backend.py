@@ -7,7 +7,6 @@ share of the samples: engines of a dense model have nothing to tell each other, 
 Written against the signatures of vLLM 0.22 to 0.31, the versions that TRL 1.16 supports.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 from ..commands import end_with_parent
 from .generate import Completion, Decoding, Request, load_tokenizer, within_context
-from .models import ADAPTER_CONFIG, ModelSource
+from .models import ModelSource, adapter_config
 from .options import Engine
 
 
@@ -195,7 +194,7 @@ def _completion(output: Any) -> Completion:
 
 
 def _lora_rank(source: ModelSource) -> int:
-    config = json.loads((source.folder / ADAPTER_CONFIG).read_text())
+    config = adapter_config(source.folder)
     rank = max([config["r"], *config.get("rank_pattern", {}).values()])
     for allowed in LORA_RANKS:
         if rank <= allowed:
