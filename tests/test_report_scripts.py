@@ -32,7 +32,7 @@ def in_node(*expressions: str) -> list:
     """Values of JavaScript expressions after numbers.js."""
     code = NUMBERS.read_text(encoding="utf-8") + f"\nPromise.all([{', '.join(expressions)}])"
     code += ".then((values) => console.log(JSON.stringify(values)))"
-    done = subprocess.run([NODE, "-"], input=code, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([NODE, "-"], input=code, capture_output=True, text=True, timeout=300, check=True)
     return json.loads(done.stdout)
 
 

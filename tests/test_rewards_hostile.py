@@ -15,8 +15,9 @@ CASES = [
     json.loads(line)
     for line in (Path(__file__).parent / "data" / "hostile_answers.jsonl").open(encoding="utf-8")
 ]  # fmt: skip
-LONGEST_ITEM = 4.0  # seconds
-LONGEST_RUN = 30.0  # each of the two; idle, both together take eight
+# Seconds of CPU time in the process that asks. The workers have limits of their own, and a busy machine takes any time
+LONGEST_ITEM = 1.0
+LONGEST_RUN = 10.0
 SHARE_MET = 0.88
 
 # Expectations that are not met, and why that is right or does not pay.
@@ -31,9 +32,9 @@ def grade_one_by_one() -> list[tuple[str, float | None, str, float]]:
     results = []
     grade([r"\boxed{\sqrt{8}}"], [r"2\sqrt{2}"])  # starting a worker is not the first item's fault
     for case in CASES:
-        start = time.perf_counter()
+        start = time.process_time()
         (verdict,) = grade([case["completion"]], [case["solution"]])
-        results.append((case["name"], verdict.score, verdict.reason, time.perf_counter() - start))
+        results.append((case["name"], verdict.score, verdict.reason, time.process_time() - start))
     return results
 
 
@@ -41,7 +42,7 @@ def in_a_thread(target) -> list:
     results = []
     thread = threading.Thread(target=lambda: results.extend(target()))
     thread.start()
-    thread.join(timeout=90)
+    thread.join(timeout=250)
     assert not thread.is_alive()
     return results
 
@@ -69,9 +70,9 @@ def test_every_hostile_case_in_a_plain_thread_and_in_a_daemonic_process():
     process = multiprocessing.get_context("spawn").Process(target=in_a_thread_of_a_daemon, args=(sender,), daemon=True)
     process.start()
     sender.close()
-    assert receiver.poll(120), "the daemonic process hangs"
+    assert receiver.poll(300), "the daemonic process hangs"
     check(receiver.recv())
-    process.join(timeout=10)
+    process.join(timeout=60)
     assert process.exitcode == 0
 
 

@@ -51,8 +51,9 @@ def is_running(pid: int) -> bool:
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def wait_until_gone(pids: list[int], seconds: float) -> list[int]:
-    deadline = time.monotonic() + seconds
+def wait_until_gone(pids: list[int]) -> list[int]:
+    """Those that a minute did not suffice for: a busy machine takes its time."""
+    deadline = time.monotonic() + 60
     while (left := [pid for pid in pids if is_running(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
@@ -99,13 +100,13 @@ def test_memory_is_limited(pool):
 
 
 def test_a_worker_that_stands_still_is_killed_at_the_wall_clock_and_says_nothing_about_its_item(pool):
-    one = pool(wall_seconds=2.0)
+    one = pool(wall_seconds=4.0)
     assert one.run([EASY]) == [("correct", True)]
     (pid,) = one.pids()
     os.kill(pid, signal.SIGSTOP)
     assert one.run([EASY, EASY]) == [(None, False), ("correct", True)]
     assert one.pids() != [pid]
-    assert not wait_until_gone([pid], 5)
+    assert not wait_until_gone([pid])
 
 
 def test_a_worker_that_dies_while_idle_is_replaced_unnoticed(pool):
@@ -158,7 +159,7 @@ def test_threads_and_asyncio_share_the_pool():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=300)
     assert results == dict.fromkeys(range(2, 8), True)
 
     async def gather():
@@ -181,12 +182,12 @@ print("once", flush=True)
 print(grade([r"\boxed{\sqrt8}"], [r"2\sqrt2"])[0].score, *POOL.pids(), flush=True)
 """,
     )
-    output, _ = script.communicate(timeout=60)
+    output, _ = script.communicate(timeout=300)
     assert script.returncode == 0
     once, result = output.splitlines()
     assert once == "once"  # spawned children would import the script and print again
     assert result.startswith("1.0 ")
-    assert not wait_until_gone([int(pid) for pid in result.split()[1:]], 5)
+    assert not wait_until_gone([int(pid) for pid in result.split()[1:]])
 
 
 FORKING = r"""
@@ -215,13 +216,13 @@ print("parent", *mine, flush=True)
 
 
 def test_a_forked_child_starts_workers_of_its_own_and_leaves_its_parents_alone(tmp_path):
-    output, _ = run_script(tmp_path, FORKING).communicate(timeout=60)
+    output, _ = run_script(tmp_path, FORKING).communicate(timeout=300)
     child, parent = output.splitlines()
     assert child.startswith("1.0 ")
     assert parent.startswith("parent ")
     pids = [int(word) for line in (child, parent) for word in line.split()[1:]]
     assert len(set(pids)) == len(pids) >= 2
-    assert not wait_until_gone(pids, 5)
+    assert not wait_until_gone(pids)
 
 
 @pytest.mark.parametrize("state", ["idle", "busy", "forked"])
@@ -242,7 +243,7 @@ time.sleep(60)
 threading.Thread(target=grade, args=([r"\boxed{\Gamma(10^{12})}"], ["7"]), daemon=True).start()
 time.sleep(0.3)""",
         # The child holds on to everything that it inherited.
-        "forked": "if os.fork() == 0:\n    os.close(1)\n    time.sleep(30)\n    os._exit(0)",
+        "forked": "if os.fork() == 0:\n    os.close(1)\n    time.sleep(90)\n    os._exit(0)",
     }[state]
     script = run_script(tmp_path, code.replace("STATE", more))
     parent, *workers = map(int, script.stdout.readline().split())
@@ -251,4 +252,4 @@ time.sleep(0.3)""",
     os.kill(parent, signal.SIGKILL)
     script.wait()
     script.stdout.close()
-    assert not wait_until_gone(workers, 10)
+    assert not wait_until_gone(workers)

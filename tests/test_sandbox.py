@@ -91,7 +91,10 @@ def test_every_way_of_writing_works(sandbox, program):
     ],
 )  # fmt: skip
 def test_programs_that_fail_say_how(sandbox, program, status):
-    limits = Limits(cpu_seconds=0.5, wall_seconds=1.5, memory_bytes=2**28, output_bytes=2**20)
+    time_limits = (
+        {"cpu_seconds": 0.5, "wall_seconds": 1.5} if status == "timed out" else {}
+    )  # or a busy machine ends it
+    limits = Limits(**time_limits, memory_bytes=2**28, output_bytes=2**20)
     result = sandbox.run(program, limits=limits)
     assert result.status == status, result
     assert sandbox.run("print(1)").stdout == b"1\n"
@@ -255,7 +258,7 @@ def test_a_killed_worker_loses_nothing():
     first = sandbox.pids()
     killer = threading.Timer(0.3, os.kill, [first[0], signal.SIGKILL])
     killer.start()
-    assert sandbox.run("import time\ntime.sleep(0.7)\nprint(1)").stdout == b"1\n"
+    assert sandbox.run("import time\ntime.sleep(2)\nprint(1)").stdout == b"1\n"
     assert sandbox.pids() != first
     os.kill(sandbox.pids()[0], signal.SIGKILL)  # while idle
     assert sandbox.run("print(2)").stdout == b"2\n"

@@ -120,7 +120,7 @@ def test_outside_the_sandbox_every_program_succeeds(surroundings):
                 stderr=errors,
                 env={**os.environ, "SANDBOX_TEST_SECRET": "hunter2"},
                 pass_fds=[inherited],
-                timeout=60,
+                timeout=300,
             )
             for fd in (reader, writer, inherited):
                 os.close(fd)
