@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from .checks import check_reward_columns, rollout_batch_shortage, takes
+from .checks import check_model, check_reward_columns, rollout_batch_shortage, takes
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
@@ -49,6 +49,11 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
 
     def __init__(self, model, reward_funcs=None, args: GRPOBaseConfig | None = None, *positional, **kwargs):
         check_seams(type(self))
+        # TRL turns checkpointing off and on for every pass without gradient, under the names that transformers had for it
+        # until 5.18: three warnings in every step, about nothing that a user could change
+        warnings.filterwarnings(
+            "ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning, r"transformers\.modeling_utils"
+        )
         if args is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
             args = self.config_class(f"{model_id.split('/')[-1]}-{self._name}")
@@ -58,6 +63,7 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
                 f"{type(self).__name__} needs a {name} as args; got {type(args).__name__}. Replace the class name: {name} "
                 "takes every option of GRPOConfig."
             )
+        check_model(model, args.model_init_kwargs)
         # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
         # returns besides completions is handed to the rewards as well, and is not known before it runs.
         train_dataset = kwargs.get("train_dataset", positional[0] if positional else None)
@@ -158,7 +164,18 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             for key, rate in rates.items():
                 if rate > 0:
                     raise ValueError(
-                        f"Dropout is active in the policy: {name}.{key} is {rate}. {reason} Set disable_dropout=True, and "
-                        "turn off a rate that the model reads from its config there, for instance "
-                        "model_init_kwargs={'attention_dropout': 0.0}."
+                        f"Dropout is active in the policy: {name}.{key} is {rate}. {reason} {self._without_dropout()}"
                     )
+
+    def _without_dropout(self) -> str:
+        """What turns the policy's dropout off: modules by `disable_dropout`, other rates where the model is loaded."""
+        advice = [] if self.args.disable_dropout else ["Set disable_dropout=True."]
+        config = self.model.config.get_text_config().to_dict()
+        rates = dict.fromkeys((k for k, v in config.items() if "drop" in k and isinstance(v, float) and v > 0), 0.0)
+        if rates:
+            loading = ", ".join(f"{key}=0.0" for key in rates)
+            advice.append(
+                "What the model reads from its config is turned off where it is loaded, by "
+                f"from_pretrained(..., {loading}), or, if the trainer gets its path, by model_init_kwargs={rates}."
+            )
+        return " ".join(advice)

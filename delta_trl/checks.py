@@ -5,7 +5,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+import transformers
+from accelerate.utils import is_peft_model
+from transformers import AutoConfig, TrainerCallback
 
 
 if TYPE_CHECKING:
@@ -138,6 +140,38 @@ def _check_function(function: Callable, columns: list[str], passed_by_trl: tuple
             reason = f"takes {positional[0]!r} by position only"
         raise ValueError(
             f"{name} {reason}, which TRL hands to every reward function by name. Add **kwargs to its parameters."
+        )
+
+
+def check_model(model: Any, model_init_kwargs: dict[str, Any] | None = None) -> None:
+    """
+    Raise `ValueError` for a model that does not continue its prompt: an encoder-decoder, a classifier, a bare backbone.
+
+    Args:
+        model: As a trainer takes it: an instance, with or without PEFT adapters, or a path, of which the config is read.
+        model_init_kwargs: With which TRL loads a path.
+    """
+    if isinstance(model, str):
+        options = {
+            k: v for k, v in (model_init_kwargs or {}).items() if k in ("trust_remote_code", "revision", "token")
+        }
+        try:
+            config = AutoConfig.from_pretrained(model, **options)
+        except (OSError, ValueError):  # TRL says what is wrong with the path
+            return
+        model_class = getattr(transformers, (config.architectures or [""])[0], None)
+    else:
+        config, model_class = model.config, type(model.get_base_model() if is_peft_model(model) else model)
+    kind = None
+    if getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder"
+    elif model_class is not None and not (hasattr(model_class, "can_generate") and model_class.can_generate()):
+        kind = "a model without a language model head"
+    if kind is not None:
+        names = [model] * isinstance(model, str) + [model_class.__name__] * (model_class is not None)
+        raise ValueError(
+            f"{', '.join(names)}: this is {kind}; a causal language model is required, which continues its prompt token by "
+            "token. Give one that AutoModelForCausalLM loads."
         )
 
 

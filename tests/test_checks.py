@@ -8,9 +8,18 @@ from typing import ClassVar
 import pytest
 from conftest import build, config, digit_reward, tiny_model
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen2Model,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from delta_trl import DeltaGRPOTrainer
-from delta_trl.checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
+from delta_trl.checks import NoRewardDifferenceCallback, check_model, check_prompt_lengths, check_reward_columns
 from delta_trl.research.tasks import character_tokenizer
 from delta_trl.rewards import math_reward
 
@@ -242,3 +251,44 @@ def test_rewards_hear_of_an_open_thought_only_if_they_take_it(tmp_path):
         assert trainer.state.global_step == 1
         assert seen.keys() == {"strict", "open", "named"}
         assert seen["open"].get("opens_thought") == seen["named"]["opens_thought"] == ([True] * 8 if opens else None)
+
+
+def other_model(kind):
+    """A tiny model that is no causal language model."""
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0}
+    if kind == "encoder-decoder":
+        return T5ForConditionalGeneration(
+            T5Config(vocab_size=20, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+        )
+    qwen = Qwen2Config(**sizes, num_key_value_heads=1, intermediate_size=16)
+    return {"classifier": Qwen2ForSequenceClassification, "backbone": Qwen2Model}[kind](qwen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "encoder-decoder",
+            "T5ForConditionalGeneration: this is an encoder-decoder; a causal language model is required",
+        ),
+        ("classifier", "Qwen2ForSequenceClassification: this is a model without a language model head; a causal"),
+        ("backbone", "Qwen2Model: this is a model without a language model head; a causal"),
+    ],
+)
+def test_a_model_that_does_not_continue_its_prompt_is_refused(tmp_path, monkeypatch, kind, message):
+    model = other_model(kind)
+    model.save_pretrained(tmp_path / "model")
+    args = config(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        build(DeltaGRPOTrainer, args, model)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)  # no weights are loaded
+    with pytest.raises(ValueError, match=message):
+        build(DeltaGRPOTrainer, args, str(tmp_path / "model"))
+
+
+def test_models_that_trl_trains_are_left_alone(tmp_path):
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    for model in (tiny_model(), tiny_model("qwen3_moe"), adapted, "no/such/model", str(tmp_path)):
+        check_model(model)
+    tiny_model().save_pretrained(tmp_path)
+    check_model(str(tmp_path), {"dtype": "float32"})

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -79,6 +80,13 @@ def test_gradient_checkpointing(tmp_path, collected, schedule, reentrant):
     assert not plain.model.is_gradient_checkpointing
     for one, other in zip(plain.model.parameters(), checkpointed.model.parameters(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointing_does_not_warn_in_every_step(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(tmp_path, "aligned", **{CHECKPOINTING: True})
+    assert not [str(warning.message) for warning in caught if issubclass(warning.category, FutureWarning)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

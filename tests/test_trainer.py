@@ -9,6 +9,7 @@ import torch
 from conftest import build, config, digit_reward, misaligned, prompts, tiny_model
 from peft import LoraConfig
 from reference import reference_coefficients, reference_lambda
+from transformers import OPTConfig, OPTForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer, ReadableProgressCallback
@@ -422,6 +423,31 @@ def test_active_dropout_is_refused(tmp_path, option):
     with pytest.raises(ValueError, match=r"Dropout is active in the policy: .* is 0\.1"):
         build(DeltaGRPOTrainer, config(tmp_path, disable_dropout=disable), model)
     build(DeltaGRPOTrainer, config(tmp_path, disable_dropout=disable, coef_min=1.0, coef_max=1.0), model)
+
+
+def test_the_advice_on_dropout_is_that_of_the_model(tmp_path):
+    """OPT hands two rates of its config to functional dropout, which TRL's switch does not reach."""
+    tokenizer = character_tokenizer()
+    opt = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    OPTForCausalLM(OPTConfig(**opt, attention_dropout=0.2)).save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "reward_funcs": digit_reward, "train_dataset": prompts()}
+    with pytest.raises(ValueError, match="Dropout is active") as refused:
+        DeltaGRPOTrainer(**options, processing_class=tokenizer, args=config(tmp_path))
+    assert str(refused.value).endswith("model_init_kwargs={'dropout': 0.0, 'attention_dropout': 0.0}.")
+    assert "from_pretrained(..., dropout=0.0, attention_dropout=0.0)" in str(refused.value)
+    followed = {"dropout": 0.0, "attention_dropout": 0.0}
+    DeltaGRPOTrainer(**options, processing_class=tokenizer, args=config(tmp_path, model_init_kwargs=followed))
 
 
 def test_drop_in_defaults(tmp_path, monkeypatch):
