@@ -106,6 +106,23 @@ def test_what_is_no_rows_is_refused_by_name(given):
         load_math_dataset(given)
 
 
+def test_of_files_named_after_splits_only_those_of_the_split_are_read(tmp_path):
+    tmp_path = tmp_path / "data"  # not where the cache is
+    tmp_path.mkdir()
+    Dataset.from_list(RECORDS[:2]).to_parquet(tmp_path / "train-00000-of-00002.parquet")
+    Dataset.from_list(RECORDS[2:4]).to_parquet(tmp_path / "train-00001-of-00002.parquet")
+    (tmp_path / "test.jsonl").write_text(lines(RECORDS[4:]))
+    assert load_math_dataset(str(tmp_path)).train["solution"][:] == GOLDS[:4]
+    assert load_math_dataset(str(tmp_path), dataset_split="test").train["solution"][:] == GOLDS[4:]
+    with pytest.raises(ValueError, match=r"mixes .json and .parquet files"):
+        load_math_dataset(str(tmp_path), dataset_split="dev")
+    (tmp_path / "test.jsonl").rename(tmp_path / "more.jsonl")
+    (tmp_path / "train-00000-of-00002.parquet").unlink()
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    (tmp_path / "testing.jsonl").write_text(lines(RECORDS[:1]))
+    assert len(load_math_dataset(str(tmp_path)).train) == 3  # names that are of no split
+
+
 # --- rows that differ
 
 
@@ -128,6 +145,12 @@ def test_a_column_that_begins_beyond_the_first_rows_is_found(tmp_path):
     assert [hint for hint in data.train["hint"] if hint] == ["half"]
     with pytest.raises(ValueError, match=r"no column 'hints'. It has: question, answer, hint\."):
         load_math_dataset(str(path), answer_column="answer", extra_columns=["hints"])
+
+
+def test_half_a_surrogate_pair_in_a_text_is_replaced(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"question": "Smile \\ud83d, please", "final_answer": "1"}\n' * 2)
+    (row,) = load_math_dataset(str(tmp_path / "data.jsonl"), prompt_format="{question}").train
+    assert row["prompt"] == "Smile ?, please"
 
 
 def test_types_may_change_from_row_to_row(tmp_path):

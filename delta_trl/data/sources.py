@@ -1,6 +1,7 @@
 """Where problems come from: a dataset on the Hub, local files or rows in memory, of which only what is needed is read."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     Rows = Dataset | DatasetDict | Sequence[Mapping[str, Any]]
 
 FIRST_ROWS = 1000  # of a file, which tell its columns; more are looked at where one is missing
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_NOT_LETTERS = re.compile(r"[^a-z]")
 # Of columns that are handed on; those of others are the types of their values
 _TYPES = {"difficulty": "float64", "topic": "string"}
 
@@ -157,6 +160,14 @@ def explained(name: str) -> Iterator[None]:
         raise ValueError(text if text.startswith(name) else f"{name}: {text}") from None
 
 
+def _of_split(files: list[Path], split: str) -> list[Path]:
+    """Of files that are named after splits, such as train-00000-of-00002.parquet or test.jsonl, those of one; else all."""
+    splits = [next((s for s in SPLITS if s in _NOT_LETTERS.split(file.name.lower())[0:1]), None) for file in files]
+    if len(set(splits)) == 1 or split not in splits:
+        return files
+    return [file for file, found in zip(files, splits, strict=True) if found == split]
+
+
 def _names(files: Sequence[Path], split: str, rows: int | None) -> list[str]:
     return list(dict.fromkeys(name for file in files for name in file_columns(file, split, rows)))
 
@@ -202,6 +213,7 @@ def open_source(arguments: "DataArguments", rows: "Rows | None" = None) -> Sourc
     found = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if format_of(p))
     if not found:
         raise FileNotFoundError(f"{name} holds no {READ_FORMATS} file, of which .gz, .bz2 and .xz are read as well.")
+    found = _of_split(found, split)
     kinds = {format_of(p).replace("jsonl", "json") for p in found}
     if len(kinds) > 1:
         raise ValueError(f"{name} mixes {' and '.join(sorted(kinds))} files. Name one, or a folder of one kind.")
@@ -255,4 +267,11 @@ def _rows(
     code: str,
 ) -> Iterator[dict]:
     for number, row in enumerate(source.read(columns), start=1):
-        yield convert(row, number, **options)
+        yield {name: _encodable(value) for name, value in convert(row, number, **options).items()}
+
+
+def _encodable(value: Any) -> Any:
+    """A text without half of a surrogate pair, which JSON may hold and Arrow does not take."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-8", "replace").decode("utf-8")
