@@ -7,14 +7,14 @@ torch.
 import importlib
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 
 if TYPE_CHECKING:
     from .coefficients import Coefficients, delta_coefficients
     from .config import DeltaGRPOConfig
     from .progress import ReadableProgressCallback
     from .trainer import DeltaGRPOTrainer
-
-__version__ = "0.1.0"
 
 _MODULE_OF = {
     "Coefficients": "coefficients",

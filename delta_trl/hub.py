@@ -14,6 +14,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
+from .version import __version__
+
 
 logger = get_logger(__name__)
 
@@ -130,7 +132,7 @@ class HubMixin:
         options = "".join(f"| `{name}` | {getattr(self.args, name)} |\n" for name in (*own, *OBJECTIVE, *of_loss))
         rewards = ", ".join(f"`{name}`" for name in self.reward_func_names)
         processes = self.accelerator.num_processes
-        versions = ", ".join(f"{name} {version(name)}" for name in ("delta_trl", "accelerate", "peft"))
+        versions = f"delta_trl {__version__}, accelerate {version('accelerate')}, peft {version('peft')}"
         return (
             f"\n## How this model was made\n\n### Method options\n\n| option | value |\n|---|---|\n{options}\n"
             f"### Data and rewards\n\n- Dataset: {dataset or 'not named'}\n- Reward functions: {rewards}\n\n"

@@ -1,9 +1,7 @@
-"""Completions with the coefficient of every token, kept on disk for pictures: `completions/coefficients_STEP.parquet`."""
+"""Completions with the coefficient of every token, as `run_folder` keeps them for pictures."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from tokenizers.decoders import DecodeStream
 
@@ -66,15 +64,3 @@ def token_texts(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[st
         return tokenizer.batch_decode([[token] for token in ids])
     stream = DecodeStream(skip_special_tokens=False)
     return [stream.step(backend, token) or "" for token in ids]
-
-
-def write_completion_records(records: list[dict[str, Any]], output_dir: str, step: int) -> None:
-    """Write the records of all processes next to TRL's own completions."""
-    frame = pd.DataFrame(records)
-    frame.insert(0, "step", step)
-    folder = Path(output_dir) / "completions"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"coefficients_{step:05d}.parquet"
-    partial = path.with_name(f"{path.name}.partial")
-    frame.to_parquet(partial)
-    partial.replace(path)  # whole, or not there: a report may read while the run goes on, and the run may be killed

@@ -1,6 +1,7 @@
 """`DeltaGRPOTrainer`: TRL's `GRPOTrainer`, with each token's advantage multiplied by its DelTA coefficient."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -8,8 +9,9 @@ from accelerate.utils import gather_object
 from .coefficients import Coefficients
 from .config import DeltaGRPOConfig
 from .metrics import coefficient_metrics
-from .records import completion_records, write_completion_records
+from .records import completion_records
 from .rollout import Rollout
+from .run_folder import write_token_records
 from .token_credit import RecordedPass, TokenCreditTrainer
 from .token_mask import token_mask
 
@@ -67,7 +69,7 @@ class DeltaGRPOTrainer(TokenCreditTrainer):
             records = gather_object(self._completion_records)
             self._completion_records = []
             if records and self.accelerator.is_main_process:
-                write_completion_records(records, self.args.output_dir, self.state.global_step)
+                write_token_records(records, Path(self.args.output_dir), self.state.global_step)
 
     def _coefficient_metrics(self, coefficients: Coefficients, rollout: Rollout) -> dict[str, float]:
         return coefficient_metrics(coefficients, rollout, all_reduce=rollout.reduce, gather=self.accelerator.gather)

@@ -11,9 +11,10 @@ from conftest import ROOT, parse
 from trl import GRPOTrainer
 
 from delta_trl.commands import one_line_errors
+from delta_trl.run_folder import RUN_FILE, checkpoints, clear, find_damage
 from delta_trl.train.__main__ import main, train
 from delta_trl.train.arguments import output_folder
-from delta_trl.train.folder import MAY_CHANGE, RUN_FILE, checkpoints, clear, find_damage
+from delta_trl.train.resume import MAY_CHANGE
 
 
 @pytest.fixture
@@ -226,6 +227,51 @@ def test_what_may_change_may_change(project, caplog):
     assert second["run_id"] == first["run_id"]
     assert second["date"] == first["date"]
     assert len(second["resumed"]) == 1
+    assert json.loads((project / "run" / "trainer_state.json").read_text())["global_step"] == 2
+
+
+@pytest.mark.parametrize("change", ["a row", "a gold", "the order", "fewer rows"])
+def test_a_run_is_not_continued_on_other_data(project, capsys, no_model_after_first, change):
+    data = project / "problems.jsonl"
+    rows = data.read_text().splitlines(keepends=True)
+    changed = {
+        "a row": [*rows[:-1], json.dumps({**json.loads(rows[-1]), "question": "7+7=?"}) + "\n"],
+        "a gold": [json.dumps({**json.loads(rows[0]), "final_answer": "77"}) + "\n", *rows[1:]],
+        "the order": rows[::-1],
+        "fewer rows": rows[1:],
+    }[change]
+    data.write_text("".join(changed))
+    printed = fails(capsys, project, "--resume_from_checkpoint", "true")
+    now = "39 now" if change == "fewer rows" else "40 now, with other content or in another order"
+    assert f"The data of {data} is not that of {project / 'run' / 'checkpoint-1'}: 40 problems then, {now}" in printed
+    assert "dataset_revision" in printed
+
+
+def test_the_same_data_may_lie_elsewhere(project, caplog):
+    run(project, "--max_steps", 1)
+    (project / "problems.jsonl").rename(project / "moved.jsonl")
+    with caplog.at_level("INFO"):
+        record = run(
+            project, "--resume_from_checkpoint", "true", "--max_steps", 2, "--dataset_name", project / "moved.jsonl"
+        )
+    assert f"Continued with dataset_name: {project / 'moved.jsonl'}" in caplog.text
+    assert record["data"]["problems"] == 40
+    assert len(record["data"]["fingerprint"]) == 64
+
+
+@pytest.mark.parametrize("before", ["no fingerprint", "another version"])
+def test_data_that_cannot_be_compared_costs_no_run(project, caplog, before):
+    run(project, "--max_steps", 1)
+    for file in (project / "run").rglob(RUN_FILE):
+        record = json.loads(file.read_text())
+        if before == "no fingerprint":
+            del record["data"]
+        else:
+            record |= {"version": "0.0.1", "data": {"problems": 41, "fingerprint": "0"}}
+        file.write_text(json.dumps(record))
+    with caplog.at_level("INFO"):
+        run(project, "--resume_from_checkpoint", "true", "--max_steps", 2)
+    assert ("loaded by delta_trl 0.0.1, now by" in caplog.text) == (before == "another version")
     assert json.loads((project / "run" / "trainer_state.json").read_text())["global_step"] == 2
 
 

@@ -11,8 +11,8 @@ import time
 import pytest
 from conftest import ROOT, make_project, parse
 
+from delta_trl.run_folder import RUN_FILE
 from delta_trl.train.__main__ import train
-from delta_trl.train.folder import RUN_FILE
 
 
 TRAINERS = ("delta", "dapo")

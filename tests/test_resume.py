@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.methods.fipo import FIPOTrainer
-from delta_trl.train.folder import RUN_FILE
+from delta_trl.run_folder import RUN_FILE
 
 
 pytestmark = pytest.mark.trained

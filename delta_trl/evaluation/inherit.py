@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..jsonl import parse_json
-from ..train.folder import RUN_FILE
+from ..run_folder import RUN_FILE
 from .models import ModelSource
 from .options import Dtype
 

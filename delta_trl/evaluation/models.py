@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..jsonl import parse_json
-from ..train.folder import checkpoints, last_checkpoint
+from ..run_folder import checkpoints, last_checkpoint
 
 
 ADAPTER_CONFIG = "adapter_config.json"

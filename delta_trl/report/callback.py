@@ -6,10 +6,11 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from ..run_folder import token_record_files
 from .notebook import HeatMap, heat_map
 from .selection import choose, most_telling_rows
 from .text import number, visible
-from .token_records import read_completions, record_files
+from .token_records import read_completions
 from .token_statistics import groups_of
 
 
@@ -78,7 +79,7 @@ class HeatMapCallback(TrainerCallback):
 
 def _newest(output_dir: str) -> tuple[Path, int] | None:
     """The last file of records, and when it was written."""
-    files = record_files(Path(output_dir))
+    files = token_record_files(Path(output_dir))
     return (files[-1], files[-1].stat().st_mtime_ns) if files else None
 
 

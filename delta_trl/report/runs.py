@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..jsonl import parse_json
-from ..train.folder import RUN_FILE, STATE_FILE, checkpoints
-from .token_records import Completions, record_files
+from ..run_folder import RUN_FILE, STATE_FILE, checkpoints, step_of, token_record_files
+from .token_records import Completions
 
 
 # Coefficients are float32 in the records and in the log
@@ -73,7 +73,7 @@ def read_training_runs(folders: list[str | Path]) -> list[TrainingRun]:
 
 
 def _read_run(folder: Path, name: str) -> TrainingRun:
-    files, left_out = record_files(folder), []
+    files, left_out = token_record_files(folder), []
     states = [path / STATE_FILE for path in reversed(checkpoints(folder)) if (path / STATE_FILE).is_file()]
     final, settings = folder / STATE_FILE, folder / RUN_FILE
     if not (files or states or final.is_file()):
@@ -152,10 +152,6 @@ def _is_finite(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer that no float can hold
         return False
-
-
-def step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("coefficients_"))
 
 
 def own_record_files(run: TrainingRun) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Read token records, `completions/coefficients_*.parquet`.
+"""Token records, flattened.
 
 N is the number of completions in a file, M the number of tokens in all of them.
 """
@@ -8,13 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ..run_folder import TOKEN_LISTS, read_token_records
 from .text import decode
-
-
-TOKEN_COLUMNS = ("completion_ids", "tokens", "coefficients", "log_probs")
-COLUMNS = ("step", "prompt", "advantage", "reward", *TOKEN_COLUMNS)
 
 
 @dataclass
@@ -64,14 +60,6 @@ class Completions:
         return decode(self.tokens[position].as_py())
 
 
-def record_files(folder: Path) -> list[Path]:
-    """Files of token records in the order of steps: a step number beyond 99999 makes a name longer."""
-    files = folder.glob("completions/coefficients_*.parquet")
-    return sorted(
-        (f for f in files if f.stem.removeprefix("coefficients_").isdigit()), key=lambda f: (len(f.name), f.name)
-    )
-
-
 def read_completions(path: Path) -> Completions:
     """
     Read one file that the trainer wrote with `log_completions=True`.
@@ -79,28 +67,18 @@ def read_completions(path: Path) -> Completions:
     Raises:
         `ValueError`: if it is damaged, lacks a column, or has a row with lists of different lengths.
     """
+    table = read_token_records(path)
     try:
-        return _completions(path, pq.read_table(path))
-    # Arrow's errors are of many kinds, and a column of another type has other attributes
-    except (pa.ArrowException, OSError, AttributeError, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"{path} cannot be read as token records: {error} If the run is going, the file may be half written: try again. "
-            "Otherwise it is damaged: delete it, and the report does without that step."
-        ) from error
+        return _completions(path, table)
+    # A column of another type has other attributes
+    except (pa.ArrowException, AttributeError, TypeError, OverflowError) as error:
+        raise ValueError(damaged(path, error)) from error
 
 
 def _completions(path: Path, table: pa.Table) -> Completions:
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the columns {missing}; it has {table.column_names}. Token records are written by "
-            "DeltaGRPOTrainer with log_completions=True; another file in completions/ must not be named coefficients_*."
-        )
-    if table["step"].null_count or not pa.types.is_integer(table["step"].type):
-        raise ValueError(f"{path}: the column step must hold whole numbers; the file is damaged, so delete it.")
-    lists = {name: _column(table, name) for name in TOKEN_COLUMNS}
+    lists = {name: _column(table, name) for name in TOKEN_LISTS}
     lengths = {name: np.diff(column.offsets.to_numpy()) for name, column in lists.items()}
-    for name in TOKEN_COLUMNS[1:]:
+    for name in TOKEN_LISTS[1:]:
         differing = np.flatnonzero(lengths[name] != lengths["completion_ids"])
         if differing.size:
             row = differing[0]

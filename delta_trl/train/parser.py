@@ -12,7 +12,7 @@ from trl import TrlParser
 
 from ..commands import DEBUG
 from ..config import CHECKPOINTING
-from .yaml_file import check_value, option_types, read_yaml, short
+from .yaml_file import check_value, in_a_line, option_types, read_yaml
 
 
 class UnknownOptionError(ValueError):
@@ -119,7 +119,7 @@ class Parser(TrlParser):
         settings = read_yaml(path)
         environment = settings.pop("env", {})
         if not isinstance(environment, dict):
-            raise ValueError(f"{path}: env must be a mapping from names to values; got {short(environment)}.")
+            raise ValueError(f"{path}: env must be a mapping from names to values; got {in_a_line(environment)}.")
         os.environ.update({name: str(value) for name, value in environment.items()})
         known = {action.dest for action in self._actions} - {"help"}
         accepted = option_types(self.dataclass_types)

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig
 
-from .folder import WEIGHTS
+from ..run_folder import WEIGHTS
 
 
 def read_model_config(model_args: ModelConfig, *, trust_remote_code: bool) -> PreTrainedConfig:

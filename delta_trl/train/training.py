@@ -16,9 +16,10 @@ from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_rew
 from ..config import GRPOBaseConfig
 from ..data import DataArguments, load_problem_data
 from ..methods.names import method_named
+from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
 from .arguments import ScriptArguments
 from .checks import check_problems, check_start, keeps_float32_copy, lost_updates
-from .folder import CHECKPOINT, clear, last_checkpoint, run_record, starting_point, write_record
+from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
 from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals, typed_command
@@ -32,9 +33,9 @@ SIGNAL_SECONDS = 2
 
 def build(
     script_args: ScriptArguments, data_args: DataArguments, args: GRPOBaseConfig, model_args: ModelConfig
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Start]:
     """
-    The trainer of a run, and where it starts (see `folder.starting_point`), with everything checked that can be before the
+    The trainer of a run, and where it starts (see `resume.starting_point`), with everything checked that can be before the
     model is loaded. What has to be removed from the output folder is gone then, and nothing else has changed there.
 
     Raises:
@@ -67,6 +68,7 @@ def build(
     check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
     check_reward_columns(rewards, data.train)
     check_problems(len(data.train), args)
+    start = decided_by_main(args, lambda: with_data(start, data))
     if not keeps_float32_copy(args) and (lost := lost_updates(args, model_args, config)):
         notes.append(f"{lost[0].upper()}{lost[1:]}")
     if args.log_completions and "num_completions_to_print" not in script_args.named:
@@ -74,9 +76,9 @@ def build(
         notes.append(
             f"Completions go to {args.output_dir}/completions; num_completions_to_print has some printed, too."
         )
-    for note in (*start["notes"], *notes):
+    for note in (*start.notes, *notes):
         logger.info(note)
-    if start["clear"]:  # before the trainer is built, which makes folders of its own in there
+    if start.clear:  # before the trainer is built, which makes folders of its own in there
         decided_by_main(args, lambda: clear(Path(args.output_dir)))
 
     args.model_init_kwargs = {
@@ -97,7 +99,7 @@ def build(
     )
     trainer.add_callback(ReadableProgressCallback)
     trainer.add_callback(NoRewardDifferenceCallback)
-    trainer.add_callback(RecordCallback(start["record"]))
+    trainer.add_callback(RecordCallback(start.record))
     return trainer, start
 
 
@@ -127,7 +129,7 @@ def decided_by_main(args: GRPOBaseConfig, decide: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def run(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
+def run(trainer: Any, start: Start, data_args: DataArguments) -> None:
     """Train and save. SIGINT and SIGTERM end the process, with one line from the main one."""
     end_with_launcher()
     try:
@@ -152,12 +154,12 @@ def run(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
         sys.exit(128 + stop.number)
 
 
-def _train_and_save(trainer: Any, start: dict[str, Any], data_args: DataArguments) -> None:
+def _train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> None:
     args, folder = trainer.args, Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        write_record(start["record"], folder)
+        write_record(start.record, folder)
     trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=start["checkpoint"])
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
     trainer.save_state()
     trainer.create_model_card(model_name=folder.name, dataset_name=data_args.dataset_name)

@@ -24,7 +24,7 @@ _REPR = Repr()
 _REPR.maxlevel = 1  # each further one takes six times as much
 
 
-def short(value: Any) -> str:
+def in_a_line(value: Any) -> str:
     """`repr` of whatever came out of a file, in at most a line."""
     return _REPR.repr(value)
 
@@ -48,12 +48,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = " ".join(str(getattr(error, "problem", error)).split())
         raise ValueError(f"{path}{line}: not valid YAML ({problem}).") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not valid YAML ({type(error).__name__}: {short(str(error))}).") from None
+        raise ValueError(f"{path}: not valid YAML ({type(error).__name__}: {in_a_line(str(error))}).") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold options, as in 'learning_rate: 1.0e-6'; got {short(settings)}.")
+        raise ValueError(f"{path} must hold options, as in 'learning_rate: 1.0e-6'; got {in_a_line(settings)}.")
     for name in settings:
         if not isinstance(name, str):
-            raise ValueError(f"{path}: {short(name)} is no name of an option. Options are written 'name: value'.")
+            raise ValueError(f"{path}: {in_a_line(name)} is no name of an option. Options are written 'name: value'.")
     _check_kinds(path, settings)
     return settings
 
@@ -73,7 +73,7 @@ def _check_kinds(path: Path, settings: dict[str, Any]) -> None:
             waiting += [(name, item) for pair in value.items() for item in pair]
         elif not isinstance(value, SCALARS):
             kind = type(value).__name__
-            raise ValueError(f"{path}: {name} holds a {kind}, {short(value)}. If it is a text, put it in quotes.")
+            raise ValueError(f"{path}: {name} holds a {kind}, {in_a_line(value)}. If it is a text, put it in quotes.")
 
 
 def option_types(dataclasses: Iterable[type]) -> dict[str, frozenset[Any]]:
@@ -110,7 +110,7 @@ def check_value(path: Path, name: str, value: Any, accepted: frozenset[Any]) -> 
         wrong = [item for item in items if not isinstance(item, str if list[str] in accepted else str | int | float)]
         if wrong:
             kind = "texts" if list[str] in accepted else "single values"
-            raise ValueError(f"{path}: {name} is a list of {kind}; got {short(wrong[0])} in it.")
+            raise ValueError(f"{path}: {name} is a list of {kind}; got {in_a_line(wrong[0])} in it.")
         return
     if isinstance(value, str) and accepted & {int, float, bool}:
         return  # read as on the command line
@@ -118,7 +118,7 @@ def check_value(path: Path, name: str, value: Any, accepted: frozenset[Any]) -> 
     is_whole = is_number and float(value).is_integer()
     if (is_number and float in accepted) or (is_whole and int in accepted) or (value in (0, 1) and bool in accepted):
         return
-    got = f"got {short(value)}."
+    got = f"got {in_a_line(value)}."
     if value is None:
         raise ValueError(f"{path}: {name} has no value. Leave the line out for the default.")
     if isinstance(value, bool) and str in accepted:
@@ -132,4 +132,4 @@ def check_value(path: Path, name: str, value: Any, accepted: frozenset[Any]) -> 
         raise ValueError(f"{path}: {name} is true or false; {got}")
     if str in accepted:
         raise ValueError(f"{path}: {name} is a text; {got} Put it in quotes.")
-    raise ValueError(f"{path}: {name} cannot be {short(value)}.")
+    raise ValueError(f"{path}: {name} cannot be {in_a_line(value)}.")

@@ -1,26 +1,26 @@
-"""What a training run leaves in its folder besides the model: how it was made, so that no run is mixed with another."""
+"""Where a run starts: at the beginning of a folder of its own, or at a checkpoint that was made with the same settings."""
 
 import fnmatch
 import json
 import os
-import shutil
-import struct
 import uuid
-import zipfile
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from ..data import ProblemData, rows_fingerprint
+from ..run_folder import (
+    RUN_FILE,
+    STATE_FILE,
+    WEIGHTS,
+    checkpoints,
+    describe_contents,
+    find_damage,
+    read_record,
+)
+from ..version import __version__
 
-
-RUN_FILE = "delta_trl_run.json"
-STATE_FILE = "trainer_state.json"
-CHECKPOINT = "checkpoint-"  # and the step: a checkpoint's folder, as transformers names it
-# Files and folders of a run, by which one is recognised and which --overwrite_output_dir removes
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-CONTENTS = (f"{CHECKPOINT}*", STATE_FILE, *WEIGHTS, "completions/*")
-REMOVED = (*CONTENTS, "completions", RUN_FILE, "*.safetensors.index.json", "training_args.bin", "report.html")
 
 # Options of the command that describe no run, and secrets
 NOT_SETTINGS = ("config", "plan*", "overwrite_output_dir", "resume_from_checkpoint", "trainer", "*_token", "debug")
@@ -50,6 +50,28 @@ MAY_CHANGE = (
 # Compared by their products, which must not change: with more processes, each takes less
 BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
 BATCH_OPTIONS += ("generation_batch_size",)
+# Compared by the problems that come of them, once these are loaded: the same ones may lie elsewhere
+DATA_OPTIONS = ("dataset_name", "dataset_files", "dataset_split", "dataset_revision")
+
+
+@dataclass
+class Start:
+    """
+    Where a run starts.
+
+    Attributes:
+        checkpoint: To continue from; None for the beginning.
+        record: Of the run that is continued, else of the new one.
+        clear: Whether the folder holds what has to be removed first.
+        notes: For the user.
+        before: Of the checkpoint; None without one.
+    """
+
+    checkpoint: str | None
+    record: dict[str, Any]
+    clear: bool = False
+    notes: list[str] = field(default_factory=list)
+    before: dict[str, Any] | None = None
 
 
 def run_record(script_args: Any, data_args: Any, args: Any, model_args: Any, command: str) -> dict[str, Any]:
@@ -78,26 +100,7 @@ def run_record(script_args: Any, data_args: Any, args: Any, model_args: Any, com
     return json.loads(json.dumps(record, default=str))
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder or one of its checkpoints, which may have it from the folder; None without one."""
-    for place in (folder, folder.parent) if folder.name.startswith(CHECKPOINT) else (folder,):
-        try:
-            record = json.loads((place / RUN_FILE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        if isinstance(record, dict):
-            return record
-    return None
-
-
-def write_record(record: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{RUN_FILE}"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RUN_FILE)
-
-
-def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, record: dict[str, Any]) -> dict[str, Any]:
+def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, record: dict[str, Any]) -> Start:
     """
     Where training starts, or why it may not.
 
@@ -106,10 +109,6 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
         resume: `resume_from_checkpoint`: a checkpoint, or "true" for the newest complete one of `folder`.
         overwrite: `overwrite_output_dir`.
         record: Of the run to start, see `run_record`.
-
-    Returns:
-        `checkpoint` (a path, or None for the beginning), `record` (of the run that is continued, else the given one),
-        `clear` (whether `folder` holds what has to be removed first) and `notes` for the user.
 
     Raises:
         ValueError: The folder holds another run, the checkpoint is not complete, or it was made with other settings.
@@ -128,7 +127,7 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
             )
         if overwrite and _holds(folder, record["model_name_or_path"]):
             raise ValueError(f"overwrite_output_dir would remove the model to start from, which lies in {folder}.")
-        return {"checkpoint": None, "record": record, "clear": bool(held), "notes": []}
+        return Start(None, record, clear=bool(held))
     notes = []
     if str(resume).lower() == "true":
         checkpoint = None
@@ -144,7 +143,7 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
                     "--output_dir, or remove it with --overwrite_output_dir."
                 )
             notes.append(f"There is no complete checkpoint in {folder}: training starts at the beginning.")
-            return {"checkpoint": None, "record": record, "clear": True, "notes": notes}
+            return Start(None, record, clear=True, notes=notes)
     else:
         checkpoint = Path(str(resume))
         if not checkpoint.is_dir():
@@ -157,7 +156,7 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
     before = read_record(checkpoint)
     if before is None:
         notes.append(f"{checkpoint} has no {RUN_FILE}: whether it was made with the same settings is not known.")
-        return {"checkpoint": str(checkpoint), "record": record, "clear": False, "notes": notes}
+        return Start(str(checkpoint), record, notes=notes)
     allowed, refused = differences(before, record)
     if refused:
         listed = "; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in refused.items())
@@ -171,12 +170,8 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
     again = {"date": record["date"], "command": record["command"], "version": record["version"]}
     kept = {name: before[name] for name in ("run_id", "date", "command", "version") if name in before}
     resumed = [*before.get("resumed", []), again]
-    return {
-        "checkpoint": str(checkpoint),
-        "record": {**record, **kept, "resumed": resumed},
-        "clear": False,
-        "notes": [*notes, f"Continuing from {checkpoint}."],
-    }
+    notes.append(f"Continuing from {checkpoint}.")
+    return Start(str(checkpoint), {**record, **kept, "resumed": resumed}, notes=notes, before=before)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, tuple], dict[str, tuple]]:
@@ -187,68 +182,35 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, 
         then, current = old.get(name, "default"), new.get(name, "default")
         if name in BATCH_OPTIONS or then == current or _same_place(then, current):
             continue
-        (allowed if _matches(name, MAY_CHANGE) else refused)[name] = (then, current)
+        may_change = _matches(name, MAY_CHANGE) or (name in DATA_OPTIONS and "data" in before)
+        (allowed if may_change else refused)[name] = (then, current)
     return allowed, refused
 
 
-def describe_contents(folder: Path) -> str | None:
-    """What run a folder holds, in a few words; None if none."""
-    if not any(path for pattern in CONTENTS for path in folder.glob(pattern)):
-        return None
-    record = read_record(folder)
-    known = f"a run of trainer {record['trainer']!r} of {record['date'][:10]}" if record else "a run"
-    number = len(checkpoints(folder))
-    return f"{known} with {number} checkpoint{'s' * (number != 1)}"
+def with_data(start: Start, data: ProblemData) -> Start:
+    """
+    The start with the problems to train on in its record, if they are those of the checkpoint.
 
-
-def clear(folder: Path) -> None:
-    """Remove a run from its folder, and leave everything else in it."""
-    for pattern in REMOVED:
-        for path in list(folder.glob(pattern)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, complete or not, oldest first."""
-    steps = {path: path.name.removeprefix(CHECKPOINT) for path in folder.glob(f"{CHECKPOINT}*") if path.is_dir()}
-    return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint."""
-    return next((path for path in reversed(checkpoints(folder)) if find_damage(path) is None), None)
-
-
-def find_damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be continued from, as after a process was killed while saving; None if it can."""
-    state = checkpoint / STATE_FILE  # which transformers writes last
-    if not state.is_file():
-        return f"no {STATE_FILE}"
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except ValueError:
-        return f"{STATE_FILE} is cut off"
-    for path in checkpoint.rglob("*"):
-        if path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
-            return f"{path.name} is cut off"
-        if path.suffix == ".safetensors" and not _is_whole(path):
-            return f"{path.name} is cut off"
-    return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file has all the bytes that its header announces."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
-            return False
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            return False
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return size == 8 + length + max(ends, default=0)
+    Raises:
+        ValueError: They are others: the place in the data that a run has reached means nothing then.
+    """
+    now = {"problems": len(data.train), "fingerprint": rows_fingerprint(data.train)}
+    then = (start.before or {}).get("data")
+    start = replace(start, record={**start.record, "data": now})
+    if then is None or then == now:
+        return start
+    changed = (
+        f"The data of {start.record['dataset']} is not that of {start.checkpoint}: {then['problems']} problems then, "
+        f"{now['problems']} now"
+        + ("" if then["problems"] != now["problems"] else ", with other content or in another order")
+    )
+    if start.before.get("version") != __version__:  # which may filter or render problems in another way
+        note = f"{changed}. Before, it was loaded by delta_trl {start.before.get('version')}, now by {__version__}."
+        return replace(start, notes=[*start.notes, note])
+    raise ValueError(
+        f"{changed}. Bring the old data back (of a dataset on the Hub, dataset_revision names the commit), or start a run "
+        "of its own in another --output_dir."
+    )
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
