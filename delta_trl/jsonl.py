@@ -4,7 +4,6 @@ A process that is killed while it writes leaves a last line without its end. It 
 append cuts it off, so whoever reads what is there does the missing work again. Several processes may append to a file.
 """
 
-import fcntl
 import gzip
 import json
 import logging
@@ -106,6 +105,8 @@ def short(value: Any) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
+    import fcntl  # not on Windows, where this module can be imported
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -5,7 +5,6 @@ else happens to a run (it fails, it is killed, the machine stops), the next star
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -244,6 +243,8 @@ def locked(folder: Path) -> Iterator[int]:
     Raises:
         ValueError: Others have it.
     """
+    import fcntl  # not on Windows, where this module can be imported
+
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
