@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from delta_trl import DeltaGRPOTrainer
-from delta_trl.records import token_texts, write_completion_records
-from delta_trl.report.token_records import record_files
+from delta_trl.records import token_texts
+from delta_trl.run_folder import token_record_files, write_token_records
 
 
 KINDS = {
@@ -50,7 +50,7 @@ def test_a_run_that_is_killed_while_it_writes_leaves_no_torn_file(tmp_path, monk
     """What is there under the name of a step is whole, the new records or those of before."""
     path = tmp_path / "completions" / "coefficients_00003.parquet"
     if there:
-        write_completion_records([{"reward": 0.5}], str(tmp_path), 3)
+        write_token_records([{"reward": 0.5}], tmp_path, 3)
 
     def killed(frame, path):
         path.write_bytes(b"PAR1")
@@ -58,12 +58,12 @@ def test_a_run_that_is_killed_while_it_writes_leaves_no_torn_file(tmp_path, monk
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_completion_records([{"reward": 1.0}], str(tmp_path), 3)
-    assert [pd.read_parquet(file).reward.tolist() for file in record_files(tmp_path)] == [[0.5]] * there
+        write_token_records([{"reward": 1.0}], tmp_path, 3)
+    assert [pd.read_parquet(file).reward.tolist() for file in token_record_files(tmp_path)] == [[0.5]] * there
     monkeypatch.undo()
-    write_completion_records([{"reward": 1.0}], str(tmp_path), 3)
+    write_token_records([{"reward": 1.0}], tmp_path, 3)
     assert pd.read_parquet(path).reward.tolist() == [1.0]
-    assert record_files(tmp_path) == [path]
+    assert token_record_files(tmp_path) == [path]
 
 
 def test_a_reward_that_lacks_its_column_is_refused_before_the_model_is_loaded(tmp_path):

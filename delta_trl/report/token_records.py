@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ..run_folder import TOKEN_LISTS, read_token_records
+from ..run_folder import TOKEN_LISTS, damaged, read_token_records
 from .text import decode
 
 
