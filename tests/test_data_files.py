@@ -181,6 +181,8 @@ def test_shards_may_differ_in_their_columns(tmp_path):
         ("data.csv", b'question,final_answer\n"a,1\n', r"data.csv: not valid CSV after line 1"),
         ("data.csv", b"question,final_answer\n", "data.csv is empty"),
         ("data.json", b'[{"question": "a"},\n{"question": }]', r"data.json, line 2: not valid JSON"),
+        ("data.json", b"[" * 200_000, r"data.json: JSON that is nested too deep"),
+        ("data.jsonl", lines(RECORDS).encode() + b"[" * 200_000, r"data.jsonl, line 7: JSON that is nested too deep"),
         ("data.json", b"[1, 2]", r"data.json, item 1: a JSON object is needed"),
         ("data.jsonl.gz", b"no gzip", r"data.jsonl.gz cannot be decompressed"),
         ("data.jsonl.gz", gzip.compress(lines(RECORDS).encode())[:-20], r"data.jsonl.gz cannot be decompressed"),

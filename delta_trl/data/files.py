@@ -129,6 +129,8 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise UnusableValue(
                     f"{path}, line {number}: not valid JSON ({error.msg}, character {error.colno})."
                 ) from error
+            except RecursionError as error:
+                raise UnusableValue(f"{path}, line {number}: JSON that is nested too deep.") from error
             yield _require_object(row, f"{path}, line {number}")
 
 
@@ -150,6 +152,8 @@ def _documents(path: Path) -> Iterator[Any]:
             raise UnusableValue(
                 f"{path}, line {error.lineno}: not valid JSON ({error.msg}, character {error.colno})."
             ) from error
+        except RecursionError as error:
+            raise UnusableValue(f"{path}: JSON that is nested too deep.") from error
         yield document
         position = _SPACE.match(text, position).end()
 
