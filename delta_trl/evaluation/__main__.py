@@ -34,7 +34,7 @@ class EvaluationArguments:
         default_factory=lambda: ["paper"],
         metadata={
             "help": "aime24, aime25, aime26, hmmt25_feb, hmmt25_nov, hmmt26_feb, brumo25, math500; paper, which is all "
-            "seven but math500; a local .jsonl or .parquet; or name=file, a local copy"
+            "seven but math500; a local .jsonl, .json, .csv or .parquet; or name=file, a local copy"
         },
     )
     limit: int | None = field(

