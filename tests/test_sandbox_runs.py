@@ -280,6 +280,7 @@ HONEST = {
     "/dev/stdin": "print(sum(map(int, open('/dev/stdin').read().split())))",
     "/dev/stdin by numpy": "import numpy as np\nprint(int(np.loadtxt('/dev/stdin').sum()))",
     "/dev/stdin and out": "from pathlib import Path\nimport os\nPath('/dev/stdout').open('w').write(str(sum(map(int, os.read(os.open('/dev/stdin', 0), 99).split()))))",
+    "standard input mapped": "import mmap\nprint(sum(map(int, mmap.mmap(0, 0, prot=mmap.PROT_READ).readline().split())))",
     "asyncio.run": "import asyncio\nasync def main():\n    await asyncio.sleep(0.01)\n    print(sum(await asyncio.gather(*[asyncio.to_thread(int, n) for n in input().split()])))\nasyncio.run(main())",
     "asyncio and standard input": "import asyncio, sys\nasync def main():\n    line = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)\n    print(sum(map(int, line.split())))\nasyncio.run(main())",
     "__del__": "class A:\n    def __init__(self, n): self.n = n\n    def __del__(self): print(self.n)\na = A(sum(map(int, input().split())))",

@@ -8,6 +8,7 @@ import asyncio.selector_events
 import builtins
 import ctypes
 import io
+import mmap
 import os
 import selectors
 import socket
@@ -28,6 +29,7 @@ def adapt() -> None:
     builtins.open = io.open = open_standard_file
     os.open, os.stat = os_open_standard_file, stat_standard_file
     os.getcwd = lambda: "/"  # of a removed directory the kernel knows no path
+    mmap.mmap = SizedMmap
     selectors.DefaultSelector = selectors.PollSelector
     asyncio.selector_events.socket = types.SimpleNamespace(**{**vars(socket), "socketpair": pipe_as_socketpair})
     # There are no other processes to share locks with: for pools of threads, which ask for them all the same
@@ -58,6 +60,15 @@ def stat_standard_file(path, **settings):
     """`os.stat`, with the standard streams by their paths."""
     number = _standard_file(path)
     return _stat(path, **settings) if number is None else os.fstat(number)
+
+
+class SizedMmap(mmap.mmap):
+    """`mmap.mmap`, which asks for the size of a whole file as `fstat` below does."""
+
+    def __new__(cls, fileno, length, *arguments, **settings):
+        if length == 0 and fileno >= 0:
+            length = os.fstat(fileno).st_size - settings.get("offset", 0)
+        return super().__new__(cls, fileno, length, *arguments, **settings)
 
 
 class PipeEnd:
