@@ -70,6 +70,8 @@ FAMILIES = {
     "at ends of lines": "a```\n",
     "backticks": "`",
     "spaces": " ",
+    "letters": "a",
+    "tilde": "~",
     "nested lists": "- ",
     "nested quotes": "> ",
     "carriage returns": "\r",
@@ -81,7 +83,9 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("unit", FAMILIES.values(), ids=FAMILIES)
-@pytest.mark.parametrize("form", ["{}", "```python\n{}\n```\n", 'a ```python\n"""{}\n'])
+@pytest.mark.parametrize(
+    "form", ["{}", "```python\n{}\n```\n", 'a ```python\n"""{}\n', "```{}`\n", "```python\n~~~{}`\n```\n"]
+)
 def test_time_grows_with_the_length_only(unit, form):
     """Eight times the text takes at most sixteen times as long: quadratic time would be 64 times."""
 

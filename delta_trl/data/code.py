@@ -32,7 +32,8 @@ OTHER_ABILITY = "not code"  # Eurus-2-RL-Data holds mathematics, too
 MADE = ("question", "tests", "fault", "origin")  # the columns of converted rows
 ROWS_AT_A_TIME = 16  # in memory; a row's tests may have megabytes
 _INSTRUCTION = re.compile(
-    r"(?<!\s)\s*Write Python code to solve the problem\.\s*Present the code in\s*```python\s*Your code\s*```\s*at the end\.?\s*$"
+    r"(?<!\s)\s*Write Python code to solve the problem\.\s*Present the code in\s*"
+    r"```python\s*Your code\s*```\s*at the end\.?\s*$"
 )
 
 DatasetRow = Mapping[str, Any]

@@ -10,8 +10,8 @@ from markdown_it.token import Token
 from ...responses import after_thoughts
 
 
-_PYTHON = re.compile(r"\{?[ .]*(?:python|pypy|py)[\d.]*(?![\w-])", re.IGNORECASE)
-_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$")
+_PYTHON = re.compile(r"\{?[ .\t]*(?:python|pypy|py)[\d.]*(?![\w-])", re.IGNORECASE)
+_FENCE = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)([^`\n]*+)$")
 _LINE_END = re.compile("\r\n?")
 # What a line may begin with besides its text: quotes and list items
 _CONTAINERS = re.compile(r"(?:[ \t>*+-]|\d{1,9}[.)](?=[ \t]))*")
