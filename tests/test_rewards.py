@@ -111,8 +111,10 @@ VERDICTS = [
     ("abc", "cba", 1, "a product of three variables is no word"),
     (r"\text{(C)}", "C", 1, "choice"),
     ("A", "a", 0, "two variables"),
-    (r"\text{does not exist}", r"\text{DNE}", 0, "policy: no abbreviations"),
-    ("3", "three", 0, "policy: digits"),
+    (r"\text{does not exist}", r"\text{DNE}", 0, "policy: no abbreviations in an answer"),
+    (r"\text{DNE}", r"\text{does not exist}", 1, "an abbreviated gold, written out"),
+    ("3", "three", 1, "a number in words"),
+    ("3", "thirty", 0, "and only small ones"),
     # Decimals
     (r"\frac13", "0.3333333", 1, "seven digits"),
     (r"\frac17", "0.142857", 1, "six digits"),
@@ -189,7 +191,9 @@ VERDICTS = [
     ("y = 2x + 3", "2x - y + 3 = 0", 1, "the same line"),
     ("y = 2x + 3", "y = 2x + 4", 0, "another line"),
     (r"\frac13", r"x = \frac13 \approx 0.33", 1, "rounded after the answer"),
-    ("0.33", r"x = \frac13 \approx 0.33", 0, "what is rounded counts"),
+    ("0.33", r"x = \frac13 \approx 0.33", 1, "the exact value of a rounded gold, which states the gold"),
+    ("0.34", r"x = \frac13 \approx 0.34", 0, "not its rounding"),
+    ("0.33", r"x = \frac13", 0, "the gold is not stated"),
     (r"x \ge 2", r"2 \le x", 1, "flipped"),
     ("x > 1", r"x \ge 1", 0, "another relation"),
     # Sets, tuples, intervals

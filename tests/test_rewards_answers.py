@@ -10,11 +10,14 @@ import pytest
 
 from delta_trl.rewards import grade, math_reward, opens_thought, same_answers, scorable
 from delta_trl.rewards.math import grading
-from delta_trl.rewards.math.equations import candidates, subject
-from delta_trl.rewards.math.exact import decide, obviously_scorable, without_units
+from delta_trl.rewards.math.equations import subject
 from delta_trl.rewards.math.extraction import extract_answer
+from delta_trl.rewards.math.golds import gold_questions
 from delta_trl.rewards.math.limits import too_costly
+from delta_trl.rewards.math.rule import Pair
+from delta_trl.rewards.math.rules import decide
 from delta_trl.rewards.math.spelling import canonical
+from delta_trl.rewards.math.units import without_units
 
 
 DATA = Path(__file__).parent / "data"
@@ -130,13 +133,12 @@ def seconds_in_the_parent(text: str) -> float:
     extract_answer(text)
     answer = canonical(text)
     for gold in ("5", "x+1", "x=3", "1, 2"):
-        decide(gold, answer)
-        decide(answer, gold)
-        candidates(gold, answer)
+        decide(Pair(gold, answer))
+        decide(Pair(answer, gold))
     subject(answer)
     without_units(answer)
     too_costly(answer)
-    obviously_scorable(answer)
+    gold_questions(answer)
     return time.process_time() - start
 
 

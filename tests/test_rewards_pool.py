@@ -13,12 +13,19 @@ import pytest
 
 from delta_trl.rewards import grade
 from delta_trl.rewards import pool as pool_module
+from delta_trl.rewards.math.verdicts import COMPARE
 from delta_trl.rewards.pool import POOL, PoolConfig, WorkerPool
 
 
 ROOT = Path(__file__).parents[1]
-EASY = (r"2\sqrt{2}", r"\sqrt{8}")
-HANGS = ("7", r"\Gamma(10^{12})")
+
+
+def ask(gold: str, answer: str) -> tuple:
+    return (COMPARE, "algebra", gold, answer, False)
+
+
+EASY = ask(r"2\sqrt{2}", r"\sqrt{8}")
+HANGS = ask("7", r"\Gamma(10^{12})")
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def test_a_large_parent_does_not_make_its_workers_look_large(tmp_path):
 
 
 def test_results_come_in_order_from_several_workers(pool):
-    requests = [(f"{n}\\sqrt{{2}}", f"\\sqrt{{{2 * n * n}}}" if n % 3 else "x") for n in range(1, 31)]
+    requests = [ask(f"{n}\\sqrt{{2}}", f"\\sqrt{{{2 * n * n}}}" if n % 3 else "x") for n in range(1, 31)]
     two = pool(workers=2)
     expected = [("correct" if n % 3 else "wrong", True) for n in range(1, 31)]
     assert two.run(requests) == expected
@@ -89,14 +96,14 @@ def test_an_item_that_hangs_times_out_alone_and_its_worker_is_replaced(pool):
 def test_the_kernel_ends_what_no_signal_can_interrupt(pool):
     # One power of integers inside C code; the cost guard, which is not asked here, would refuse it.
     one = pool(wall_seconds=60.0)
-    assert one.run([("5", "9^{9^{9}}"), EASY]) == [(None, True), ("correct", True)]
+    assert one.run([ask("5", "9^{9^{9}}"), EASY]) == [(None, True), ("correct", True)]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS ignores RLIMIT_AS")
 def test_memory_is_limited(pool):
     one = pool(soft_seconds=50.0, hard_seconds=60, wall_seconds=60.0, memory_bytes=2**29)
-    assert one.run([("5", "2^{20000000000}"), EASY]) == [(None, True), ("correct", True)]
+    assert one.run([ask("5", "2^{20000000000}"), EASY]) == [(None, True), ("correct", True)]
 
 
 def test_a_worker_that_stands_still_is_killed_at_the_wall_clock_and_says_nothing_about_its_item(pool):
@@ -150,12 +157,12 @@ def test_limits_that_make_no_sense_are_refused(settings):
 
 
 def test_threads_and_asyncio_share_the_pool():
-    def ask(n: int) -> bool:
+    def is_right(n: int) -> bool:
         verdicts = grade([rf"\boxed{{\sqrt{{{2 * n * n}}}}}", rf"\boxed{{{n}}}"], [rf"{n}\sqrt{{2}}"] * 2)
         return [v.score for v in verdicts] == [1.0, 0.0]
 
     results = {}
-    threads = [threading.Thread(target=lambda n=n: results.update({n: ask(n)})) for n in range(2, 8)]
+    threads = [threading.Thread(target=lambda n=n: results.update({n: is_right(n)})) for n in range(2, 8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -163,7 +170,7 @@ def test_threads_and_asyncio_share_the_pool():
     assert results == dict.fromkeys(range(2, 8), True)
 
     async def gather():
-        return await asyncio.gather(*(asyncio.to_thread(ask, n) for n in range(8, 12)))
+        return await asyncio.gather(*(asyncio.to_thread(is_right, n) for n in range(8, 12)))
 
     assert asyncio.run(gather()) == [True] * 4
     # Threads end; the workers that they started must not.

@@ -8,13 +8,15 @@ r"""Verified rewards for mathematics and code, for training and evaluation alike
 from ..responses import opens_thought
 from .code import code_reward, make_code_reward
 from .gym import reasoning_gym_reward
-from .math import REASONS, Verdict, grade, math_reward, same_answers, scorable
+from .math import REASONS, Explanation, Verdict, explain, grade, math_reward, same_answers, scorable
 
 
 __all__ = [
     "REASONS",
+    "Explanation",
     "Verdict",
     "code_reward",
+    "explain",
     "grade",
     "make_code_reward",
     "math_reward",

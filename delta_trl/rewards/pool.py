@@ -10,7 +10,9 @@ Three limits hold an item, each for the case that the one before it fails:
    turn right answers into wrong ones.
 2. `hard_seconds` of CPU time and `memory_bytes` of address space: the kernel ends the worker. macOS ignores the
    memory limit.
-3. `wall_seconds`: this process kills the worker.
+3. `wall_seconds`: this process kills a worker that has burnt no CPU time for so long (it stands still). One that only
+   waits for its turn on a busy machine goes on: the limits of CPU time end it if need be, so that load cannot change a
+   verdict. Where the system does not tell the CPU time of a process (no /proc), the clock alone decides.
 Whatever happens, the item gets a verdict, the other items keep theirs, and a new worker takes over.
 
 Workers start with the first item, and live until this process ends: they exit when their input pipe closes, which the
@@ -21,122 +23,22 @@ pipes it inherited and starts workers of its own. POSIX only.
 
 import atexit
 import collections
-import contextlib
-import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from .child import START_SECONDS, GradingWorker, JobRequest, PoolConfig, available_cores
 
-START_SECONDS = 120.0  # importing sympy from a slow network file system takes a while
+
+__all__ = ["POOL", "GradingWorker", "PoolConfig", "WorkerPool", "available_cores"]
+
 DIED = "It died without a message."
 MOST_FAILED_STARTS = 3  # in a row, while other workers live
-
-JobRequest = tuple[Any, ...]  # what a job takes, as JSON
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class PoolConfig:
-    """Limits of the worker pool.
-
-    Args:
-        workers: Processes, at least 1. Default: one a core, at most 4. Each training process has its own pool.
-        soft_seconds: CPU seconds for one item, > 0, before it counts as timed out.
-        hard_seconds: CPU seconds, a whole number above `soft_seconds`, after which the kernel ends the worker (up to a
-            second later).
-        wall_seconds: Seconds by the clock, above `soft_seconds`, after which the worker is killed.
-        memory_bytes: Address space of a worker. An idle one maps about 200 MiB and uses 60.
-    """
-
-    workers: int = min(4, available_cores())
-    soft_seconds: float = 1.5
-    hard_seconds: int = 2
-    wall_seconds: float = 3.5
-    memory_bytes: int = 2**30
-
-    def __post_init__(self):
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}.")
-        if not 0 < self.soft_seconds < min(self.hard_seconds, self.wall_seconds):
-            raise ValueError(
-                "soft_seconds must be above 0 and below hard_seconds and wall_seconds, which catch what it misses; "
-                f"got {self.soft_seconds}, {self.hard_seconds} and {self.wall_seconds}."
-            )
-
-
-class GradingWorker:
-    """One child process and the item it is busy with."""
-
-    def __init__(self, config: PoolConfig, job: str):
-        limits = (config.soft_seconds, config.hard_seconds, config.memory_bytes)
-        command = [
-            sys.executable,
-            "-P",
-            str(Path(__file__).with_name("worker.py")),
-            job,
-            str(os.getpid()),
-            *map(str, limits),
-        ]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            # The order of sympy's sets follows the hash seed: the same answer must get the same verdict in every run.
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        )
-        self.index: int | None = None
-        self.deadline = time.monotonic() + START_SECONDS
-        self.is_ready = False
-        self._received = b""
-
-    @property
-    def is_waited_for(self) -> bool:
-        return self.index is not None or not self.is_ready
-
-    def send(self, index: int, request: JobRequest, wall_seconds: float) -> None:
-        line = (json.dumps(request) + "\n").encode("ascii")  # ASCII: lone surrogates must survive
-        self.index, self.deadline = index, time.monotonic() + wall_seconds
-        os.write(self.process.stdin.fileno(), line)
-
-    def receive(self) -> tuple[Any, bool] | None:
-        """(reply, whether the worker exits now); None if the line is not complete. EOFError if the worker died."""
-        chunk = os.read(self.process.stdout.fileno(), 65536)
-        if not chunk:
-            raise EOFError
-        self._received += chunk
-        if not self._received.endswith(b"\n"):
-            return None
-        line, self._received = self._received, b""
-        return tuple(json.loads(line))
-
-    def stop(self) -> None:
-        """End the process, whatever it does, and reap it."""
-        self.process.kill()
-        self.close_pipes()
-        self.process.wait()
-
-    def close_pipes(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
 
 
 class _Batch:
@@ -220,6 +122,9 @@ class WorkerPool:
                 for worker in [w for w in self._workers if w.is_waited_for and w.deadline <= now]:
                     if not worker.is_ready:
                         self._bear_failed_start(worker, f"It was not ready after {START_SECONDS:.0f} seconds.")
+                    elif not worker.stands_still():
+                        worker.deadline = now + self.config.wall_seconds
+                        continue
                     else:
                         batch.finish(worker.index, None, repeatable=False)
                     self._remove(worker, selector)

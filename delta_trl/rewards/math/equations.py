@@ -3,8 +3,8 @@ r"""Lists, equations, chains and families, taken apart by their text."""
 import re
 
 from .brackets import depths
-from .limits import undone_operators
-from .numerals import literal
+from .lists import LIST, elements
+from .qualifiers import ORDER
 from .units import other_text
 
 
@@ -12,26 +12,48 @@ _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
 _VARIABLE = re.compile(r"\\text|(?<![\\a-zA-Z])[a-zA-Z]")
 _COMMANDS = re.compile(r"\\(?!text)[a-zA-Z]+")
 _RELATION = re.compile(r"\\(?:le|ge|ne|lt|gt|in|equiv|approx|sim|subset)(?![a-zA-Z])|[<>=]")
-ORDER = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
-_LINK = r"\\text\{ ?(?:and|or|while|with) ?\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])"
-LIST = re.compile(rf"[,;]|{_LINK}")
-_SEPARATOR = re.compile(rf"(?:[,;] ?|{_LINK})+")
-_NAME = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w+\}?)?'*(?:\^\{-1\})?(?:\([a-zA-Z](?:,[a-zA-Z])*\))?")
+_NAME = re.compile(
+    r"(?:[a-zA-Z]{1,2}|[A-Z]{3,4}|\\(?!frac|sqrt)[a-zA-Z]+|\\(?:overline|bar|hat|vec|angle|mathbb|operatorname|text)\{[^{}]{1,20}\}"
+    r"|\\angle ?[A-Z]{1,3}|[a-z]')"
+    r"(?:_\{?[\w,+-]{1,6}\}?|_\{\\text\{[^{}]*\}\})?'*(?:\^\{-1\})?(?:\([a-zA-Z](?:,[a-zA-Z])*\))?"
+    r"|\|\|?\\?(?:[A-Z]{1,3}|vec\{\w\}|overline\{\w+\})\|?\|"
+    r"|\([a-zA-Z](?:_\w)?(?:, ?[a-zA-Z](?:_\w)?)+\)"  # (x,y)
+    r"|(?:P|E|\\mathbb\{[PE]\}|\\operatorname\{(?:Var|Cov)\}|\\(?:Pr|text\{Var\})|Var)(?:_\{?\w+\}?)?[\[(].{1,40}[\])]"
+    r"|\\frac\{d ?[a-zA-Z]\}\{d ?[a-zA-Z]\}|d[a-z]/d[a-z]"
+    r"|\\text\{[^{}=<>]{1,40}\}"
+)
+
+
+def is_name(text: str) -> bool:
+    r"""Whether `text` names what an equation gives a value: `x`, `\theta_1`, `f(x)`, `(x,y)`, `P(X=4)`, `|AB|`, `dx/dt`."""
+    return _NAME.fullmatch(text) is not None and not _DENIAL.search(text)
+
+
+_DENIAL = re.compile(r"(?<![a-zA-Z])(?:not|isn't|no|never|except|without|less|more|least|most|than|about)(?![a-zA-Z])")
 
 
 def has_variable(text: str) -> bool:
     return bool(_VARIABLE.search(_COMMANDS.sub(" ", text).replace("e^", " ")))
 
 
-def elements(text: str) -> list[str]:
-    """The parts between the commas, semicolons, "and" and "or" that lie in no brackets."""
-    start, parts, depth = 0, [], depths(text)
-    for separator in _SEPARATOR.finditer(text):
-        if depth[separator.start()] == 0:
-            parts.append(text[start : separator.start()])
-            start = separator.end()
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
+def exact_and_rounded(text: str) -> tuple[str, str]:
+    """What stands before ≈ and what behind it."""
+    exact, _, rounded = (part.strip() for part in text.partition(r"\approx"))
+    return exact, rounded
+
+
+def has_relation(text: str) -> bool:
+    """Whether a sign such as = or < stands outside of brackets."""
+    depth = depths(text)
+    return any(depth[match.start()] <= 0 for match in _RELATION.finditer(text))
+
+
+def has_order(text: str) -> bool:
+    """Whether an inequality stands outside of brackets."""
+    if not ORDER.search(text):
+        return False
+    depth = depths(text)
+    return any(depth[match.start()] <= 0 for match in ORDER.finditer(text))
 
 
 def equal_parts(text: str) -> list[str]:
@@ -47,15 +69,23 @@ def equal_parts(text: str) -> list[str]:
 
 
 _FAMILY = re.compile(r"\\\{((?:[^{}|:]|\{[^{}|:]*\})+)[|:] ?([a-zA-Z])(\\in[^|:]*)\\\}")
+_SOLVED_FAMILY = re.compile(r"\\\{([a-z])[|:] ?\1=([^|:,;]+)[,;] ?([a-z])(\\in ?\\mathbb\{[A-Z]\}[^|:,;]{0,5})\\\}")
+_OPEN_FAMILY = re.compile(
+    r"(?:[a-z](?:=|\\in\\\{))?([^|:,;=]+)[,;]? ?\(?([a-z])(\\in ?\\mathbb\{[A-Z]\}[^|:,;()]{0,5})\)?"
+)
 
 
-def family(text: str) -> tuple[str, str] | None:
-    r"""(`2\nu`, `\in\mathbb{Z}`) of `\{2k \mid k \in \mathbb{Z}\}`, whatever the name of the parameter; or None."""
-    match = _FAMILY.fullmatch(text)
-    if match is None:
+def family(text: str, *, is_open: bool = False) -> tuple[str, str] | None:
+    r"""(`2\nu`, `\in\mathbb{Z}`) of `\{2k \mid k \in \mathbb{Z}\}`, `\{x \mid x=2k, k\in\mathbb{Z}\}` and, if it may be
+    open, `x=2k, k\in\mathbb{Z}`, whatever the name of the parameter; or None."""
+    if match := _SOLVED_FAMILY.fullmatch(text):
+        member, letter, where = match[2], match[3], match[4]
+    elif (match := _FAMILY.fullmatch(text)) or (is_open and (match := _OPEN_FAMILY.fullmatch(text))):
+        member, letter, where = match[1], match[2], match[3]
+    else:
         return None
-    member = re.sub(rf"(?<![a-zA-Z\\]){match[2]}(?![a-zA-Z])", r"\\nu ", match[1])
-    return re.sub(r"(\\nu) (?![a-zA-Z])", r"\1", member), match[3]
+    member = re.sub(rf"\\[a-zA-Z]+|{letter}", lambda m: r"\nu " if m[0] == letter else m[0], member)
+    return re.sub(r"(\\nu) (?![a-zA-Z])", r"\1", member).strip(), where.replace(" ", "")
 
 
 def subject(gold: str) -> str:
@@ -63,49 +93,14 @@ def subject(gold: str) -> str:
     if (found := family(gold)) is not None:
         return found[0]
     parts = equal_parts(gold)
-    return parts[-1] if len(parts) > 2 and not _is_several(parts) and not LIST.search(gold) else gold
+    if len(parts) == 2 and is_name(parts[0]):
+        return parts[1]
+    return parts[-1] if len(parts) > 2 and not is_several(parts) and not LIST.search(gold) else gold
 
 
-def candidates(gold: str, answer: str) -> tuple[str, list[str]] | None:
-    r"""The gold and the parts of the answer that must all equal it; None for an answer that says nothing (`y = y`).
-
-    Takes `x = 3` apart against `3` and against `x = 3`, chains such as `x = 1 + 2 = 3`, and what is only a rounding of
-    the answer before it, as in `\frac{1}{3} \approx 0.33`. Everything else stays whole.
-    """
-    if (gold_family := family(gold)) is not None:
-        found = family(answer)
-        return (gold_family[0], [found[0]]) if found and found[1] == gold_family[1] else None
-    exact, _, rounded = (part.strip() for part in answer.partition(r"\approx"))
-    if rounded and exact:
-        value, approximation = literal(exact), literal(rounded)
-        if value and approximation and abs(value.value - approximation.value) > abs(value.value) / 10:
-            return None
-        answer = f"{exact}={rounded}" if _NAME.fullmatch(exact) else exact
-    parts, gold_parts = equal_parts(answer), equal_parts(gold)
-    gold_name = gold_parts[0] if len(gold_parts) > 1 and _NAME.fullmatch(gold_parts[0]) else None
-    gold_is_chain = len(gold_parts) > 1 and not _is_several(gold_parts)
-    if len(parts) == 1:
-        is_value = gold_name or len(gold_parts) > 2
-        if is_value and gold_is_chain and not LIST.search(gold) and not _RELATION.search(answer):
-            return gold_parts[-1], [answer]
-        return gold, [answer]
-    if _is_several(parts):
-        return gold, [answer]
-    if len(set(parts)) < len(parts):
-        return None
-    if gold_name is not None and gold_name == parts[0] and not LIST.search(gold):
-        return gold_parts[-1], parts[-1:]
-    if len(gold_parts) > 1 or _RELATION.search(gold):
-        return gold, [answer]
-    if has_variable(parts[0]) or undone_operators(parts[0]):
-        return gold, parts[-1:]
-    steps = [step for step in parts[:-1] if not (has_variable(step) or undone_operators(step))]
-    return gold, steps + parts[-1:]
-
-
-def _is_several(parts: list[str]) -> bool:
+def is_several(parts: list[str]) -> bool:
     r"""Whether what stands between equals signs is more than one equation: a list, alternatives, text in between."""
     return any(
-        len(elements(part)) > 1 or other_text(part) or part.count("|") % 2 or ORDER.search(part)
+        len(elements(part)) > 1 or other_text(part) or part.count("|") % 2 or has_order(part)
         for part in (parts[:-1] if not other_text(parts[0]) else parts[1:-1])
     ) or parts[-1].count("|") % 2 == 1  # fmt: skip

@@ -2,32 +2,30 @@ r"""Graded answers: `grade` for evaluation, `math_reward` for training, `scorabl
 
 The verdict on one completion, in this order:
 1. Its answer is taken from the last box (`extraction`): "no box", "unfinished thought".
-2. What the text alone decides (`exact`): "correct", "wrong", "unevaluated",
-   "too costly", "unparseable answer".
-3. math-verify, in a worker process (`rewards.pool`), remembered for each (gold, answer): "correct", "wrong",
-   "unparseable answer", "timed out", "unscorable gold".
+2. The rules decide from the text (`rules`), or say what is left to compare.
+3. math-verify compares that in a worker process (`rewards.pool`), remembered for each question.
 
 Only "correct" scores 1. "unscorable gold" scores None, and only that: the gold is at fault, not the answer.
 """
 
 import collections
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...responses import response_texts
 from ..pool import POOL
-from .equations import candidates, elements, subject
-from .exact import decide, obviously_scorable, without_units
-from .extraction import boxed, extract_answer
+from .extraction import extract_answer
+from .golds import canonical_gold, gold_questions
 from .limits import MAX_CHARACTERS, too_costly
-from .reasons import CORRECT, REASONS, SCORABLE, TIMED_OUT, TOO_COSTLY, UNSCORABLE_GOLD, WRONG
+from .reasons import CORRECT, REASONS, SCORABLE, TIMED_OUT, TOO_COSTLY, UNSCORABLE_GOLD
+from .rule import Pair
+from .rules import decide
 from .spelling import canonical
-from .units import MAX_WORDS
+from .verdicts import VERDICT, Tree, is_decided, settle
 
 
-MEMO_SIZE = 100_000  # (gold, answer) pairs; a few hundred bytes each
+MEMO_SIZE = 100_000  # questions; a few hundred bytes each
 
 
 @dataclass(frozen=True)
@@ -45,39 +43,21 @@ class Verdict:
     reason: str
 
 
-# The latest verdicts of math-verify. Threads may share it: each of the operations below is atomic
-_MEMO: collections.OrderedDict[tuple[str, str | None], str] = collections.OrderedDict()
+# The latest replies of the workers. Threads may share it: each of the operations below is atomic
+_MEMO: collections.OrderedDict[Tree, str] = collections.OrderedDict()
 
 
-def _ask_workers(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
-    reasons = {pair: _MEMO.get(pair) for pair in pairs}
-    unknown = [pair for pair, reason in reasons.items() if reason is None]
-    for pair, (reply, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
-        reasons[pair] = TIMED_OUT if reply is None else reply
+def ask_workers(questions: Sequence[Tree]) -> dict[Tree, str]:
+    """The workers' reply to each question: a tree of `verdicts`, or (SCORABLE, gold)."""
+    reasons = {question: _MEMO.get(question) for question in questions}
+    unknown = [question for question, reason in reasons.items() if reason is None]
+    for question, (reply, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
+        reasons[question] = TIMED_OUT if reply is None else reply
         if repeatable:
-            _MEMO[pair] = reasons[pair]
+            _MEMO[question] = reasons[question]
     while len(_MEMO) > MEMO_SIZE:
         _MEMO.popitem(last=False)
     return reasons
-
-
-_NEAR = 10  # characters; boxes of a gold this close together are one answer
-_PERCENT_AFTER = re.compile(r"\}\s*\$?\s*(?:\\?%|percent)[^{}]*$")
-_STATED = re.compile(r"[Aa]nswer(?: is|:)\s*\$([^$]+)\$")
-
-
-def canonical_gold(gold: object) -> str:
-    """The canonical spelling of a gold, "" if there is none: bare, in dollars, after GSM8K's `####`, or in boxes, which
-    are read as those of a completion. None and NaN (an empty cell of a table) are no golds."""
-    if gold is None or gold != gold:
-        return ""
-    text = str(gold).rpartition("####")[2]
-    if contents := boxed(text, near=_NEAR):
-        is_percentage = _PERCENT_AFTER.search(text)
-        text = ", ".join(contents) + (r"\%" if is_percentage and len(contents) == 1 else "")
-    elif stated := _STATED.findall(text):
-        text = stated[-1]
-    return "" if len(text) > 4 * MAX_CHARACTERS else canonical(text)
 
 
 def grade(completions: Sequence[str], solutions: Sequence[str | None]) -> list[Verdict]:
@@ -101,73 +81,48 @@ def grade(completions: Sequence[str], solutions: Sequence[str | None]) -> list[V
             "solutions. Repeat the solution for every sample of a problem."
         )
     golds = [canonical_gold(solution) for solution in solutions]
-    asked_golds = {gold for gold in golds if gold and not obviously_scorable(gold)}
     answers: list[str | None] = []
-    decided: list[str | None] = []
-    questions: list[list[tuple[str, str]]] = []
+    trees: list[Tree] = []
     for completion, gold in zip(completions, golds, strict=True):
         answer, reason = extract_answer(completion)
-        pairs: list[tuple[str, str]] = []
-        if reason is None and gold:
-            reason, pairs = _decide_by_text(gold, answer)
         answers.append(answer)
-        decided.append(reason)
-        questions.append(pairs)
-    can_score = dict(zip(asked_golds, scorable(list(asked_golds)), strict=True)) if asked_golds else {}
-    replies = _ask_workers(
-        [pair for pairs, gold in zip(questions, golds, strict=True) for pair in pairs if can_score.get(gold, True)]
-    )
+        trees.append(decide_texts(gold, answer) if reason is None and gold else (VERDICT, "box", reason))
+    can_score = dict(zip(golds, _can_score(golds), strict=True))
+    open_trees = [tree for tree, gold in zip(trees, golds, strict=True) if can_score[gold] and not is_decided(tree)]
+    replies = ask_workers(open_trees)
     verdicts = []
-    for gold, answer, reason, pairs in zip(golds, answers, decided, questions, strict=True):
-        if not gold or not (can_score.get(gold, True) or (reason == CORRECT and too_costly(gold))):
+    for gold, answer, tree in zip(golds, answers, trees, strict=True):
+        reason = replies[tree] if tree in replies else settle(tree, lambda _: UNSCORABLE_GOLD)[0]
+        if not can_score[gold] and not (gold and reason == CORRECT and too_costly(gold)):
             reason = UNSCORABLE_GOLD
-        elif reason is None:
-            reason = next((replies[p] for p in pairs if replies[p] != CORRECT), CORRECT)
         score = None if reason == UNSCORABLE_GOLD else float(reason == CORRECT)
         verdicts.append(Verdict(score, answer, reason))
     return verdicts
 
 
-def _decide_by_text(gold: str, answer: str) -> tuple[str | None, list[tuple[str, str]]]:
-    """(reason, []), or (None, the pairs that the workers must all find correct)."""
+def decide_texts(gold: str, answer: str) -> Tree:
+    """What the rules say of a canonical gold and the text in a box."""
     if len(answer) > 4 * MAX_CHARACTERS:
-        return TOO_COSTLY, []
-    answer = canonical(answer)
-    if decide(gold, answer) == CORRECT:
-        return CORRECT, []
-    listed = elements(answer)
-    if len(listed) > 1 and len(elements(gold)) == 1 and all(decide(gold, part) == CORRECT for part in listed):
-        return CORRECT, []  # the same twice, in two boxes
-    split = candidates(gold, answer)
-    if split is None:
-        return WRONG, []
-    gold, parts = split
-    pairs = []
-    for i, part in enumerate(parts):
-        reason = decide(gold, part, is_final=i == len(parts) - 1)
-        if reason is None:
-            pair = (without_units(gold)[0], without_units(part)[0])
-            pairs.append(pair if i == len(parts) - 1 else (*pair, False))
-        elif reason != CORRECT:
-            return reason, []
-    return (None, pairs) if pairs else (CORRECT, [])
+        return (VERDICT, "cost", TOO_COSTLY)
+    return decide(Pair(gold, canonical(answer)))
 
 
 def scorable(golds: Sequence[str | None]) -> list[bool]:
     """Whether answers to each gold can be scored: `grade` gives None to every answer to the others."""
-    questions: list[tuple[str, None] | bool] = []
-    for gold in map(canonical_gold, golds):
-        if not gold or too_costly(gold):
-            questions.append(False)
-        elif obviously_scorable(gold):
-            questions.append(True)
-        else:
-            body = without_units(subject(gold))[0]
-            questions.append(not _is_prose(body) and (body, None))
-    replies = _ask_workers(sorted({question for question in questions if isinstance(question, tuple)}))
+    return _can_score([canonical_gold(gold) for gold in golds])
+
+
+def _can_score(golds: Sequence[str]) -> list[bool]:
+    questions = {gold: gold_questions(gold) for gold in dict.fromkeys(golds)}
+    asked = sorted({question for parts in questions.values() for question in parts or ()})
+    replies = ask_workers(asked)
     # Once more what the clock ended: on a busy machine a good gold may get no turn, and readers of data keep the reply
-    replies |= _ask_workers([question for question, reply in replies.items() if reply == TIMED_OUT])
-    return [replies[q] == SCORABLE if isinstance(q, tuple) else q for q in questions]
+    replies |= ask_workers([question for question, reply in replies.items() if reply == TIMED_OUT])
+    good = {
+        gold: parts is not None and all(replies[part] == SCORABLE for part in parts)
+        for gold, parts in questions.items()
+    }
+    return [good[gold] for gold in golds]
 
 
 def same_answers(pairs: Sequence[tuple[str, str]]) -> list[bool]:
@@ -182,12 +137,6 @@ def same_answers(pairs: Sequence[tuple[str, str]]) -> list[bool]:
         canonical(a) == canonical(b) or there or back
         for (a, b), there, back in zip(pairs, scores[: len(pairs)], scores[len(pairs) :], strict=True)
     ]
-
-
-def _is_prose(gold: str) -> bool:
-    """A sentence: no answer will say the same thing in the same words."""
-    bare = re.sub(r"\\[a-zA-Z]+", " ", gold)
-    return len(re.findall(r"(?<![a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z(])", bare)) > MAX_WORDS
 
 
 def math_reward(

@@ -35,6 +35,18 @@ def undone_operators(text: str) -> set[str]:
     return {next(filter(None, match.groups()), match[0]) for match in _UNDONE.finditer(text)}
 
 
+# What says more than a value: alternatives, consequences, denials.
+_CONNECTIVES = re.compile(
+    r"\\(to|rightarrow|Rightarrow|Longrightarrow|implies|iff|neg|lnot|not[a-z]*|leftrightarrow|mapsto|parallel)(?![a-zA-Z])"
+    r"|(\\cancel|\\sout|\\st|\\overset|\\stackrel|\\rlap|\\llap|\\def|\\newcommand)(?![a-zA-Z])"
+)
+
+
+def connectives(text: str) -> set[str]:
+    """The arrows, denials and crossings-out in `text`."""
+    return {match[0] for match in _CONNECTIVES.finditer(text)}
+
+
 _PLAIN_ARITHMETIC = re.compile(r"[\d\s+\-*(){}|]|\.(?!\.)|\\times|\\cdot|\\lvert|\\rvert|\^\{?1\}?(?!\d)")
 
 
@@ -84,7 +96,7 @@ def _has_huge_factorial(text: str) -> bool:
     """A factorial of a number above MAX_FACTORIAL, of a power of numbers, or of a factorial."""
     if "!" not in text:
         return False
-    if re.search(r"! ?[)}]* ?!", text):
+    if re.search(r"! ?[)}]+ ?!|! !|!!!", text):  # n!! is a function of its own
         return True
     opening = {end: start for pairs in (closing_braces(text), closing_brackets(text)) for start, end in pairs.items()}
     seen = 0

@@ -94,6 +94,33 @@ def with_decimal_point(text: str) -> str:
     return text.replace(",", ".") if re.fullmatch(r"-?\d+,\d+", text) else text
 
 
+_DECIMAL_COMMA = re.compile(r"-?(?:0,\d{2,}|\d{1,3},(?:\d{2}|\d{4,}))")  # 0,25 and 3,14, but neither 3,5 nor 1,234
+
+
+def decide_numbers(gold: str, answer: str) -> bool | None:
+    """Whether two numbers that are written out are the same; None if one of them is no such number."""
+    gold_number, answer_number = literal(gold), literal(answer)
+    # `-2,1` is a list of two numbers, and so is a gold `12,5`. Against a gold 12.5 it is the other notation of it.
+    if answer_number is None and gold_number is not None and gold_number.is_decimal:
+        answer_number = literal(with_decimal_point(answer))
+    elif (
+        gold_number is None
+        and answer_number is not None
+        and answer_number.is_decimal
+        and _DECIMAL_COMMA.fullmatch(gold)
+    ):
+        gold_number = literal(with_decimal_point(gold))
+    if gold_number is None or answer_number is None:
+        return None
+    if literals_agree(gold_number, answer_number):
+        return True
+    if not gold.endswith("%") or answer.endswith("%"):
+        return False
+    # Like a unit, the sign may be left out.
+    bare = literal(gold.rstrip("\\%"))
+    return bool(bare and literals_agree(bare, answer_number))
+
+
 _BASE_WORDS = (
     "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
     "fifteen", "sixteen",

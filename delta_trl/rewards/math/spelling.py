@@ -10,8 +10,15 @@ from functools import lru_cache
 
 from .brackets import closing_braces, closing_brackets
 from .extraction import BOX_START
+from .frames import without_frame, without_markdown
+from .names import with_commands
+from .numbers_in_text import with_plain_numbers
+from .phrases import as_symbols
+from .statements import as_lists
+from .text_groups import TEXT, read_text
 from .unicode import from_unicode
 from .units import unit_name
+from .vectors import as_tuple
 
 
 # Commands without meaning. `\left` and `\right` may stand before a dot, which is an invisible bracket.
@@ -25,58 +32,7 @@ _SPACES = re.compile(r"(?:(?<!\\)\\[,;: ]|(?<!\\)~| |\\[hv]space\{[^{}]*\})+")
 # A wide space between two things lists them.
 _WIDE_SPACE = re.compile(r" ?(?:\\q?quad(?![a-zA-Z]) ?)+")
 _THIN_SPACED_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;: ]|\{,\}|\{\\,\}|,\\! ?)(?=\d{3}(?!\d))")
-_FRACTION_SIZES = re.compile(r"\\(?:[dtc]|nice)frac(?![a-zA-Z])")
-_TEXT = re.compile(
-    r"\\(text(?:rm|bf|it|sf|tt|normal|up)?|emph|mbox|hbox|underline|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm"
-    r"|operatorname\*?) ?\{([^{}]*)\}(?=(.?))"
-)
-_FUNCTION_TEXT = (
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp max min gcd lcm "
-    "det lim sup inf arsinh arcosh artanh deg dim ker arg"
-)
-_FUNCTIONS = frozenset(_FUNCTION_TEXT.split())
-_NUMBER_AND_WORDS = re.compile(r"([-+]?[\d.,/]+)( [a-zA-Z%].*| ?\\?%)?")
-_LINKING_WORD = re.compile(r"(?<![a-zA-Z])(?:, ?)?(and|or|while|with)(?![a-zA-Z])")
-
-
-def _text(match: re.Match) -> str:
-    r"""Text and upright or bold letters: numbers and single letters without their style, all else as `\text{...}`."""
-    style, inner, after = match[1], match[2].strip(" ~"), match[3]
-    if not inner:
-        return ""
-    if style.startswith("operatorname"):
-        return rf"\{inner} " if inner in _FUNCTIONS else rf"\operatorname{{{inner}}}"
-    if style == "mathrm" and inner in _FUNCTIONS:
-        return rf"\{inner} "
-    if inner in (r"\%", "%"):
-        return r"\%"
-    if len(inner) > 1 and unit_name(inner):
-        return rf"\text{{{match[2]}}}"
-    is_upright = style.startswith(("math", "b", "u"))
-    if "\\" in inner or any(c in inner for c in "=^_<>") or (is_upright and not inner.replace(" ", "").isalpha()):
-        return " " + inner + " "
-    if number := _NUMBER_AND_WORDS.fullmatch(inner):
-        words = (number[2] or "").strip(" \\")
-        return number[1] + (rf"\text{{ {words}}}" if words and words != "%" else r"\%" if words else "")
-    if len(inner) == 1 and inner.isalpha():
-        before = match.string[max(0, match.start() - 4) : match.start()].rstrip(" ,;:~\\")[-1:]
-        follows_number = before.isdigit() or before in ("}", ")", "/")
-        is_unit = not is_upright or (style == "mathrm" and inner not in "eidx" and (not after or after in "^/ $\\.,"))
-        return rf"\text{{{match[2]}}}" if follows_number and is_unit else " " + inner + " "
-    # "2 hours and 30 minutes" is a list of two
-    if letter := re.fullmatch(r"\(([a-zA-Z])\)", inner):
-        return f" {letter[1]} "
-    if not any(map(str.isalpha, inner)) or re.fullmatch(r"[a-zA-Z](?:, ?[a-zA-Z])+", inner):
-        return f" {inner} "
-    parts = _LINKING_WORD.split(inner)
-    if len(parts) > 1 and all(len(part.strip()) == 1 for part in parts[::2]):
-        return ", ".join(part.strip() for part in parts[::2])
-    return "".join(
-        rf"\text{{ {part.strip()} }}" if i % 2 else (rf"\text{{{part}}}" if part.strip(" ,;") else part.strip())
-        for i, part in enumerate(parts)
-    )
-
-
+_FRACTION_SIZES = re.compile(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])")
 _SYNONYMS = [
     (re.compile(r"\\not ?="), r"\\ne "),
     (re.compile(r"\\not ?\\(in|equiv|subset)(?![a-zA-Z])"), r"\\not\1 "),
@@ -87,6 +43,11 @@ _SYNONYMS = [
     (re.compile(r"\\neq(?![a-zA-Z])|!="), r"\\ne "),
     (re.compile(r"\\varnothing(?![a-zA-Z])|\\\{ ?\\\}"), r"\\emptyset "),
     (re.compile(r"\\mathbb ?([A-Z])"), r"\\mathbb{\1}"),
+    (re.compile(r"\\([ZRNQ])(?![a-zA-Z])"), r"\\mathbb{\1}"),
+    (re.compile(r"\\root ?(\w|\{[^{}]*\}) ?\\of ?"), r"\\sqrt[\1]"),
+    (re.compile(r"(?<![a-zA-Z\\])d([a-z])/d([a-z])(?![a-zA-Z])"), r"\\frac{d\1}{d\2}"),
+    (re.compile(r"(?<=\d) ?\\mu(?: ?\\text\{ ?(\w+) ?\}| ?(m|s|g|L|F|A|V)$)"), r"\\text{ u\1\2}"),
+    (re.compile(r"(?<=\d) ?([kM]?) ?\\Omega$"), r"\\text{ \1ohm}"),
     (re.compile(r"\\var(epsilon|phi|theta|rho|sigma|pi|kappa)(?![a-zA-Z])"), r"\\\1 "),
     (re.compile(r"\\(?:[lr]angle)(?![a-zA-Z])"), lambda m: "(" if m[0][1] == "l" else ")"),
     (re.compile(r"\\(?:[lr]?vert|mid)(?![a-zA-Z])"), "|"),
@@ -98,7 +59,6 @@ _SYNONYMS = [
     (re.compile(r"\\log ?_ ?(?:e|\{ ?e ?\})(?![a-zA-Z])"), r"\\ln "),
     (re.compile(r"\{([^{}]*[^{}\\a-zA-Z ]) ?\\choose ?(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}\\]*)\\choose(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
-    (re.compile(r"[,;] ?(?:\\text ?\{[^{}]*\})? ?[a-z] ?\\in ?\\mathbb\{[ZN]\}[^ ,;\\]{0,4}$"), ""),
     (re.compile(r"[\[(]?\\begin\{array\}\{[^{}]*\}"), r"\\begin{pmatrix}"),
     (re.compile(r"\\end\{array\}[\])]?"), r"\\end{pmatrix}"),
     (re.compile(r"\|\\begin\{p?matrix\}"), r"\\begin{vmatrix}"),
@@ -109,24 +69,29 @@ _SYNONYMS = [
     (re.compile(r"(?<![ \\])(?: |\\\\)+(?=\\end\{)"), ""),
     (re.compile(r"\\(?:lbrace|lbrack)(?![a-zA-Z])"), lambda m: r"\{" if "brace" in m[0] else "["),
     (re.compile(r"\\(?:rbrace|rbrack)(?![a-zA-Z])"), lambda m: r"\}" if "brace" in m[0] else "]"),
-    (re.compile(r" ?\^ ?\{? ?\\circ ?(?![a-zA-Z])\}?| ?\\degree(?![a-zA-Z])"), r"^{\\circ}"),
-    (re.compile(r"\\text ?\{ ?infinity ?\}|(?<![a-zA-Z\\])infinity(?![a-zA-Z])", re.IGNORECASE), r"\\infty "),
+    (re.compile(r" ?\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z]))| ?\\degree(?![a-zA-Z])"), r"^{\\circ}"),
     (
         re.compile(
             r" ?\(? ?(?:\\pmod|\\bmod(?=[^()]{0,9}\))|\(\\mod|\(\\text\{ ?mod ?\}|\(mod(?![a-z])) ?\{? ?(\w+) ?\}? ?\)?"
         ),
         r"\\pmod{\1}",
     ),
-    (re.compile(r"(?<![a-zA-Z\\])(sqrt|pi|sin|cos|tan|arctan|arcsin|arccos|ln|log|exp)(?![a-zA-Z])"), r"\\\1 "),
     (re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])"), r"\1"),
 ]  # fmt: skip
 _UNIT_THEN_NUMBER = re.compile(r"(\\text\{([^{}]*)\}) ?(?=\d)")  # "2 hours 30 minutes"
-_DOUBLED_BACKSLASH = re.compile(r"(?<!\\)\\{2,}(?=[a-zA-Z])")  # or more of them: once is enough
+_DOUBLED_BACKSLASH = re.compile(r"(?<!\\)\\{2,}(?=[a-zA-Z]{2})")  # or more of them: once is enough
 _SPACE = re.compile(r"(?<![a-zA-Z0-9,;]) | (?![a-zA-Z0-9.])")
 _PERCENT_WORD = re.compile(
     r" ?\\text\{ ?(?:percent|percentage|pct) ?\}| ?(?<![a-zA-Z])(?:percent|pct|percentage)(?![a-zA-Z])"
 )
-_LEADING = ("=", r"\approx", r"\therefore", ":")
+
+
+_CALCULATOR_POWER = re.compile(r"(?<=[\w)}])\*\*")
+_DEGREE_LETTER = re.compile(r"(?<=[\d)}]) ?\^ ?(?:\{ ?o ?\}|o(?![a-zA-Z(]))")
+_UNIT_POWER = re.compile(r"(\\(?:mathrm|text|rm|mathsf|operatorname) ?\{[^{}]{0,40})\^\{(-?\d)\}")
+_NOON = re.compile(r"(?<=\d) ?(?:\\[;,: ] ?)?([apAP])\. ?[mM]\.?(?![a-zA-Z])")
+_PERIOD_UNIT = re.compile(r"(?<=\d) ([a-zA-Z]{1,3})\.$")
+_MAPPING = re.compile(r"^(?:([a-zA-Z]) ?: ?)?([a-zA-Z]) ?\\mapsto ?")
 
 
 @lru_cache(maxsize=16384)
@@ -134,15 +99,22 @@ def canonical(answer: str) -> str:
     r"""`answer` in canonical spelling: without layout (`\left`, sizes, colours, `$`), styles and a final full stop."""
     if not answer.isascii():
         answer = from_unicode(answer)
+    answer = as_tuple(without_markdown(as_lists(BOX_START.sub("", answer))))
     answer = " ".join(answer.split())
-    answer = BOX_START.sub("", answer)
+    if "^{" in answer and _UNIT_POWER.search(answer):
+        answer = _UNIT_POWER.sub(r"\1^\2", _UNIT_POWER.sub(r"\1^\2", answer))
+    answer = _NOON.sub(r"\\text{ \1.m.}", answer)
+    answer = _PERIOD_UNIT.sub(lambda m: rf"\text{{ {m[1]}}}" if unit_name(m[1]) else m[0], answer)
     if r"\begin" not in answer:
         answer = _DOUBLED_BACKSLASH.sub(r"\\", answer)
     answer = _THIN_SPACED_THOUSANDS.sub(lambda m: "," if "," in m[0].replace(r"\,", "") else "", answer)
     answer = _INVISIBLE.sub("", answer)
+    answer = with_plain_numbers(answer)
     answer = answer.replace("{,}", ",").replace("{ , }", ",")
     answer = _FRACTION_SIZES.sub(r"\\frac", answer)
-    answer = _TEXT.sub(_text, answer)
+    answer = _CALCULATOR_POWER.sub("^", answer)
+    answer = _DEGREE_LETTER.sub(r"^{\\circ}", answer)
+    answer = with_commands(TEXT.sub(read_text, answer))
     answer = _SPACES.sub(" ", answer).strip()
     for pattern, replacement in _SYNONYMS:
         answer = pattern.sub(replacement, answer)
@@ -151,7 +123,28 @@ def canonical(answer: str) -> str:
     answer = _with_braces(answer)
     answer = _PERCENT_WORD.sub(r"\\%", answer)
     answer = _SPACE.sub("", answer).strip()
-    return _without_frame(answer)
+    answer = without_frame(answer)
+    answer = _MAPPING.sub(lambda m: f"{m[1] or 'f'}({m[2]})=", answer)
+    return as_symbols(_without_needless_braces(answer))
+
+
+_GROUP = re.compile(r"(?:(?<=[-+=,(\[ ])|^)\{")
+
+
+def _without_needless_braces(text: str) -> str:
+    r"""`-{3}` as `-3` and `{80}^{\circ}` as `80^{\circ}`: braces that are the argument of nothing. Around a sum they
+    become brackets."""
+    if not _GROUP.search(text) or "\\begin" in text:
+        return text
+    closing = closing_braces(text)
+    out = list(text)
+    for match in _GROUP.finditer(text):
+        end = closing.get(match.end() - 1)
+        if end is None or text[: match.start()].endswith(("_", "^", "\\", "}", "]")):
+            continue
+        is_sum = re.search(r"(?<!^)[-+=,]", text[match.end() : end]) is not None
+        out[match.end() - 1], out[end] = ("(", ")") if is_sum else ("", "")
+    return "".join(out)
 
 
 def _separate_wide_spaces(text: str) -> str:
@@ -165,33 +158,6 @@ def _separate_wide_spaces(text: str) -> str:
         is_separated |= after_link or piece.startswith((r"\text{", r"\pmod", "and ", "or "))
         out += (" " if is_separated else ", ") + piece
     return out
-
-
-def _without_frame(text: str) -> str:
-    """Without what surrounds an answer: a final stop, a leading equals sign, braces around all of it."""
-    start, end = 0, len(text)
-    while start < end:
-        if text[start] in "= :" and text[start : start + 2] != "==":
-            start += 1
-        elif text.startswith(r"\approx", start):
-            start += len(r"\approx")
-        elif (
-            text[end - 1] in " ,;"
-            or (text[end - 1] == "." and not text.endswith("..", 0, end))
-            or text[end - 1] == "\\"
-        ):
-            end -= 1
-        else:
-            break
-    text = text[start:end]
-    if text.startswith("{"):
-        closing = closing_braces(text)
-        depth = 0
-        while depth < len(text) and text[depth] == "{" and closing.get(depth) == len(text) - 1 - depth:
-            depth += 1
-        if depth:
-            return _without_frame(text[depth : len(text) - depth].strip())
-    return text
 
 
 _BRACE_TAKERS = re.compile(r"\\(frac|sqrt|overline|dot|bar|binom)(?![a-zA-Z])|\^(?= ?\()")

@@ -19,10 +19,11 @@ _SYMBOLS = {
     "mathbb{R}": "ℝ", "mathbb{Z}": "ℤ", "mathbb{Q}": "ℚ", "mathbb{N}": "ℕ", "mathbb{C}": "ℂ",
 }  # fmt: skip
 _COMMAND_OF = {ord(c): f"\\{name} " for table in (_GREEK, _SYMBOLS) for name, chars in table.items() for c in chars}
-_COMMAND_OF |= {ord("°"): r"^{\circ}", ord("−"): "-", ord("–"): "-", ord("⁄"): "/", ord("′"): "'"}
+_COMMAND_OF |= {ord("°"): r"^{\circ}", ord("−"): "-", ord("–"): "-", ord("⁄"): "/", ord("′"): "'", ord("、"): ","}
 _COMMAND_OF |= {ord("∛"): r"\sqrt[3]", ord("∜"): r"\sqrt[4]"}
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
 _LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋"
+_ROOT = re.compile(r"([√∛∜]) ?(\d+(?:\.\d+)?)")
 _RAISED_OR_LOWERED = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 
 
@@ -31,6 +32,7 @@ def from_unicode(text: str) -> str:
     text = _RAISED_OR_LOWERED.sub(
         lambda m: ("^{" if m[0][0] in _RAISED else "_{") + unicodedata.normalize("NFKC", m[0]) + "}", text
     )
+    text = _ROOT.sub(r"\1{\2}", text)  # √15 is the root of all of 15
     text = text.translate(_COMMAND_OF)
     characters = []
     for character in text:

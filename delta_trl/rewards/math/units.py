@@ -7,44 +7,66 @@ token, one at the end. `12\text{ cm or }13`, `5\text{ squared}`, `5\text{ maybe}
 import re
 from functools import lru_cache
 
+from .lists import LIST, elements
+from .numerals import literal
+
 
 _UNIT_NAMES = {
-    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre",
-    "km": "kilometer kilometre", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "nm": "nanometer",
-    "mg": "milligram", "g": "gram gm", "kg": "kilogram kilo", "lb": "pound lbs", "oz": "ounce", "t": "ton tonne",
-    "l": "liter litre L", "ml": "milliliter millilitre mL", "gal": "gallon", "qt": "quart", "pint": "pt", "cup": "",
-    "ms": "millisecond", "s": "second sec", "min": "minute", "h": "hour hr", "day": "", "week": "wk", "month": "",
-    "year": "yr", "decade": "", "century": "centuries", "mph": "", "kph": "", "acre": "", "hectare": "ha",
-    "cent": "¢", "dollar": "usd USD buck", "euro": "EUR", "sterling": "GBP", "yuan": "RMB", "yen": "", "rupee": "Rs",
+    "um": "micrometer micrometre micron", "us": "microsecond", "ug": "microgram", "mm": "millimeter millimetre",
+    "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre", "km": "kilometer kilometre",
+    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "nm": "nanometer", "mg": "milligram",
+    "g": "gram gm", "kg": "kilogram kilo", "lb": "pound lbs", "oz": "ounce", "t": "ton tonne", "l": "liter litre L",
+    "ml": "milliliter millilitre mL", "gal": "gallon", "qt": "quart", "pint": "pt", "cup": "", "ms": "millisecond",
+    "s": "second sec", "min": "minute", "h": "hour hr", "day": "", "week": "wk", "month": "", "year": "yr",
+    "decade": "", "century": "centuries", "mph": "", "kph": "", "acre": "", "hectare": "ha", "cent": "¢",
+    "dollar": "usd USD buck", "euro": "EUR", "sterling": "GBP", "yuan": "RMB", "yen": "", "rupee": "Rs",
     "degree": "deg", "radian": "rad", "unit": "", "N": "newton", "J": "joule", "W": "watt", "V": "volt",
     "A": "amp ampere", "C": "coulomb", "K": "kelvin", "Pa": "pascal", "kPa": "", "atm": "", "Hz": "hertz", "kHz": "",
-    "ohm": "", "F": "farad", "T": "tesla", "eV": "", "MeV": "", "kJ": "", "kW": "kilowatt", "mol": "mole", "u": "amu",
-    "cal": "calorie", "kcal": "", "bit": "", "byte": "", "a.m.": "am AM A.M.", "p.m.": "pm PM P.M.", "celsius": "",
-    "fahrenheit": "", "tsp": "teaspoon", "tbsp": "tablespoon", "rpm": "", "AU": "", "M": "",
+    "ohm": "Ω", "kohm": "kΩ", "Mohm": "MΩ", "mV": "", "kV": "", "mA": "", "MHz": "", "GHz": "", "GPa": "", "MPa": "",
+    "MJ": "", "mJ": "", "MW": "", "GeV": "", "dB": "decibel", "knot": "", "lumen": "", "weber": "Wb", "henry": "H",
+    "bar": "", "mmHg": "", "ns": "nanosecond", "kN": "", "F": "farad", "T": "tesla", "eV": "", "MeV": "", "kJ": "",
+    "kW": "kilowatt", "mol": "mole", "u": "amu", "cal": "calorie", "kcal": "", "bit": "", "byte": "",
+    "a.m.": "am AM A.M. A.m.", "p.m.": "pm PM P.M. P.m.", "celsius": "", "fahrenheit": "", "tsp": "teaspoon",
+    "tbsp": "tablespoon", "rpm": "", "AU": "", "M": "",
 }  # fmt: skip
 _NOUN_TEXT = """
-angle animal answer apple apricot arrangement atom bacteria bag ball banana barrel basket bead bean bear bee bike
-bird block boat book bottle bowl box boxes boy bread brick brother bug bunny bus buses bushel butterfly cake calf
-can candies candle candy car card carrot case cat cell chair chicken child children chip chocolate choice circle
-cities city class classes clip coin color coloring colour colouring combination computer cookie copies copy corner
-course cow crayon cube customer cycle daughter deer desk diagonal dice die digit dime dimension dish dishes dog doll
-domino dominoes donut door dot doughnut drop duck edge egg electron element employee equation error event face
-factor families family fan fish fishes flag flavor flavour flies floor flower fly friend frog fruit function game
-geese gift girl glass glasses goal goat goose grade grape graph group guest handshake hat head hen hole home horse
-house inhabitant inning integer item jar job kangaroo key kid kilogram kitten ladies lady lamp lap laptop leaf
-leaves leg lemon lesson letter line loaf loaves man marble mark marker match matches matrices matrix meal member men
-mice minivan molecule monkey month mother mouse move muffin mug napkin necklace nickel note number object omelet
-onion orange ounce outcome pack package packet page pail pan pancake panda paper part partition passenger path peach
-peaches peanut pear pebble pen pencil pencils pennies penny people perch permutation permutations person phone photo
-photon pie piece pig pigeon pile pineapple pizza place plane plant plate player plum poem point pole polynomial pot
-potato potatoes present prize problem program pumpkin pupil puppies puppy question quiz quizzes rabbit raffle
-rectangle region revolution ribbon ring road robot rock room root rope rose round row sack sail sample sandwich
-sandwiches scoop seashell seat seed sentence serving set sheep sheet shelf shell shelves ship shirt shoe shop
-sibling side sister slice snack sock soldier solution song space spider spoon square stair stamp star state step
-stick sticker stone store stories story strawberries strawberry string student subset suit sweater sweet swimmer
-table tank task teacher team term test ticket tile time tomato tomatoes tourist town toy train tree triangle trip
-trolley truck tulip tuple turn turtle twig unicorn value van vase vehicle vertex vertices video visitor vote wall
-watch way wheel widget window wolf wolves woman women word worker zebra zero
+actor airplane almond altitude anagram angle animal answer ant ants apple apricot arc arrangement article artist
+asymptote athlete atom automorphism bacteria bag baker ball banana banknote barrel basket batch bead bean bear bee
+belt berries berry bicycle bike bill bin binomial bird bisector bishop block boat book boot bottle bowl box boxes boy
+bread brick brother bucket bug bunch bundle bunny bus buses bushel butterfly button cabbage cable cake calf calorie
+can candies candle candy canoe car card carpenter carrot carrots carton case cashew cat cell chair chapter character
+chef cherries cherry chess chicken child children chip chocolate choice chord circle cities citizen city class classes
+clip coat coconut code coefficient coin color coloring colour colouring combination composite computer cone consonant
+contest cookie copies copy corn corner coset coupon course cow crate crayon crocodile cube cuboid cucumber cupful
+customer cycle cyclist cylinder dancer daughter deck deer deposit derangement desk diagonal dice die digit dime
+dimension discount dish dishes divisor doctor dog doll domino dominoes donut door dot doughnut drawing dress dresses
+driver drop duck eagle edge egg eigenvalue eigenvector electrician electron element elephant ellipse email employee
+engineer equation error event exam experiment extrema extremum face factor factorization families family fan farmer
+fee ferry fig fish fishes flag flavor flavour flies flip floor flower fly friend frog fruit function gallon game
+garlic geese gift giraffe girl glass glasses glove goal goat goose grade grape graph group guard guest handful
+handshake hat head helicopter hen hexagon hole home homomorphism horse house hyperbola ideal inflection inhabitant
+inning installment integer intersection inversion isomorphism item jacket jar job kangaroo key kid kilogram kitten
+knight ladies lady lamp lap laptop lawyer layer leaf leaves leg lemon lesson letter level lime line lion lizard load
+loaf loan loaves magazine man mango mangoes marble mark marker match matches matrices matrix meal median melon member
+men message mice minivan mistake mitten molecule monkey monomial month mother motorcycle mouse move muffin mug
+multiple mushroom napkin necklace newspaper nickel note number nurse nut object octagon omelet onion orange orbit
+ostrich ounce outcome owl pack package packet page pail painting palindrome pan pancake panda paper parabola paragraph
+parameter part partition passenger password path pawn payment peach peaches peanut pear pebble pen pencil pencils
+penguin pennies penny pentagon people pepper perch permutation permutations person phone photo photon picture pie
+piece pig pigeon pile pilot pineapple pipe pizza place plane plank plant plate player plum plumber poem point pole
+polygon polyhedron polynomial portion poster pot potato potatoes present prime prism prize problem program pump
+pumpkin pupil puppies puppy pyramid quadrilateral queen question quiz quizzes rabbit rack radish raffle rectangle
+reflection region resident revolution rhombus ribbon ring road robot rock rocket roll rook room root rope rose
+rotation round row runner sack sail sailor sample sampling sandal sandwich sandwiches satellite scarf scarves
+scientist scoop scooter sculpture seashell seat sector seed sentence sequence serving set sheep sheet shelf shell
+shelves ship shirt shoe shop sibling side singer sister skirt slice snack snail snake sneaker sock soldier solution
+song space sphere spider spoon spoonful square squash stair stamp star state step stick sticker stone store storey
+stories story strawberries strawberry string student subgroup subring subset subway suit sweater sweet swimmer
+syllable symbol symmetries symmetry table tailor tangent tank task tax taxes teacher team term test tetrahedron ticket
+tie tiger tile time token tomato tomatoes toss tourist tournament town toy train tram translation tray tree trial
+triangle trinomial trip trolley truck tulip tuple turn turnip turtle twig unicorn value van variable vase vector
+vehicle verse vertex vertices video villager visitor vote voter vowel waiter wall walnut watch watermelon way wheel
+widget window wire wolf wolves woman women word worker zebra zero zipper
 """
 _NOUNS = _NOUN_TEXT.split()
 _UNITS = {spelling: unit for unit, others in _UNIT_NAMES.items() for spelling in (unit, *others.split())}
@@ -53,7 +75,7 @@ _SPEEDS = {"mph": [("mi", 1), ("h", -1)], "kph": [("km", 1), ("h", -1)]}
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3, "cu": 3}
 _ADJECTIVES = frozenset(["different", "distinct", "possible", "total", "more", "whole", "full", "old"])
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
+_CURRENCIES = {"¢": "cent", "₹": "rupee", "₩": "won", "$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _NUMBER_END = re.compile(r"[\d})|!]$|\\pi$|\\infty$")
 _TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}(?:\^\{?(-?\d)\}?)?((?: |/|\\cdot|\*)*)")
 _BARE_TAIL = re.compile(
@@ -120,12 +142,14 @@ def split_unit(text: str) -> tuple[str, str]:
     """
     unit = ""
     stripped = text.lstrip("-")
-    for sign in ("\\$", "$", "€", "£", "¥"):
+    for sign in ("\\$", "$", "€", "£", "¥", "¢", "₹", "₩"):
         if stripped.startswith(sign):
             text = text[: len(text) - len(stripped)] + stripped[len(sign) :].lstrip()
             unit = _CURRENCIES[sign[-1]]
         elif text.endswith(sign):
             text, unit = text.removesuffix(sign).rstrip(), _CURRENCIES[sign[-1]]
+    if text.endswith('"') and text[-2:-1].isdigit():
+        return text[:-1], "in"
     if text.endswith(r"^{\circ}"):
         body = text.removesuffix(r"^{\circ}")
         return (text, unit) if _TRIGONOMETRIC.search(body) else (body, "degree")
@@ -196,6 +220,7 @@ _KNOWN_WORDS = frozenset(
 _WORDS = re.compile(r"[^\W\d_]+(?:(?: |'|-|\. |\.)[^\W\d_]+)*[.!]?")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 MAX_WORDS = 6
+TIME = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")  # of a day
 
 
 @lru_cache(maxsize=16384)
@@ -223,3 +248,17 @@ def other_text(text: str) -> list[str]:
     """The words inside `\\text{...}`, sorted; linking words apart."""
     found = (" ".join(group.split()).casefold().strip(" .,;:") for group in _TEXT.findall(text))
     return sorted(word for word in found if word and word not in ("and", "or"))
+
+
+@lru_cache(maxsize=16384)
+def without_units(text: str) -> tuple[str, str]:
+    """(`text` without the unit of each element of a list, the unit). Different units stay: they are part of it."""
+    body, unit = split_unit(text)
+    parts = elements(text) if LIST.search(text) else []
+    if len(parts) < 2 or literal(body):
+        return body, unit
+    split = [split_unit(part) for part in parts]
+    units = {unit for _, unit in split}
+    if not any(units) or len(units - {""}) > 1:
+        return text, ""
+    return ", ".join(body for body, _ in split), max(units)

@@ -6,13 +6,17 @@ import sympy as s
 from math_verify import verify
 
 from ..reasons import CORRECT, SCORABLE, UNEVALUATED, UNPARSEABLE_ANSWER, UNSCORABLE_GOLD, WRONG
+from ..verdicts import COMPARE, NEAR, PERIODIC, READ, Tree, settle
 from .reading import parse_latex
-from .relations import equal_relations, is_solved, relations_in
+from .relations import equal_relations, is_solved, relations_in, same_solutions
 from .undone import is_undone
-from .values import equal_by_value
+from .values import equal_by_value, is_near, rounds_to, same_up_to_periods
 
 
 logging.disable(logging.WARNING)  # math-verify warns that its own time-outs, unneeded here, are off
+
+
+LONGEST_READING = 500  # characters
 
 
 class Comparer:
@@ -26,14 +30,34 @@ class Comparer:
             self._golds[text] = parse_latex(text)
         return self._golds[text]
 
-    def compare(self, gold_text: str, answer_text: str | None, is_final: bool = True) -> str:
-        """The reason of the verdict. An answer of None asks whether the gold can be compared with anything; a step on
-        the way to an answer (not `is_final`) may leave work undone."""
+    def answer(self, question: Tree) -> str:
+        """The reason that settles a tree of `verdicts`, or whether a gold can be compared with anything."""
+        question = _as_tuples_of_json(question)
+        if question[0] == SCORABLE:
+            gold = self.parse_gold(question[1])
+            return UNSCORABLE_GOLD if gold is None or _is_undefined(gold) else SCORABLE
+        if question[0] == READ:
+            parsed = parse_latex(question[1])
+            return "nothing" if parsed is None else str(parsed)[:LONGEST_READING]
+        return settle(question, self._leaf)[0]
+
+    def _leaf(self, leaf: Tree) -> str:
+        kind, _, gold_text, answer_text, *rest = leaf
+        if kind == COMPARE:
+            return self.compare(gold_text, answer_text, is_final=not rest[0])
+        exact, decimal = self.parse_gold(gold_text), parse_latex(answer_text)
+        if exact is None or decimal is None:
+            return UNPARSEABLE_ANSWER
+        if kind == PERIODIC:
+            return CORRECT if same_up_to_periods(exact, decimal) else WRONG
+        test = is_near if kind == NEAR else rounds_to
+        return CORRECT if test(exact, decimal, answer_text) else WRONG
+
+    def compare(self, gold_text: str, answer_text: str, is_final: bool = True) -> str:
+        """The reason of the verdict; a step on the way to an answer (not `is_final`) may leave work undone."""
         gold = self.parse_gold(gold_text)
         if gold is None or _is_undefined(gold):
-            return UNSCORABLE_GOLD
-        if answer_text is None:
-            return SCORABLE
+            return WRONG  # what makes it scorable was asked before: the answer says less or more
         answer = parse_latex(answer_text)
         if answer is None or _is_undefined(answer):
             return UNPARSEABLE_ANSWER
@@ -42,6 +66,10 @@ class Comparer:
         if _says_nothing(answer):
             return WRONG
         return CORRECT if equal(gold, answer) else WRONG
+
+
+def _as_tuples_of_json(question):
+    return tuple(map(_as_tuples_of_json, question)) if isinstance(question, (list, tuple)) else question
 
 
 def _is_undefined(parsed) -> bool:
@@ -79,10 +107,15 @@ def equal(gold, answer) -> bool:
         return by_value if by_value is not None else bool(verify(gold, answer, timeout_seconds=None))
     if isinstance(gold, s.Expr) and isinstance(answer, s.Set):
         return isinstance(answer, s.FiniteSet) and len(answer.args) == 1 and equal(gold, answer.args[0])
+    is_named_set = isinstance(gold, s.Eq) and gold.lhs.is_Symbol and isinstance(gold.rhs, s.Set)
+    if is_named_set and relations_in(answer) and answer.free_symbols == {gold.lhs} and not answer.has(s.Eq):
+        return bool(same_solutions(gold.rhs, answer))  # x in [1, 2] and 1 <= x <= 2
     if relations := relations_in(gold):
         by_relation = equal_relations(gold, relations, answer, _same_elements)
         if by_relation is not None:
             return by_relation
+    elif isinstance(gold, s.Set) and (excluded := relations_in(answer)) and all(isinstance(x, s.Ne) for x in excluded):
+        return bool(same_solutions(gold, answer))
     elif any(not is_solved(relation) for relation in relations_in(answer)):
         return False  # x^2 = 4 is the question of 2, -2
     return bool(verify(gold, answer, timeout_seconds=None))

@@ -1,6 +1,6 @@
 """What the workers do for mathematics: whether an answer equals a gold."""
 
-from ..reasons import UNPARSEABLE_ANSWER, UNSCORABLE_GOLD
+from ..reasons import SCORABLE, UNPARSEABLE_ANSWER, UNSCORABLE_GOLD
 from .compare import Comparer
 
 
@@ -17,21 +17,21 @@ WARM_UP = [
 
 
 class MathJob:
-    """See `delta_trl.rewards.worker`. Requests are those of `Comparer.compare`, replies its reasons."""
+    """See `delta_trl.rewards.worker`. Requests are questions to `Comparer.answer`, replies its reasons."""
 
     def __init__(self) -> None:
         self._comparer = Comparer()
         for gold, answer in WARM_UP:
             self._comparer.compare(gold, answer)
 
-    def prepare(self, gold: str, answer: str | None, is_final: bool = True) -> None:
+    def prepare(self, *question) -> None:
         """Nothing: parsing the gold belongs to what is limited."""
 
-    def answer(self, gold: str, answer: str | None, is_final: bool = True) -> str:
+    def answer(self, *question) -> str:
         try:
-            return self._comparer.compare(gold, answer, is_final)
+            return self._comparer.answer(question)
         except MemoryError:
             raise
         except Exception:
             # Nested beyond what the parser or sympy can follow, or a defect of theirs: no verdict in favour.
-            return UNPARSEABLE_ANSWER if answer is not None else UNSCORABLE_GOLD
+            return UNSCORABLE_GOLD if question[0] == SCORABLE else UNPARSEABLE_ANSWER

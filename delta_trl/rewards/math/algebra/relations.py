@@ -43,13 +43,16 @@ def equal_relations(gold, relations: list, answer, same_elements) -> bool | None
         if same is not None:
             return same
     if isinstance(gold, s.FiniteSet):
-        if isinstance(answer, s.FiniteSet) and len(others) == len(answer.args) == len(relations) == len(gold.args):
-            return same_elements(list(gold.args), list(answer.args))
-        if isinstance(answer, (s.Union, s.Complement)) and len(relations) == len(gold.args):
-            return _same_solutions(s.Or(*relations), answer)
+        are_two_lists = isinstance(answer, s.FiniteSet) and len(answer.args) == len(gold.args)
+        if are_two_lists and len(others) == len(relations) == len(gold.args):
+            if same_elements(list(gold.args), list(answer.args)):
+                return True
+            return same_solutions(gold, answer) or False
+        if len(relations) == len(gold.args) and all(map(_has_value, relations)):
+            return same_solutions(gold, answer)
         return None
     if not isinstance(gold, s.Eq) and all(map(_has_value, relations)):
-        return _same_solutions(gold, answer)
+        return same_solutions(gold, answer)
     return None
 
 
@@ -79,16 +82,27 @@ def _equal_two(gold, answer) -> bool | None:
     return all(abs(ratio / first - 1) < 1e-9 for ratio in ratios)
 
 
-def _same_solutions(gold, answer) -> bool | None:
+def same_solutions(gold, answer) -> bool | None:
     """Inequalities of one variable, against others or against a set."""
     if isinstance(answer, s.Eq) and isinstance(answer.rhs, s.Set):
         answer = answer.rhs
     gold, answer = (plain(x) if isinstance(x, s.Basic) else x for x in (gold, answer))
-    if len(gold.free_symbols) != 1 or (not isinstance(answer, s.Set) and gold.free_symbols != answer.free_symbols):
+    is_set = isinstance(answer, s.Set) and not relations_in(answer)
+    if len(gold.free_symbols | answer.free_symbols) != 1 or (not is_set and gold.free_symbols - answer.free_symbols):
         return None
     try:
         with s.evaluate(True):
-            sets = [x if isinstance(x, s.Set) else x.doit().as_set() for x in (gold, answer)]
+            sets = [_solutions(x) for x in (gold, answer)]
             return bool(sets[0] == sets[1] or sets[0].symmetric_difference(sets[1]) == s.EmptySet)
     except (NotImplementedError, TypeError, AttributeError, ValueError):
         return None
+
+
+def _solutions(statement):
+    """What solves an inequality, several that "and" or "or" joins, or a list of them: both of `x > 1, x < 3`, where no
+    number is both, as for `x < 1, x > 3`, either."""
+    if isinstance(statement, s.FiniteSet) and relations_in(statement):
+        sets = [part.doit().as_set() for part in statement.args]
+        common = s.Intersection(*sets)
+        return common if common != s.EmptySet else s.Union(*sets)
+    return statement if isinstance(statement, s.Set) else statement.doit().as_set()

@@ -1,15 +1,21 @@
 """Expressions as numbers: whether two of them have the same value, everywhere if they have variables."""
 
+import random
+import re
+
 import sympy as s
 from sympy.core.function import AppliedUndef
 
 from ..numerals import DECIMAL_ABSOLUTE, DECIMAL_RELATIVE
+from .functions import INTEGER_FUNCTIONS, Gcd, Lcm
 
 
-# Where functions are compared: both signs and sizes, integers among them, so that |x-5| is not 5-x and max(x, 10) is
-# not 10. The first are small: most differences show there, and cheaply.
-POINTS = tuple(map(s.Rational, ("-1.37", "0.577", "3", "2.236", "-0.29", "7", "0.125", "-12.25", "1234", "-987.5")))
-INTEGER_POINTS = tuple(map(s.Integer, (2, 3, 5, 1, 4, 6, 7, 8, 9, 10, 11, 12, 19, 30, 47, 122)))
+# Where functions are compared: each letter gets values of its own, drawn from its name, so that no relation between
+# letters (equal distances, order) can hide a difference. The largest size of a draw and whether all are positive: small
+# values show most differences and cheaply, large ones that |x-5| is not 5-x, both signs that |x| is not x.
+DRAWS = ((2, True), (4, False), (1, True), (3, False), (1, False), (6, True), (12, False), (2000, False), (1500, True),
+         (2, True), (30, False), (3, True))  # fmt: skip
+INTEGER_DRAWS = (6, 9, 12, 5, 30, 8, 11, 60, 7, 10, 9, 122, 13, 6, 20, 8)
 LARGEST_EXACT = 130  # larger points are put in as floating-point numbers: their powers may have no end of digits
 ENOUGH_POINTS = 3
 # Names that stand for integers where a floor, factorial or binomial depends on them.
@@ -32,20 +38,34 @@ def plain(expression):
     return expression.xreplace(roots)
 
 
+def _draw(name: str, index: int, size: int, is_positive: bool):
+    """A rational number with no simple relation to that of another letter, the same in every run."""
+    draw = random.Random(f"{name}/{index}")
+    value = s.Rational(draw.randrange(101, 997), 997) * size + s.Rational(draw.randrange(1, 89), 8999)
+    return value if is_positive or draw.random() < 0.5 else -value
+
+
+def _points(symbols, integers):
+    """Values of all letters, one after another; those of `integers` are whole numbers."""
+    for index, largest in enumerate(INTEGER_DRAWS):
+        whole = integers if integers or index < len(DRAWS) else symbols  # (-1)^n is real at whole numbers only
+        yield {
+            symbol: s.Integer(random.Random(f"{symbol.name}:{index}").randint(1, largest))
+            if symbol in whole
+            else _draw(symbol.name, index, *DRAWS[index % len(DRAWS)])
+            for symbol in symbols
+        }
+
+
 def values(gold, answer):
     """Pairs of values at points where both are finite, and real unless one of them has an i."""
     gold, answer = plain(gold), plain(answer)
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     is_complex = gold.has(s.I) or answer.has(s.I)
-    steps = [node for x in (gold, answer) for node in x.atoms(s.floor, s.ceiling, s.factorial, s.binomial)]
+    steps = [node for x in (gold, answer) for node in x.atoms(*INTEGER_FUNCTIONS)]
     stepped = {symbol for node in steps for symbol in node.free_symbols if symbol.name in INTEGERS}
-    for index, point in enumerate(INTEGER_POINTS if stepped else POINTS):
-        at = {}
-        for i, symbol in enumerate(symbols):
-            if stepped and symbol not in stepped:
-                at[symbol] = POINTS[index % len(POINTS)] + s.Rational(i, 7)
-            else:
-                at[symbol] = point + (2 * i if point.is_Integer else s.Rational(i, 7))
+    stepped |= {symbol for node in steps if isinstance(node, (Gcd, Lcm)) for symbol in node.free_symbols}
+    for at in _points(symbols, stepped):
         pair = []
         for expression in (gold, answer):
             if all(value.is_Integer and abs(value) <= LARGEST_EXACT for value in at.values()):
@@ -66,6 +86,8 @@ def equal_by_value(gold, answer) -> bool | None:
     if gold == answer:
         return True
     if gold.is_Symbol and answer.is_Symbol:
+        return False
+    if adds_nearly_nothing(answer) and not adds_nearly_nothing(gold):
         return False
     if answer.free_symbols and not gold.free_symbols:
         return False
@@ -98,3 +120,59 @@ def _same_number(gold, answer) -> bool | None:
     if size < ZERO:  # what evaluation leaves of an expression that is exactly zero has no digit that is right
         return all(x == 0 or getattr(x, "_prec", 99) < 9 for x in (a, b)) or bool(difference <= size * 1e-9)
     return bool(difference <= ZERO * size)
+
+
+NEARLY_NOTHING = s.Float("1e-100", 15)
+NEARLY_NOTHING_BESIDE_LETTERS = s.Float("1e-9", 15)
+
+
+def adds_nearly_nothing(expression) -> bool:
+    """Whether a sum has a number so small that no comparison of digits can see it: 7 + 0.1^9999 is not 7."""
+    for node in s.preorder_traversal(expression):
+        if not isinstance(node, s.Add):
+            continue
+        sizes = [abs(part.evalf(5)) for part in node.args if not part.free_symbols and part != 0]
+        sizes = [size for size in sizes if size.is_number and size.is_finite]
+        least = NEARLY_NOTHING_BESIDE_LETTERS if node.free_symbols else NEARLY_NOTHING * max(sizes, default=1)
+        if any(size < least for size in sizes):
+            return True
+    return False
+
+
+def is_near(exact, rounded, _: str = "") -> bool:
+    """Whether a rounding differs from its exact value by at most a tenth of it; True for what has no value."""
+    try:
+        a, b = (plain(x).doit().evalf(15) for x in (exact, rounded))
+        return bool(abs(a - b) <= abs(a) / 10) if a.is_number and b.is_number else True
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, NotImplementedError):
+        return True
+
+
+def rounds_to(exact, decimal, text: str) -> bool:
+    """Whether `text`, a decimal, is the rounding of an exact value to as many decimals as it has."""
+    decimals = len(re.sub(r"[^\d.]", "", text).partition(".")[2])
+    try:
+        difference = abs((plain(exact).doit() - decimal).evalf(15))
+        return bool(difference.is_number and difference <= s.Rational(1, 2 * 10**decimals) * s.Rational(1001, 1000))
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, NotImplementedError):
+        return False
+
+
+def same_up_to_periods(gold, answer) -> bool:
+    """Whether a + nT and b + nU run over the same values: the same period but for its sign, and starts that differ by
+    whole periods."""
+    if not (isinstance(gold, s.Expr) and isinstance(answer, s.Expr)):
+        return False
+    lines = []
+    for expression in (gold.doit(), answer.doit()):
+        letters = expression.free_symbols
+        if len(letters) != 1:
+            return False
+        (letter,) = letters
+        period = s.expand(expression).coeff(letter, 1)
+        start = s.simplify(expression - period * letter)
+        if start.free_symbols or not period:
+            return False
+        lines.append((start, period))
+    (a, t), (b, u) = lines
+    return bool(abs(s.simplify(t / u)) == 1 and s.simplify((a - b) / t).is_integer)
