@@ -4,7 +4,6 @@
 import os
 import shutil
 import signal
-import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -32,22 +31,16 @@ def grade(sandbox, program, tests=SUM, limits=None, fraction=False):
     return grade_program(program, read_tests(tests), sandbox, limits, fraction)
 
 
-def while_running(sandbox, program, look):
-    """What `look(pid of the program's process)` finds while a program runs."""
-    thread = threading.Thread(target=sandbox.run, args=[program])
-    thread.start()
-    children = Path(f"/proc/{sandbox.pids()[0]}/task/{sandbox.pids()[0]}/children")
-    deadline = time.monotonic() + 30
+def look_at_program(sandbox, look):
+    """What `look(pid of the program's process)` finds while a program waits for its next run."""
+    results = sandbox.run_inputs("", [b"", b""])
+    next(results)
+    (worker,) = sandbox.pids()
+    (pid,) = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
     try:
-        while time.monotonic() < deadline:
-            for pid in children.read_text().split():
-                if Path(f"/proc/{pid}/syscall").exists() and b"-P" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    time.sleep(0.2)  # it is in its sleep by now
-                    return look(int(pid))
-            time.sleep(0.01)
-        raise AssertionError("the program did not start")
+        return look(int(pid))
     finally:
-        thread.join()
+        results.close()
 
 
 def writable_and_shared(pid: int) -> tuple[int, list[str]]:
@@ -69,7 +62,7 @@ def test_no_writable_memory_is_shared(sandbox):
     count, found = writable_and_shared(sandbox.pids()[0])
     assert count > 20
     assert found == []
-    count, found = while_running(sandbox, "import time\ntime.sleep(1)", writable_and_shared)
+    count, found = look_at_program(sandbox, writable_and_shared)
     assert count > 20
     assert found == []
 
@@ -82,14 +75,12 @@ def test_the_check_of_mappings_sees_one_that_is_shared():
 
 
 def test_a_program_has_its_own_descriptors_only(sandbox):
-    sandbox.run("")
-
     def look(pid):
         return {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
 
-    first = while_running(sandbox, "import time\ntime.sleep(1)", look)
-    assert sorted(first) == [0, 1, 2, 3, 4, 5]
-    assert {link.partition(":")[0] for link in first.values()} == {"/memfd", "socket"}
+    found = look_at_program(sandbox, look)
+    assert sorted(found) == [0, 1, 2, 3, 4, 5]
+    assert {link.partition(":")[0] for link in found.values()} == {"/memfd", "socket"}
 
 
 REACH = {
@@ -176,15 +167,15 @@ BURN = "import time\ndef burn(seconds):\n    start = time.process_time()\n    wh
 @pytest.mark.parametrize(
     ("program", "tests"),
     [
-        (f"{DISARM}{BURN}n = sum(map(int, input().split()))\nif n == 7: burn(1)\nprint(n)", SUM),
-        (f"{DISARM}{BURN}n = sum(map(int, input().split()))\nif n == 11: burn(1)\nprint(n)", SUM),
-        (f"{DISARM}{BURN}import threading\nn = sum(map(int, input().split()))\nif n == 3:\n    t = threading.Thread(target=burn, args=[1]); t.start(); t.join()\nprint(n)", SUM),
-        (f"{DISARM}{BURN}def add(a, b):\n    if a == 3: burn(1)\n    return a + b", ADD),
-        (f"{DISARM}{BURN}burn(1)\ndef add(a, b): return a + b", ADD),
+        (f"{DISARM}{BURN}n = sum(map(int, input().split()))\nif n == 7: burn(0.6)\nprint(n)", SUM),
+        (f"{DISARM}{BURN}n = sum(map(int, input().split()))\nif n == 11: burn(0.6)\nprint(n)", SUM),
+        (f"{DISARM}{BURN}import threading\nn = sum(map(int, input().split()))\nif n == 3:\n    t = threading.Thread(target=burn, args=[0.6]); t.start(); t.join()\nprint(n)", SUM),
+        (f"{DISARM}{BURN}def add(a, b):\n    if a == 3: burn(0.6)\n    return a + b", ADD),
+        (f"{DISARM}{BURN}burn(0.6)\ndef add(a, b): return a + b", ADD),
     ],
 )  # fmt: skip
 def test_time_is_measured_outside(sandbox, program, tests):
-    verdict = grade(sandbox, program, tests, Limits(cpu_seconds=0.5, wall_seconds=30.0))
+    verdict = grade(sandbox, program, tests, Limits(cpu_seconds=0.25, wall_seconds=30.0))
     assert (verdict.score, verdict.reason) == (0.0, "timed out")
     assert grade(sandbox, program, tests, Limits(cpu_seconds=5.0, wall_seconds=60.0)).score == 1.0
 
@@ -209,8 +200,8 @@ def test_a_program_that_sleeps_from_its_second_run_on_is_given_a_process_a_run(s
     program = f"import time, colorsys, unittest.mock as m\nif hasattr(m.Mock, 'seen'): time.sleep(60)\nm.Mock.seen = 1\n{SOLVE}"
     many = {"inputs": ["1 2\n"] * 12, "outputs": ["3\n"] * 12}
     start = time.monotonic()
-    assert grade(sandbox, program, many, Limits(cpu_seconds=4.0, wall_seconds=1.5)).score == 1.0
-    assert time.monotonic() - start < 12  # it slept once, not eleven times
+    assert grade(sandbox, program, many, Limits(cpu_seconds=4.0, wall_seconds=3.0)).score == 1.0
+    assert time.monotonic() - start < 30  # it slept once, not eleven times
 
 
 def test_runs_find_no_later_input_and_no_earlier_output(sandbox):
