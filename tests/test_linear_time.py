@@ -17,6 +17,8 @@ from delta_trl.rewards.code.grading import contains_outputs
 from delta_trl.rewards.code.tests import read_tests
 from delta_trl.rewards.gym import read_answer
 from delta_trl.rewards.math.extraction import boxed, extract_answer
+from delta_trl.rewards.math.golds import canonical_gold
+from delta_trl.rewards.math.grading import decide_texts
 from delta_trl.rewards.math.limits import MAX_CHARACTERS
 from delta_trl.rewards.math.spelling import canonical
 
@@ -94,6 +96,11 @@ def boxes_near(text: str):
     return boxed(text, near=10)
 
 
+def rules(text: str):
+    """What decides on an answer before a worker is asked."""
+    return [decide_texts(gold, text) for gold in GOLDS]
+
+
 def contains_known_outputs(text: str):
     return contains_outputs(text, TESTS)
 
@@ -114,6 +121,7 @@ def heat_map_table(text: str):
     return extremes_table(HeatMap([text], [1.0], [-1.0], advantage=1.0))
 
 
+GOLDS = ("7", r"\frac{1}{2}", "x=3", "1,2", "(1,2]", "x^2+1")
 TESTS = read_tests({"inputs": ["1", "2"], "outputs": ["12345678901", "23456789012"]})
 READERS = {
     after_thoughts: SIZE,
@@ -122,7 +130,9 @@ READERS = {
     extract_answer: SIZE,
     boxed: SIZE,
     boxes_near: SIZE,
+    canonical_gold: SIZE,
     canonical: 4 * MAX_CHARACTERS,  # what `grade` reads of an answer
+    rules: 4 * MAX_CHARACTERS,
     extract_code: FEW,
     contains_known_outputs: SIZE,
     same_output: SIZE,
