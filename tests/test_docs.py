@@ -1,5 +1,6 @@
 """The pages against the repository: links, size limits, figures of the study, and the page of options."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from conftest import ROOT, load_script
 
 from delta_trl.methods.ablations import VARIANTS
 from delta_trl.methods.names import methods
+from delta_trl.research.study.settings import load_study
+from delta_trl.research.study.store import read_records
 
 
 README = ROOT / "README.md"
@@ -64,6 +67,17 @@ def test_every_trainer_and_every_variant_has_its_section_or_line():
 def test_the_page_of_options_is_up_to_date():
     script = load_script("scripts/options_page.py")
     assert script.PAGE.read_text() == script.page(), "docs/options.md is old: run python scripts/options_page.py"
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*/results.jsonl.gz")), ids=lambda file: file.parent.name)
+def test_no_shipped_record_goes_stale(file):
+    """What the study asks for is what was run: its keys hash the options, so that another spelling would run it again."""
+    asked = {(run.method, run.seed): run for run in load_study(ROOT / f"configs/study/{file.parent.name}.yaml").runs()}
+    records = read_records(file.parent)
+    assert len(records) == len(asked)
+    for record in records:
+        options = asked[record["method"], record["seed"]].options
+        assert json.dumps(options, sort_keys=True) == json.dumps(record["options"], sort_keys=True)
 
 
 def cells(line: str) -> list[str]:

@@ -22,6 +22,8 @@ from delta_trl.train.__main__ import train
 from delta_trl.train.arguments import trainer_argument
 
 
+# A formula and a config
+CREDITS = ("rlsd", "stare", "ar", "gtpo", "shear", "gmts", "rsi_s")
 # DelTA with other coefficients
 DELTA_LIKE = ("place_agreement", "group_agreement", "token_advantage", "stake_and_choice", "variant")
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
@@ -32,7 +34,7 @@ EXPECTED = {
     "forking_tokens": (ForkingTokensTrainer, "dapo", 0.28, None, 0.2),
     "sapo": (SAPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
-    **dict.fromkeys(("rlsd", "stare", "ar", "gtpo"), (TokenCreditTrainer, "dapo", 0.28, None, 1.0)),
+    **dict.fromkeys(CREDITS, (TokenCreditTrainer, "dapo", 0.28, None, 1.0)),
     **dict.fromkeys(DELTA_LIKE, (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0)),
 }
 # What a method cannot be built without

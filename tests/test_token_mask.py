@@ -10,6 +10,10 @@ from vllm_client import StandInClient, install
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.methods.ablations import VARIANTS, VariantGRPOConfig
 from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer
+from delta_trl.methods.gmts import GMTSConfig
+from delta_trl.methods.rsi_s import RSISConfig
+from delta_trl.methods.shear import SHEARConfig
+from delta_trl.token_credit import TokenCreditTrainer
 from delta_trl.token_mask import COUNTED, SCORED, counted_tokens, token_mask
 
 
@@ -151,6 +155,9 @@ METHODS = {
     **RIVALS,
     "stare": (*RIVALS["stare"][:2], {**RIVALS["stare"][2], "stare_share": 0.5}),
     "fipo": (FIPOTrainer, FIPOConfig, {}),
+    "shear": (TokenCreditTrainer, SHEARConfig, {"shear_span": 4, "shear_stride": 2}),
+    "gmts": (TokenCreditTrainer, GMTSConfig, {}),
+    "rsi_s": (TokenCreditTrainer, RSISConfig, {}),
     **{name: (DeltaGRPOTrainer, VariantGRPOConfig, {"variant": name}) for name in VARIANTS},
 }
 # A weight of these is a function of the token, or of its response, alone

@@ -95,6 +95,18 @@ METHODS = {
     "gtpo": TrainingMethod(
         "tokens weighted by entropy within a response, options gtpo_*", config="delta_trl.methods.gtpo:GTPOConfig"
     ),
+    "shear": TrainingMethod(
+        "tokens weighted by how far their span's hidden states lie from the opposite side's, options shear_*",
+        config="delta_trl.methods.shear:SHEARConfig",
+    ),
+    "gmts": TrainingMethod(
+        "the fifth of the tokens with the largest entropy x |advantage|, option gmts_share",
+        config="delta_trl.methods.gmts:GMTSConfig",
+    ),
+    "rsi_s": TrainingMethod(
+        "tokens whose surprisal is usual for their entropy, options rsi_s_*",
+        config="delta_trl.methods.rsi_s:RSISConfig",
+    ),
     "place_agreement": _variant(
         "our own: tokens weighted by what became of the choices at similar places", "place_agreement"
     ),

@@ -25,6 +25,8 @@ CreditMethod = Callable[[Rollout], torch.Tensor]
 ALSO_ON_HIDDEN_GRADIENT = ("unit_length", "per_group", "unit_per_group", "mirror", "group_agreement")
 # Other options than the defaults: STARE as if the policy's entropy was low, whatever it is
 OPTIONS = {"stare": {"stare_target_entropy": float("inf")}}
+# SHEAR with spans a tenth as long, as the made tasks' responses are
+SHORT_SPANS = {"shear_span": 10, "shear_stride": 5}
 
 
 def trained(trainer: str, **options) -> CreditMethod:
@@ -83,6 +85,7 @@ def credit_methods() -> dict[str, CreditMethod]:
         "full_gradient": full_gradient,
         "entropy": entropy,
         **by_trainer,
+        "shear/10": trained("shear", **SHORT_SPANS),
     }
 
 
