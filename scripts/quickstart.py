@@ -1,12 +1,12 @@
 """Watch DelTA train a tiny language model with verified rewards, on a laptop, offline: `make quickstart`.
 
 1. Make a task, sums in DeepMath-103K's schema, and warm up a 0.4 M parameter Qwen3 on flawed solutions of it.
-2. Train it with scripts/train.py and configs/quickstart.yaml.
+2. Train it with `delta_trl.train` and configs/quickstart.yaml.
 3. Compare pass rates on problems that neither stage has seen, and draw the reward curve and the run report.
 
 `--task code` has the model write one-line functions instead, which run in the sandbox (configs/quickstart_code.yaml, Linux).
 
-A second run reuses the warmed-up model. Options that are not listed here go on to scripts/train.py.
+A second run reuses the warmed-up model. Options that are not listed here go on to training.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"),
             *("--num_cpu_threads_per_process", str(torch.get_num_threads())),  # or accelerate says what it chose
-            *("scripts/train.py", "--config", config, "--model_name_or_path", warm),
+            *("-m", "delta_trl.train", "--config", config, "--model_name_or_path", warm),
             *("--dataset_name", data / "train.jsonl", "--output_dir", run, *further),
         ],
         check=True,
@@ -111,7 +111,7 @@ def main() -> None:
         "metrics": run / "trainer_state.json",
         "reward curve": plot,
         "report": f"{report} (open it in a browser: curves, and each token with its coefficient)",
-        "try next": f"the baseline: {launch} launch scripts/train.py --config {config} --trainer dapo --output_dir "
+        "try next": f"the baseline: {launch} launch -m delta_trl.train --config {config} --trainer dapo --output_dir "
         f"{folder / 'dapo'}",
     }
     print("\n" + "\n".join(f"{name:<17} {value}" for name, value in rows.items()))

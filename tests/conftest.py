@@ -29,6 +29,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl import __main__ as delta_trl_command
 from delta_trl import credit as credit_module
 from delta_trl.config import CHECKPOINTING
 from delta_trl.research.tasks import arithmetic_problems, character_tokenizer
@@ -182,6 +183,15 @@ def run_script(script: str, *arguments, **environment: str) -> subprocess.Comple
         script: Path from the root of the repository.
         environment: Variables to set meanwhile.
     """
+    return _run(script, arguments, environment, lambda: runpy.run_path(str(ROOT / script), run_name="__main__"))
+
+
+def run_command(name: str, *arguments, **environment: str) -> subprocess.CompletedProcess:
+    """`delta-trl NAME ...` in this process, like `run_script`."""
+    return _run("delta-trl", (name, *arguments), environment, lambda: sys.exit(delta_trl_command.main()))
+
+
+def _run(program: str, arguments, environment: dict[str, str], start) -> subprocess.CompletedProcess:
     output, errors, status = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as context,
@@ -190,14 +200,14 @@ def run_script(script: str, *arguments, **environment: str) -> subprocess.Comple
         redirect_stderr(errors),
     ):
         context.chdir(ROOT)
-        context.setattr(sys, "argv", [script, *map(str, arguments)])
+        context.setattr(sys, "argv", [program, *map(str, arguments)])
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            start()
         except SystemExit as leaving:
             status = leaving.code or 0
             if isinstance(status, str):  # goes to stderr, with status 1
                 status = print(status, file=errors) or 1
-    return subprocess.CompletedProcess([script, *arguments], status, output.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess([program, *arguments], status, output.getvalue(), errors.getvalue())
 
 
 def load_script(script: str):

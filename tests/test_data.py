@@ -1,4 +1,4 @@
-"""Loading, filters, prompt formats, the held-out share, and `scripts/inspect_data.py`, all offline."""
+"""Loading, filters, prompt formats, the held-out share, and `delta-trl inspect`, all offline."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, run_command
 from dataset_hub import DatasetHub
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -294,7 +294,7 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
     )
     picture = tmp_path / "figures" / "data.png"
     arguments = ["--config", config, "--min_difficulty", 4, "--picture", picture, "--examples", 2]
-    result = run_script("scripts/inspect_data.py", *arguments)
+    result = run_command("inspect", *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("<|im_start|>assistant") == 2  # rendered as the model will see them
     assert "difficulty outside [4, inf]: 238 rows removed" in result.stdout
@@ -302,7 +302,7 @@ def test_inspect_data_reads_a_training_config_and_saves_one_picture(tmp_path, to
     assert "Gold answers that can be scored: 100.0%" in result.stdout
     assert "Intermediate Algebra" in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    refused = run_script("scripts/inspect_data.py", "--dataset_name", tmp_path / "none.jsonl")
+    refused = run_command("inspect", "--dataset_name", tmp_path / "none.jsonl")
     assert refused.returncode == 2
     assert refused.stderr.splitlines() == [f"error: There is no file {tmp_path / 'none.jsonl'}."]
 

@@ -63,9 +63,9 @@ def run(arguments, url, tmp_path, token=TOKEN):
 
 
 def command(project, name, *arguments):
-    """The script's arguments for a run whose output folder, and so its repository, has this name."""
+    """Python's arguments for a run whose output folder, and so its repository, has this name."""
     options = ["--config", project / "config.yaml", "--output_dir", project / name, "--push_to_hub", *arguments]
-    return [str(part) for part in (ROOT / "scripts/train.py", *options)]
+    return [str(part) for part in ("-m", "delta_trl.train", *options)]
 
 
 def same_weights(first, second):

@@ -1,4 +1,4 @@
-"""`scripts/train.py --plan`: the paper's arithmetic, what is refused, and every checked-in experiment."""
+"""`delta-trl train --plan`: the paper's arithmetic, what is refused, and every checked-in experiment."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_the_large_recipes_say_what_delta_adds(models, name):
     # The header's command, as accelerate reads it
     launch = launch_command_parser().parse_args(
         f"--config_file {ROOT}/configs/accelerate/multi_node_zero3.yaml --num_machines 8 --num_processes 64 --machine_rank"
-        "  3 --main_process_ip 10.0.0.1 scripts/train.py".split()
+        "  3 --main_process_ip 10.0.0.1 -m delta_trl.train".split()
     )
     launch, _, _ = _validate_launch_command(launch)
     assert (launch.num_machines, launch.num_processes, launch.machine_rank) == (8, 64, 3)
@@ -396,7 +396,7 @@ def test_two_machines_get_their_ranks_from_the_command(rank):
 
 def launch_arguments(name, *options):
     """What `accelerate launch` makes of a hardware file and options before it starts processes."""
-    command = ["--config_file", str(ROOT / f"configs/accelerate/{name}.yaml"), *options, "scripts/train.py"]
+    command = ["--config_file", str(ROOT / f"configs/accelerate/{name}.yaml"), *options, "-m", "delta_trl.train"]
     return _validate_launch_command(launch_command_parser().parse_args(command))[0]
 
 
@@ -441,7 +441,7 @@ def test_the_script_prints_a_plan_without_weights_or_data(models, tmp_path, monk
 @pytest.mark.slow
 def test_the_number_of_processes_is_the_launchers(models, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [str(ROOT / "scripts/train.py"), "--config", str(ROOT / "configs/qwen3_0.6b/delta.yaml")]
+    script = ["-m", "delta_trl.train", "--config", str(ROOT / "configs/qwen3_0.6b/delta.yaml")]
     model = ["--model_name_or_path", str(models / "Qwen/Qwen3-0.6B-Base"), "--plan"]
     output = subprocess.run(
         [*command, *script, *model],

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, build, config, run_script
+from conftest import build, config, run_command
 from report_pages import HOSTILE, Page, hostile_run, inflate, write_history, write_records
 from trl import GRPOConfig, GRPOTrainer
 
@@ -640,18 +640,18 @@ def test_numbers_have_one_minus_sign_and_separators():
 
 def test_script(trained, tmp_path):
     output = tmp_path / "new" / "comparison.html"
-    done = run_script("scripts/report.py", *trained.values(), "--output", output)
+    done = run_command("report", *trained.values(), "--output", output)
     assert done.returncode == 0, done.stderr
     assert re.search(r"Report written to .*comparison\.html \(0\.\d MB, \d+ s\)", done.stdout)
     Page(output.read_text(encoding="utf-8"))
-    failed = run_script("scripts/report.py", tmp_path / "nowhere")
+    failed = run_command("report", tmp_path / "nowhere")
     assert failed.returncode == 2
     assert re.fullmatch(r"error: \S*nowhere holds neither trainer_state\.json .*\n", failed.stderr)
 
 
 def test_help_loads_nothing_heavy():
     loaded = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "report.py"), "--help"],
+        [sys.executable, "-X", "importtime", "-m", "delta_trl.report", "--help"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,7 +16,7 @@ NOT_FOR_GENERATED = (
 
 @dataclass
 class DataArguments:
-    """Options of the data: of the training command, `scripts/inspect_data.py` and the functions that load data."""
+    """Options of the data: of the training command, `delta-trl inspect` and the functions that load data."""
 
     dataset_name: str = field(
         default="zwhe99/DeepMath-103K",

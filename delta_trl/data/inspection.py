@@ -18,7 +18,7 @@ TEST_SHOWN = 200  # characters of an input, and of an output
 
 @dataclass
 class InspectionArguments:
-    """Options of `scripts/inspect_data.py` besides those of the data."""
+    """Options of `delta-trl inspect` besides those of the data."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Model whose tokenizer counts tokens and whose chat template is used."}

@@ -1,4 +1,4 @@
-"""What a run will do and need, from its configuration and the model's `config.json` alone: `scripts/train.py --plan`.
+"""What a run will do and need, from its configuration and the model's `config.json` alone: `delta-trl train --plan`.
 
 Every count is exact. Memory is an estimate, made of the terms that `ASSUMPTIONS` names, for responses of full length.
 """

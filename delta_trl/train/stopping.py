@@ -97,5 +97,8 @@ def typed_command() -> str:
 
 def _own_command() -> list[str]:
     script, *rest = sys.argv
-    program = ["-m", "delta_trl.train"] if Path(script).name == "__main__.py" else [script]
-    return ["python", *program, *rest]
+    if Path(script).name == "delta-trl":
+        return ["delta-trl", *rest]
+    if Path(script).name == "__main__.py":
+        return ["python", "-m", "delta_trl.train" if Path(script).parent.name == "train" else "delta_trl", *rest]
+    return ["python", script, *rest]

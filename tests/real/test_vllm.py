@@ -121,7 +121,7 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(backend, task):
 
 def evaluate(model: Path, problems: Path, output: Path, *options) -> list[str]:
     return [
-        *(sys.executable, str(ROOT / "scripts/evaluate.py"), "--model", str(model), "--benchmark", str(problems)),
+        *(sys.executable, "-m", "delta_trl.evaluation", "--model", str(model), "--benchmark", str(problems)),
         *("--samples", "64", "--max_tokens", "40", "--top_p", "1", "--prompt_format", TEMPLATE, "--dtype", "float32"),
         *("--backend", "vllm", "--gpu_memory_utilization", "0.1", "--output", str(output), *map(str, options)),
     ]

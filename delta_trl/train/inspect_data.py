@@ -1,7 +1,7 @@
 """Look at the data before training on it: prompts, lengths, difficulty, topics, and whether answers or tests can be used.
 
-    python scripts/inspect_data.py --config configs/quickstart.yaml
-    python scripts/inspect_data.py --dataset_name data.jsonl --question_column problem --answer_column answer
+    delta-trl inspect --config configs/quickstart.yaml
+    delta-trl inspect --dataset_name data.jsonl --question_column problem --answer_column answer
 
 Reads the YAML of a training run and uses its data options and its model; everything else in it is left alone. Prints a
 report and saves one picture.
@@ -9,16 +9,26 @@ report and saves one picture.
 
 from pathlib import Path
 
-from delta_trl.commands import one_line_errors, quiet_dependencies
+from ..commands import one_line_errors, quiet_dependencies
 
 
-def main() -> None:
-    from delta_trl.data import DataArguments, load_problem_data
-    from delta_trl.data.inspection import InspectionArguments, Statistics, describe_data, draw_lengths, show_examples
-    from delta_trl.train.parser import Parser
+def main(arguments: list[str] | None = None) -> None:
+    quiet_dependencies()
+    with one_line_errors(arguments):
+        inspect_data(arguments)
 
-    parser = Parser((DataArguments, InspectionArguments), description=__doc__)
-    arguments, options = parser.parse_command(ignore_unknown_keys=True)
+
+def inspect_data(words: list[str] | None) -> None:
+    from ..data import DataArguments, load_problem_data
+    from ..data.inspection import InspectionArguments, Statistics, describe_data, draw_lengths, show_examples
+    from .parser import Parser
+
+    parser = Parser(
+        (DataArguments, InspectionArguments),
+        usage="delta-trl inspect [--config FILE.yaml] [--option value ...]",
+        description=__doc__,
+    )
+    arguments, options = parser.parse_command(words, ignore_unknown_keys=True)
     tokenizer = None
     if options.model_name_or_path:
         from transformers import AutoTokenizer
@@ -43,6 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    quiet_dependencies()
-    with one_line_errors():
-        main()
+    main()
