@@ -1,5 +1,6 @@
 """`delta-trl COMMAND`: thin doors to the modules, and a help that loads nothing."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT, run_command
 
 from delta_trl.__main__ import COMMANDS, main
+from delta_trl.run_folder import RUN_FILE
 from delta_trl.train.stopping import continuing_command, typed_command
 from delta_trl.version import __version__
 
