@@ -76,7 +76,7 @@ class Result:
         status: "finished" (exit status 0), "crashed", "timed out", "out of memory" or "too much output". Which of the last
             four it is may follow what the program wrote; whether it finished never does, but for a run before the last
             in one process: see `Sandbox.run_inputs`.
-        stdout: What it wrote to standard output, at most `most_bytes` of it.
+        stdout: What it wrote to standard output, at most `most_bytes` of it; b"" for calls.
         stderr: The last 64 KiB of what it wrote to standard error, of all runs in one process; b"" while others may follow.
             At the end the uncaught exception.
         returned: One text a call: `=` and the value as JSON, or `!` and the name of an exception as JSON.

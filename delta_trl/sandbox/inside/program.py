@@ -65,7 +65,7 @@ def run_program(
             state.accept("os", "fstat")
         if hasattr(sys, "set_int_max_str_digits"):
             sys.set_int_max_str_digits(0)
-        status = _answer_calls(job, names) if "function" in job else _run_again_and_again(job, state)
+        status = _answer_calls(job, names) if "function" in job else _run_inputs(job, state)
     except BaseException as error:
         status = _exit_status(error)
     finally:
@@ -78,7 +78,7 @@ def _wait_for_next() -> bool:
     return os.read(CONTROL, 1) != b""
 
 
-def _run_again_and_again(job: dict, state: State) -> int:
+def _run_inputs(job: dict, state: State) -> int:
     """The exit status of the last run. Runs go on until one fails, or leaves something behind that another would find."""
     standard = vars(builtins)
     original = standard.copy()
