@@ -32,7 +32,7 @@ FACTS = {
 # In the heading too: what was trained, how, and on what
 HEADING = ("trainer", "model_name_or_path", "dataset")
 # In place of an option that a run does not set
-DEFAULT = "default"
+NOT_SET = "default"
 
 
 def headings(runs: list[TrainingRun]) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -55,7 +55,7 @@ def settings_table(runs: list[TrainingRun]) -> list[dict[str, Any]]:
                 (column[name], False)
                 if name in column
                 # An option that a run does not name has its default there; without a run file nobody knows
-                else (DEFAULT if is_option and run.settings else MISSING, True)
+                else (NOT_SET if is_option and run.settings else MISSING, True)
                 for run, column in zip(runs, columns, strict=True)
             ]
             rows.append({"name": name, "values": values, "differs": len({text for text, _ in values} - {MISSING}) > 1})
