@@ -55,7 +55,10 @@ def said(project, caplog, *arguments) -> str:
         ),
         (["--temperature", 0], "temperature must be above 0; got 0.0"),
         (["--learning_rate", -1], "learning_rate must be at least 0; got -1.0"),
-        (["--report_to", "mlflow"], "report_to 'mlflow' cannot be used here: MLflowCallback requires mlflow"),
+        (
+            ["--report_to", "mlflow"],
+            "report_to 'mlflow' cannot be used here: its package is not installed. Install mlflow",
+        ),
         (["--report_to", "xyzzy"], "xyzzy is not supported, only "),
         (["--optim", "galore_adamw"], "optim 'galore_adamw' cannot be used here: You need to install `galore_torch`"),
         (["--optim", "grokadamw"], "optim 'grokadamw' cannot be used here: Please install grokadamw"),
@@ -118,6 +121,7 @@ def test_adapters_may_be_turned_off_by_name(project, caplog):
     [
         (["--held_out_share", 0.2], "held_out_share keeps problems out of training, and nothing evaluates them"),
         (["--sapo_temperature_pos", 2], "sapo_temperature_pos=2.0: nothing reads this with loss_type=dapo"),
+        (["--sapo_temperature_neg", 2, "--loss_type", "grpo"], "nothing reads this with loss_type=grpo"),
         (["--vllm_gpu_memory_utilization", 0.5, "--ref_model_sync_steps", 3], "with use_vllm=False, transformers"),
         (["--log_completions", "true"], "run/completions; num_completions_to_print has some printed"),
         (["--dtype", "bfloat16", "--learning_rate", 1e-6], "an update smaller than 1/256 of a weight is lost"),
@@ -225,6 +229,8 @@ def test_data_that_is_no_dataset_is_refused_with_what_to_pass(tmp_path, data, me
 def test_the_plan_says_it_too(project, capsys):
     main(["--config", str(project / "config.yaml"), "--plan", "--held_out_share", "0.2", "--max_prompt_length", "20"])
     assert "Note: held_out_share keeps problems out of training" in capsys.readouterr().out
+    elsewhere = ["--plan", "--report_to", "mlflow", "--optim", "galore_adamw", "--max_prompt_length", "20"]
+    main(["--config", str(project / "config.yaml"), *elsewhere])  # where it runs, these may be installed
     assert "lora_r=4: nothing reads this" in one_line(capsys, project, "--plan", "--lora_r", 4)
 
 

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from accelerate.utils import str_to_bool
 from transformers import PreTrainedConfig, Trainer
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import (
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
 from trl import ModelConfig
 
 from ..checks import rollout_batch_shortage
@@ -30,6 +33,8 @@ OF_THE_TRAINER: tuple[Dependence, ...] = (
     (("entropy_coef_*", "entropy_target"), "use_adaptive_entropy", bool, "the entropy bonus stays as it is"),
     (("eval_steps",), "eval_strategy", lambda strategy: strategy != "no", "nothing is evaluated while training"),
 )
+# What logs, and is left out by transformers in its list of what is installed: flyte always, azure_ml where mlflow is
+NOT_ALWAYS_LISTED = ("azure_ml", "flyte")
 # A weight's size where the model's config says nothing, as transformers draws weights
 USUAL_WEIGHT = 0.02
 
@@ -39,15 +44,12 @@ def check_start(script_args: Any, data_args: Any, args: GRPOBaseConfig, model_ar
     What to tell the user before a run starts.
 
     Raises:
-        ValueError: The model is not named, a package that an option needs is missing, or options of the model would be
-            ignored.
+        ValueError: The model is not named, or options of the model would be ignored.
     """
     if model_args.model_name_or_path is None:
         raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
     for sentence, needed in _ignored(OF_THE_MODEL, script_args, model_args):
         raise ValueError(f"{sentence} Add --{needed}, or leave that out; --{needed} false says that it is meant.")
-    _check_reports(args)
-    _check_optimizer(args)
     notes = [sentence for sentence, _ in _ignored(OF_THE_TRAINER, script_args, args)]
     held_out = "held_out_share" if data_args.held_out_share else "held_out_name" if data_args.held_out_name else None
     if held_out and args.eval_strategy == "no":
@@ -61,27 +63,26 @@ def check_start(script_args: Any, data_args: Any, args: GRPOBaseConfig, model_ar
 def _ignored(dependences: tuple[Dependence, ...], script_args: Any, options: Any) -> Iterator[tuple[str, str]]:
     """A sentence about options given that nothing will read, and the option that they need.
 
-    An option that was named as well, as in `--use_peft false`, was decided about.
+    One that was named as well, as in `--use_peft false`, was decided about.
     """
     for patterns, needed, is_on, outcome in dependences:
         names = [name for name in script_args.given if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
         value = getattr(options, needed)
-        if names and needed not in script_args.named and not is_on(value):
+        decided = isinstance(value, bool) and needed in script_args.named
+        if names and not decided and not is_on(value):
             listed = ", ".join(f"{name}={script_args.given[name]}" for name in names)
             yield f"{listed}: nothing reads this with {needed}={value}, {outcome}.", needed
 
 
-def _check_reports(args: GRPOBaseConfig) -> None:
-    """Build what logs, as the trainer will once the model is loaded."""
-    for name, callback in zip(args.report_to, get_reporting_integration_callbacks(args.report_to), strict=True):
-        try:
-            callback()
-        except (RuntimeError, ImportError) as error:
-            raise ValueError(f"report_to {name!r} cannot be used here: {error} Or set report_to: none.") from error
-
-
-def _check_optimizer(args: GRPOBaseConfig) -> None:
-    """Ask transformers for the optimizer's class, as the trainer will when it starts."""
+def check_packages(args: GRPOBaseConfig) -> None:
+    """Raise `ValueError` if what logs or optimizes is not installed: the trainer would say it once the model is loaded."""
+    get_reporting_integration_callbacks(args.report_to)  # for its error: a name that does not exist
+    available = {*get_available_reporting_integrations(), *NOT_ALWAYS_LISTED}
+    if missing := [name for name in args.report_to if name not in available]:
+        raise ValueError(
+            f"report_to {missing[0]!r} cannot be used here: its package is not installed. Install {missing[0]}, or set "
+            "report_to: none."
+        )
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError) as error:

@@ -18,7 +18,7 @@ from ..data import DataArguments, load_problem_data
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
 from .arguments import ScriptArguments
-from .checks import check_problems, check_start, keeps_float32_copy, lost_updates
+from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates
 from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
@@ -48,6 +48,7 @@ def build(
 
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.WARNING, format="%(message)s")
     notes = check_start(script_args, data_args, args, model_args)
+    check_packages(args)
     rewards = load_rewards(script_args)
     record = run_record(script_args, data_args, args, model_args, typed_command())
     start = decided_by_main(
