@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 DEBUG = "--debug"
@@ -65,3 +66,13 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+
+
+def own_command() -> list[str]:
+    """The words of this process's command, as they would be typed."""
+    script, *rest = sys.argv
+    if Path(script).name == "delta-trl":
+        return ["delta-trl", *rest]
+    if Path(script).name == "__main__.py":
+        return ["python", "-m", "delta_trl.train" if Path(script).parent.name == "train" else "delta_trl", *rest]
+    return ["python", script, *rest]

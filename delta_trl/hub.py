@@ -1,7 +1,6 @@
 """What leaves for the Hugging Face Hub: the model card, and pushes that cannot cost a run."""
 
 import shlex
-import sys
 from concurrent.futures import Future
 from dataclasses import fields
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
+from .commands import own_command
 from .version import __version__
 
 
@@ -136,7 +136,7 @@ class HubMixin:
         return (
             f"\n## How this model was made\n\n### Method options\n\n| option | value |\n|---|---|\n{options}\n"
             f"### Data and rewards\n\n- Dataset: {dataset or 'not named'}\n- Reward functions: {rewards}\n\n"
-            f"### Command\n\n```bash\n{command_line(sys.argv)}\n```\n\n"
+            f"### Command\n\n```bash\n{typed_command()}\n```\n\n"
             f"On {processes} process{'es' if processes > 1 else ''}, with {versions}.\n"
         )
 
@@ -154,6 +154,11 @@ def push_failure(trainer, error: BaseException) -> str:
         f"{args.output_dir}. Once the Hub answers and HF_TOKEN holds a token with write permission, push them with:\n\n"
         f"    hf upload {repository} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*/*'{private}\n"
     )
+
+
+def typed_command() -> str:
+    """The command of this process, without secrets and absolute paths."""
+    return command_line(own_command())
 
 
 def command_line(arguments: list[str], *, hide_folders: bool = True) -> str:

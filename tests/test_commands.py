@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT, run_command
 
 from delta_trl.__main__ import COMMANDS, main
+from delta_trl.hub import typed_command
 from delta_trl.run_folder import RUN_FILE
-from delta_trl.train.stopping import continuing_command, typed_command
+from delta_trl.train.stopping import continuing_command
 from delta_trl.version import __version__
 
 

@@ -176,7 +176,7 @@ def test_the_fingerprint_changes_with_any_answer(tmp_path):
     [
         ("mine.csv", b"question,answer\n1+1?,2\n"),
         ("mine.json", b'[\n {"question": "1+1?", "answer": 2}\n]'),
-        ("mine.jsonl.gz", gzip.compress(b'{"question": "1+1?", "answer": "2"}\n')),
+        ("mine.jsonl.gz", gzip.compress(b'{"question": "1+1?", "answer": "2"}\n', mtime=0)),
     ],
 )
 def test_local_files_are_read_in_every_format_that_training_data_may_have(tmp_path, name, content):

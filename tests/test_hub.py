@@ -172,7 +172,7 @@ def test_the_card_says_how_the_model_was_made(tmp_path, monkeypatch):
         "| `coef_max` | 1.5 |",
         "| `delta` | 10.0 |",
         "`digit_reward`",
-        "train.py --config 'a b.yaml' '--hub_token=***'",
+        "python scripts/train.py --config 'a b.yaml' '--hub_token=***'",
         "with delta_trl ",
         f"- TRL: {importlib.metadata.version('trl')}",
         ", peft ",

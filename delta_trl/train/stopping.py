@@ -2,15 +2,13 @@
 
 import functools
 import os
-import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..commands import end_with_parent
+from ..commands import end_with_parent, own_command
 from ..hub import command_line
 
 
@@ -80,25 +78,10 @@ def end_with_launcher() -> None:
 
 def continuing_command() -> str:
     """The command that continues this run, as it was typed as far as that can be known."""
-    words = [word for word in launcher() or _own_command() if word != "--overwrite_output_dir"]
+    words = [word for word in launcher() or own_command() if word != "--overwrite_output_dir"]
     if "--resume_from_checkpoint" not in words:
         words += ["--resume_from_checkpoint", "true"]
     program, *rest = words
     if rest and Path(rest[0]).name in LAUNCHERS:  # python /.../bin/accelerate launch ...
         program, *rest = rest
     return command_line([program, *rest], hide_folders=False)
-
-
-def typed_command() -> str:
-    """The command of this run, without secrets."""
-    program, *rest = _own_command()
-    return shlex.join([Path(program).name]) + " " + command_line(["", *rest]).removeprefix("''").lstrip()
-
-
-def _own_command() -> list[str]:
-    script, *rest = sys.argv
-    if Path(script).name == "delta-trl":
-        return ["delta-trl", *rest]
-    if Path(script).name == "__main__.py":
-        return ["python", "-m", "delta_trl.train" if Path(script).parent.name == "train" else "delta_trl", *rest]
-    return ["python", script, *rest]

@@ -15,6 +15,7 @@ from trl import ModelConfig
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
 from ..config import GRPOBaseConfig
 from ..data import DataArguments, load_problem_data
+from ..hub import typed_command
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
 from .arguments import ScriptArguments
@@ -22,7 +23,7 @@ from .checks import check_packages, check_problems, check_start, keeps_float32_c
 from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
-from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals, typed_command
+from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals
 
 
 logger = logging.getLogger(__name__)
