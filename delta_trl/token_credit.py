@@ -262,9 +262,9 @@ class TokenCreditTrainer(GRPOBaseTrainer):
 
     def _gather_uneven(self, values: torch.Tensor) -> torch.Tensor:
         """The 1-D tensors of all processes, concatenated. -inf marks padding, and is no value."""
-        padded = self.accelerator.pad_across_processes(values, pad_index=-torch.inf)
-        gathered = self.accelerator.gather(padded)
-        return gathered[gathered > -torch.inf]
+        numbers = values if values.is_floating_point() else values.double()  # integers have no -inf
+        gathered = self.accelerator.gather(self.accelerator.pad_across_processes(numbers, pad_index=-torch.inf))
+        return gathered[gathered > -torch.inf].to(values.dtype)
 
     def _local_rewards(self, n_rows: int) -> list[float]:
         """Total rewards of the rollout batch that was just scored; TRL logs those of all processes, in order of rank."""

@@ -94,7 +94,7 @@ def assert_equal(expected: dict, expected_folder: Path, folder: Path) -> None:
             assert other["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-5)
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4, abs=1e-5)
             assert other.keys() == one.keys()
-            for name in [key for key in one if re.match(r"(fipo|stare|rlsd)/(?!seconds)", key)]:
+            for name in [key for key in one if re.match(r"(fipo|stare|shear|rlsd)/(?!seconds)", key)]:
                 assert other[name] == pytest.approx(one[name], rel=0, abs=1e-6), name
     one, other = saved_weights(expected_folder), saved_weights(folder)
     assert one.keys() == other.keys()

@@ -15,6 +15,7 @@ from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.base import GRPOBaseTrainer
 from delta_trl.baselines import DAPOTrainer, ForkingTokensTrainer, SAPOTrainer
 from delta_trl.config import GRPOBaseConfig
+from delta_trl.methods import names
 from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer
 from delta_trl.methods.names import METHODS, TrainingMethod, methods
 from delta_trl.token_credit import TokenCreditTrainer
@@ -216,6 +217,56 @@ def test_another_method_is_one_entry(project, monkeypatch):
     )
     args = parse(*write_config(project, trainer="other"))[2]
     assert args.fipo_clip_max == 1.5
+
+
+@pytest.mark.parametrize("name", DELTA_LIKE[:-1])
+def test_the_old_spelling_of_a_method_of_our_own_means_the_same(project, name):
+    new = parse(*write_config(project, trainer=name))[2]
+    old = parse(*write_config(project, trainer="variant", variant=name))[2]
+    assert new.to_dict() == old.to_dict()  # output_dir is given
+    with pytest.raises(ValueError, match=f"trainer '{name}' needs variant='{name}'; got variant='mirror'"):
+        parse(*write_config(project, trainer=name, variant="mirror"))
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Make a package that registers these entry points, name = value."""
+
+    def install(**entry_points):
+        folder = tmp_path / "site" / "other-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        lines = [f"{name} = {value}" for name, value in entry_points.items()]
+        (folder / "entry_points.txt").write_text("\n".join(["[delta_trl.trainers]", *lines]))
+        monkeypatch.syspath_prepend(folder.parent)
+        names._registered.cache_clear()
+
+    yield install
+    names._registered.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("no_such_module:X", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("json:no_such_name", "AttributeError: "),
+        ("json:dumps", "TypeError: it must be a TrainingMethod; got function"),
+    ],
+)
+def test_a_broken_entry_point_of_another_package_is_one_warning(installed, value, reason):
+    installed(broken=value, fine="delta_trl.methods.names:METHODS_OF_A_TEST", delta="json:dumps")
+    names.METHODS_OF_A_TEST = TrainingMethod("fine")
+    try:
+        with pytest.warns(UserWarning, match="--trainer broken of other") as caught:
+            found = methods()
+        assert methods() == found
+    finally:
+        del names.METHODS_OF_A_TEST
+    (message,) = (str(warning.message) for warning in caught)
+    assert message.startswith(f"--trainer broken of other cannot be used: {value} does not load ({reason}")
+    assert message.endswith("Repair or remove other.")
+    assert found.keys() == {*METHODS, "fine"}
+    assert found["delta"] is METHODS["delta"]  # our own names cannot be taken
 
 
 @pytest.mark.slow

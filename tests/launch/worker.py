@@ -27,6 +27,7 @@ from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer  # noqa: E402
 from delta_trl import credit as credit_module  # noqa: E402
 from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
 from delta_trl.methods.rlsd import RLSDConfig  # noqa: E402
+from delta_trl.methods.shear import SHEARConfig  # noqa: E402
 from delta_trl.methods.stare import STAREConfig  # noqa: E402
 from delta_trl.token_credit import TokenCreditTrainer  # noqa: E402
 
@@ -76,6 +77,14 @@ VARIANTS = {
         "stare_target_entropy": 100.0,
         "stare_weight": 1.5,
     },
+    # Hidden states and numbers of responses from all processes: a prompt group may lie on both
+    "SHEAR": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+        "max_steps": len(CASES),
+        "shear_span": 4,
+        "shear_stride": 2,
+    },
     # A second pass, over longer prompts of other lengths
     "RLSD": {
         "gradient_accumulation_steps": 2,
@@ -100,6 +109,7 @@ SERVER_MODEL = tiny_model(seed=1)
 TRAINERS = {
     "FIPO": (FIPOTrainer, FIPOConfig),
     "STARE": (TokenCreditTrainer, STAREConfig),
+    "SHEAR": (TokenCreditTrainer, SHEARConfig),
     "RLSD": (TokenCreditTrainer, RLSDConfig),
 }
 WITH_COEFFICIENTS = [variant for variant in VARIANTS if variant not in (*TRAINERS, "vLLM server")]
