@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.trained]
 
 
 def block(language: str) -> str:
@@ -62,7 +62,7 @@ def test_it_is_trained(run, project):
     history = json.loads((project / "run" / "trainer_state.json").read_text())["log_history"]
     assert all(entry["mine/mean"] == pytest.approx(1, abs=1e-5) for entry in history if "loss" in entry)
     assert any(0 < entry["mine/share_above_1"] < 1 for entry in history if "loss" in entry)
-    assert json.loads((project / "run" / "delta_trl_run.json").read_text())["options"]["mine_size"] == 0.8
+    assert json.loads((project / "run" / "delta_trl_run.json").read_text())["settings"]["mine_size"] == 0.8
 
 
 def test_it_is_compared_and_scored(run, tmp_path):
