@@ -20,6 +20,7 @@ MAX_INTEGER_DIGITS = 4300  # of an integer: Python's own limit, since reading on
 MAX_VALUE_DEPTH = 100  # of nested lists and dicts
 ROOT_TOLERANCE = 1e-4  # as HumanEval has it
 MAX_TOKEN = 400  # characters of a decimal number
+MAX_PAIRS = 10**6  # elements of two sets that are compared one by one
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -47,7 +48,8 @@ def _same_token(expected: str, got: str) -> bool:
 
 
 def _close(expected: float, got: float) -> bool:
-    return abs(expected - got) <= FLOAT_TOLERANCE * max(1.0, abs(expected))
+    # A share of infinity is infinite, so that every number would be near it
+    return math.isfinite(expected) and abs(expected - got) <= FLOAT_TOLERANCE * max(1.0, abs(expected))
 
 
 def same_value(expected: object, got: object) -> bool:
@@ -75,7 +77,10 @@ def same_value(expected: object, got: object) -> bool:
 
 
 def same_set(expected: object, got: object) -> bool:
-    """Whether a list has the expected elements, in any order and number."""
+    """Whether a list has the expected elements, in any order and number.
+
+    Where more than `MAX_PAIRS` comparisons could be needed, they must be there word for word.
+    """
     expected, got = (
         value["$set"] if isinstance(value, dict) and "$set" in value else value for value in (expected, got)
     )
@@ -83,8 +88,12 @@ def same_set(expected: object, got: object) -> bool:
         return same_value(expected, got)
     wanted, given = ({json.dumps(item, sort_keys=True): item for item in items} for items in (expected, got))
     # Only what is not there word for word is looked for among all, since that takes time with the product of their numbers
-    return all(any(same_value(e, g) for g in given.values()) for key, e in wanted.items() if key not in given) and all(
-        any(same_value(e, g) for e in wanted.values()) for key, g in given.items() if key not in wanted
+    missing = [item for key, item in wanted.items() if key not in given]
+    further = [item for key, item in given.items() if key not in wanted]
+    if len(missing) * len(given) + len(further) * len(wanted) > MAX_PAIRS:
+        return False
+    return all(any(same_value(e, g) for g in given.values()) for e in missing) and all(
+        any(same_value(e, g) for e in wanted.values()) for g in further
     )
 
 

@@ -78,7 +78,8 @@ def _grade_runs(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits
     """(tests passed, (reason, detail)) on standard input.
 
     Runs share a process, and count if it ends well. What an earlier run left behind may have spoilt a later one: a run that
-    fails counts only as the first of its process. If one fails later, those of that process are repeated one by one.
+    fails counts only as the first of its process. If one fails later, it is repeated; if it then passes, an earlier run does
+    matter, and all that were not the first of their process are repeated, since a second try is for no program.
     """
     stdins = [text.encode("utf-8", "surrogatepass") for text in tests.inputs]
     expected = tests.outputs[0]
@@ -86,6 +87,8 @@ def _grade_runs(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits
     left = limits.seconds_of_all(len(stdins))
     pending, together = list(range(len(stdins))), True
     failures: dict[int, tuple[str, str]] = {}
+    behind_another: set[int] = set()  # passed, but not as the first of their process
+    suspects: set[int] = set()  # failed behind another
     while pending:
         if left <= 0:
             failures |= dict.fromkeys(pending, (TIMED_OUT, "all tests together took too long"))
@@ -114,6 +117,11 @@ def _grade_runs(program: str, tests: CodeTests, sandbox: Sandbox, limits: Limits
             decided = decided | {batch[0]}
         together = together and not (passed | failed.keys()) - decided
         pending = [i for i in pending if i not in decided]
+        behind_another |= decided - {batch[0]}
+        if batch[0] in passed & suspects:
+            pending += behind_another
+            behind_another.clear()
+        suspects |= failed.keys() - {batch[0]}
         pending.sort(key=lambda i: i not in failed)  # the likeliest to fail first
     first = failures[min(failures)] if failures else (RIGHT, "")
     return len(stdins) - len(failures), first
