@@ -13,7 +13,7 @@ from .numerals import based, literal
 from .qualifiers import ORDER, split_qualifiers
 from .reasons import SCORABLE
 from .spelling import canonical
-from .units import MAX_WORDS, TIME, split_unit, without_units, words
+from .units import MAX_WORDS, TIME, split_unit, unit_name, without_units, words
 from .verdicts import Tree
 
 
@@ -45,6 +45,8 @@ def gold_questions(gold: str) -> tuple[Tree, ...] | None:
         return None
     if obviously_scorable(gold):
         return ()
+    if _is_prose(gold):
+        return None
     parts = _parts(gold)
     if len(parts) > 1:
         questions = [gold_questions(part) for part in parts]
@@ -52,7 +54,7 @@ def gold_questions(gold: str) -> tuple[Tree, ...] | None:
             return None
         return tuple(dict.fromkeys(each for question in questions for each in question))
     body = without_units(subject(parts[0] if parts else gold))[0]
-    return None if _is_prose(body) else () if obviously_scorable(body) else ((SCORABLE, body),)
+    return () if obviously_scorable(body) else ((SCORABLE, body),)
 
 
 def _parts(gold: str) -> list[str]:
@@ -84,7 +86,17 @@ def obviously_scorable(gold: str) -> bool:
     )
 
 
+_WORD = re.compile(r"(?<![a-zA-Z\\{_^])[a-zA-Z]{2,}(?![a-zA-Z(])")
+
+
 def _is_prose(gold: str) -> bool:
-    """A sentence: no answer will say the same thing in the same words."""
-    bare = re.sub(r"\\[a-zA-Z]+", " ", gold)
-    return len(re.findall(r"(?<![a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z(])", bare)) > MAX_WORDS
+    """A sentence, or words around a value ("Alice has 7 apples left"): no answer will say it in the same words, and to the
+    algebra the letters of the words would be factors."""
+    if len(_WORD.findall(re.sub(r"\\[a-zA-Z]+", " ", gold))) > MAX_WORDS:
+        return True
+    if " " not in gold or not any(map(str.isdigit, gold)):
+        return False
+    outside = re.sub(r"\\text\{[^{}]*\}|\\[a-zA-Z]+", "#", gold)
+    words_outside = [match for match in _WORD.finditer(outside) if match[0] not in ("and", "or", "mod", "base")]
+    beside_space = (m for m in words_outside if " " in (outside[m.start() - 1 : m.start()], outside[m.end() : m.end() + 1]))
+    return any(not unit_name(match[0]) for match in beside_space)
