@@ -1,9 +1,10 @@
-"""How often the reward is right on graded answers, by family: ours and TRL's `accuracy_reward`.
+"""How often the reward is right on graded answers, by kind and by group: ours and, if asked, TRL's `accuracy_reward`.
 
-The file has one JSON object a line: `completion`, `gold`, `expected` (1, 0, or null: no expectation), `family`.
+Each file has one JSON object a line: `completion`; `gold` or `solution`; `expected` (1, 0, true, false, or null: no
+expectation); `family` or `kind`, and `group` where there is one.
 
-    python scripts/reward_accuracy.py tests/data/answers_2.jsonl
-    python scripts/reward_accuracy.py tests/data/answers_2.jsonl --missed
+    python scripts/reward_accuracy.py tests/data/answers_2.jsonl tests/data/answers_3.jsonl
+    python scripts/reward_accuracy.py tests/data/answers_2.jsonl --missed --trl
 """
 
 import argparse
@@ -21,47 +22,73 @@ def trl_scores(completions: list[str], golds: list[str]) -> list[float | None]:
     scores = []
     for completion, gold in zip(completions, golds, strict=True):
         try:
-            scores += accuracy_reward([[{"role": "assistant", "content": completion}]], [f"${gold}$"])
+            scores += accuracy_reward([[{"role": "assistant", "content": completion}]], [f"${gold.strip('$')}$"])
         except Exception:  # what it raises depends on the answer
             scores.append(0.0)
     return scores
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--no_trl", action="store_true", help="Leave TRL's reward out.")
-    parser.add_argument("--missed", action="store_true", help="List what ours gets wrong.")
-    options = parser.parse_args()
+def read_cases(path: Path) -> list[dict]:
+    """The cases with an expectation, all with the same columns."""
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if row["expected"] is not None]
+    return [
+        {
+            "completion": row["completion"],
+            "gold": row["gold"] if "gold" in row else row["solution"],
+            "expected": bool(row["expected"]),
+            "group": row.get("group", ""),
+            "kind": row.get("kind") or row.get("family") or "all",
+        }
+        for row in rows
+    ]
 
-    from delta_trl.rewards import grade
 
-    with options.file.open(encoding="utf-8") as file:
-        cases = [case for case in map(json.loads, file) if case["expected"] is not None]
-    completions, golds = [case["completion"] for case in cases], [case["gold"] for case in cases]
-    verdicts = grade(completions, golds)
-    scores = {"ours": [verdict.score for verdict in verdicts]}
-    if not options.no_trl:
-        scores["TRL"] = trl_scores(completions, golds)
-
-    def is_right(name: str, i: int) -> bool:
-        return float(scores[name][i] or 0.0) == cases[i]["expected"]
-
+def print_table(cases: list[dict], is_right: dict[str, list[bool]]) -> None:
+    """Right verdicts by group and kind, then by group, then of all and of the wrong answers alone."""
     rows = collections.defaultdict(list)
     for i, case in enumerate(cases):
-        rows[case["family"]].append(i)
+        rows[f"{case['group']}: {case['kind']}" if case["group"] else case["kind"]].append(i)
+    rows = dict(sorted(rows.items())) if any(case["group"] for case in cases) else dict(rows)
+    for group in sorted({case["group"] for case in cases} - {""}):
+        rows[f"all of {group}"] = [i for i, case in enumerate(cases) if case["group"] == group]
     rows["all"] = list(range(len(cases)))
     rows["wrong answers, refused"] = [i for i, case in enumerate(cases) if not case["expected"]]
-    print(f"| {'family':<28} | cases | {' | '.join(f'{name:>6}' for name in scores)} |")
-    print(f"|:{'-' * 28}-|------:|{'|'.join('-' * 7 + ':' for _ in scores)}|")
+    width = max(map(len, rows))
+    print(f"| {'kind':<{width}} | cases | {' | '.join(f'{name:>6}' for name in is_right)} |")
+    print(f"|:{'-' * width}-|------:|{'|'.join('-' * 7 + ':' for _ in is_right)}|")
     for name, members in rows.items():
-        right = " | ".join(f"{sum(is_right(which, i) for i in members):6d}" for which in scores)
-        print(f"| {name:<28} | {len(members):5d} | {right} |")
-    if options.missed:
-        for i in (i for i in rows["all"] if not is_right("ours", i)):
-            case = cases[i]
-            answer, reason = verdicts[i].answer, verdicts[i].reason
-            print(f"{case['expected']} {case['family']}: {case['gold']!r:.80} {answer!r:.80} {reason} ({case['why']})")
+        right = " | ".join(f"{sum(found[i] for i in members):6d}" for found in is_right.values())
+        print(f"| {name:<{width}} | {len(members):5d} | {right} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--trl", action="store_true", help="TRL's reward beside ours.")
+    parser.add_argument("--missed", action="store_true", help="List what ours gets wrong, with the rule that decided.")
+    options = parser.parse_args()
+
+    from delta_trl.rewards import explain, grade
+
+    for path in options.files:
+        cases = read_cases(path)
+        completions, golds = [case["completion"] for case in cases], [case["gold"] for case in cases]
+        verdicts = grade(completions, golds)
+        scores = {"ours": [verdict.score for verdict in verdicts]}
+        if options.trl:
+            scores["TRL"] = trl_scores(completions, golds)
+        is_right = {
+            name: [float(score or 0.0) == case["expected"] for score, case in zip(found, cases, strict=True)]
+            for name, found in scores.items()
+        }
+        print(f"\n{path.name}\n")
+        print_table(cases, is_right)
+        if options.missed:
+            for case, right in zip(cases, is_right["ours"], strict=True):
+                if not right:
+                    print(f"\nexpected {case['expected']:d}: {case['group']} {case['kind']}")
+                    print(explain(case["gold"], completion=case["completion"]))
 
 
 if __name__ == "__main__":

@@ -98,5 +98,7 @@ def _is_prose(gold: str) -> bool:
         return False
     outside = re.sub(r"\\text\{[^{}]*\}|\\[a-zA-Z]+", "#", gold)
     words_outside = [match for match in _WORD.finditer(outside) if match[0] not in ("and", "or", "mod", "base")]
-    beside_space = (m for m in words_outside if " " in (outside[m.start() - 1 : m.start()], outside[m.end() : m.end() + 1]))
+    beside_space = (
+        m for m in words_outside if " " in (outside[m.start() - 1 : m.start()], outside[m.end() : m.end() + 1])
+    )
     return any(not unit_name(match[0]) for match in beside_space)

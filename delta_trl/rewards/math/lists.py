@@ -111,7 +111,9 @@ def tuple_of_names(text: str, other: tuple[str, list[str]] | None) -> tuple[str,
     named = [_LETTER_NAME.fullmatch(part) for part in parts]
     if all(named):
         return ("()", [match[2] for match in sorted(named, key=lambda match: match[1])])
-    return None if any("=" in part for part in parts) else (other[0], parts)
+    return (
+        None if any(re.search(r"[=<>]|\\(?:le|ge|ne|in)(?![a-zA-Z])", part) for part in parts) else (other[0], parts)
+    )
 
 
 def are_of_one_letter(parts: list[str]) -> bool:

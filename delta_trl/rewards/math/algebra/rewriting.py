@@ -14,12 +14,10 @@ _SIMPLE = [
     (re.compile(r"\\gamma(?![a-zA-Z])"), r"\\mathfrak{g}"),  # it takes a gamma before a sign for the gamma function
     (re.compile(r"(?<![a-zA-Z\\])(?<!mathcal\{)E(?![a-zA-Z])"), r"\\mathcal{E}"),  # E for Euler's number
     (re.compile(r"\\(?:lg)(?![a-zA-Z])"), r"\\log_{10}"),
-    (re.compile(r"(?<![\d.])\.(?=\d)"), "0."),
     (re.compile(r"(\d+|[a-zA-Z])!(?=\^)"), r"(\1!)"),
     (re.compile(r"\\(max|min|gcd|lcm)\\\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\\\}"), r"\\\1(\2)"),
     (re.compile(r"\\mathbb\{R\}(?:_\{?>0\}?|_\{?\+\}?|\^\{?\+\}?)"), r"(0,\\infty)"),
     (re.compile(r"\\mathbb\{R\}(?:_\{?<0\}?|_\{?-\}?|\^\{?-\}?)"), r"(-\\infty,0)"),
-    (re.compile(r"\\equiv(?![a-zA-Z])"), "="),
 ]
 _PRIME = re.compile(r"(?<=[a-zA-Z])('+)(?!['\w])|(?<=[a-zA-Z])('+)(?=\()")
 _DOUBLE_FACTORIAL = re.compile(r"(\d+|(?<![a-zA-Z\\])[a-zA-Z]|[)}]) ?!!(?!!)")

@@ -65,7 +65,13 @@ def values(gold, answer):
     steps = [node for x in (gold, answer) for node in x.atoms(*INTEGER_FUNCTIONS)]
     stepped = {symbol for node in steps for symbol in node.free_symbols if symbol.name in INTEGERS}
     stepped |= {symbol for node in steps if isinstance(node, (Gcd, Lcm)) for symbol in node.free_symbols}
+    powers = set() if is_complex else gold.atoms(s.Pow) | answer.atoms(s.Pow)
+    under_roots = [
+        power.base for power in powers if power.exp.is_Rational and power.exp.q % 2 == 0 and power.free_symbols
+    ]
     for at in _points(symbols, stepped):
+        if any(base.evalf(15, subs={k: s.Float(v, 15) for k, v in at.items()}).is_negative for base in under_roots):
+            continue  # two roots of negative numbers have a real product, which is none of what is meant
         pair = []
         for expression in (gold, answer):
             if all(value.is_Integer and abs(value) <= LARGEST_EXACT for value in at.values()):
