@@ -1,6 +1,7 @@
 """The worker processes: limits, crashes, forks, threads, and no process left behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -114,6 +115,29 @@ def test_a_worker_that_stands_still_is_killed_at_the_wall_clock_and_says_nothing
     assert one.run([EASY, EASY]) == [(None, False), ("correct", True)]
     assert one.pids() != [pid]
     assert not wait_until_gone([pid])
+
+
+def test_a_worker_that_gets_little_of_a_busy_machine_is_ended_by_its_cpu_time_and_not_by_the_clock(pool):
+    one = pool(wall_seconds=1.6)
+    assert one.run([EASY]) == [("correct", True)]
+    (pid,) = one.pids()
+    is_over = threading.Event()
+
+    def starve() -> None:
+        while not is_over.wait(0.15) and is_running(pid):
+            os.kill(pid, signal.SIGSTOP)
+            is_over.wait(0.1)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    starving = threading.Thread(target=starve)
+    starving.start()
+    try:
+        # True: it would be the same on any day. Killed by the clock, as it would be after 1.6 seconds, it says False.
+        assert one.run([HANGS, EASY]) == [(None, True), ("correct", True)]
+    finally:
+        is_over.set()
+        starving.join()
 
 
 def test_a_worker_that_dies_while_idle_is_replaced_unnoticed(pool):
