@@ -131,6 +131,9 @@ PROCESSES = {
     "capabilities": "raw(126, 91, None, None)",
     "namespaces": "raw(272, 97, 0)",
     "enter a namespace": "raw(308, 268, -1, 0)",
+    "the time of another": "time.clock_gettime((~OTHER << 3) | 2)",
+    "sleep by the time of another": "assert raw(230, 115, (~OTHER << 3) | 2, 0, (ctypes.c_long * 2)(), None) == 0",
+    "the cores of another": "os.sched_getaffinity(OTHER)",
     "another filter": "raw(317, 277, 99, 0, None)",
 }
 
@@ -176,6 +179,7 @@ KERNEL = {
     "event as a descriptor": "raw(290, 19, 0, 0)",
     "signal as a descriptor": "raw(289, 74, -1, None, 8, 0)",
     "copy between descriptors": "raw(326, 285, -1, None, -1, None, 0, 0)",
+    "futexes that inherit priorities": "assert raw(202, 98, ctypes.byref(ctypes.c_uint32(0)), 6, 0, None) == 0",
     "splice": "raw(275, 76, -1, None, -1, None, 0, 0)",
     "move pages": "raw(279, 239, 0, 0, None, None, None, 0)",
     "advise another's memory": "raw(440, 440, -1, None, 0, 0, 0)",

@@ -1,12 +1,19 @@
 # ruff: noqa: E501 - some programs are one line
 """The code reward against programs that try for a reward without solving, and honest programs that looked like them."""
 
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
 from delta_trl.rewards.code.compare import read_value, same_set, same_text, same_value
 from delta_trl.rewards.code.grading import grade_program
 from delta_trl.rewards.code.tests import read_tests
-from delta_trl.sandbox import Sandbox
+from delta_trl.sandbox import Limits, Sandbox, handle
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +79,89 @@ def test_state_that_spoils_a_later_run_costs_an_honest_program_nothing(sandbox):
     program = "import json\nn = int(input())\nD = json.JSONDecoder\nD.seen = getattr(D, 'seen', 0) + n\nprint('YES' if D.seen in (1, 4) else 'NO')"
     for fraction in (True, False):
         assert grade_program(program, read_tests(ANSWERS), sandbox, fraction=fraction).score == 1.0
+
+
+REPLACED_STREAMS = {
+    "open": "import sys\nsys.stdin = open(0)\nprint(input())",
+    "fdopen": "import os, sys\nsys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, 'w')\nprint(input())",
+    "a path": "import sys\nsys.stdin = open('/dev/stdin')\nprint(input())",
+    "nothing": "import os, sys\nsys.stderr = open(os.devnull, 'w')\nprint(input())\nsys.stdin = open(os.devnull)",
+}
+
+
+@pytest.mark.parametrize("program", REPLACED_STREAMS.values(), ids=REPLACED_STREAMS)
+def test_programs_that_replace_their_streams_go_on_in_one_process(sandbox, program):
+    """What closes its descriptor late must not close that of the next run."""
+    results = list(sandbox.run_inputs(program, [b"1", b"2", b"3"]))
+    assert [(result.status, result.stdout) for result in results] == [("finished", b"%d\n" % n) for n in (1, 2, 3)]
+
+
+HONEST = {
+    "__builtins__ of __main__": "__builtins__.print(getattr(__builtins__, 'input')())",
+    "__builtins__ changed": "__builtins__.ask = __builtins__.input\nprint(ask())",
+    "silence": "import contextlib, os\nwith open(os.devnull, 'w') as f, contextlib.redirect_stdout(f): print('debug' * 9999)\nprint(input())",
+    "binary silence": "from pathlib import Path\nwith Path('/dev/null').open('wb') as f: f.write(b'debug')\nprint(input() + open('/dev/null').read())",
+    "its own clocks": "import time\nfor n in ('MONOTONIC', 'REALTIME', 'PROCESS_CPUTIME_ID', 'THREAD_CPUTIME_ID', 'BOOTTIME'): time.clock_gettime(getattr(time, 'CLOCK_' + n))\ntime.sleep(0.001)\nprint(input())",
+    "locks": "import queue, threading\nq = queue.Queue()\nlock = threading.Condition()\nt = threading.Thread(target=lambda: q.put(input()))\nt.start()\nwith lock: lock.wait(0.001)\nprint(q.get(timeout=9))\nt.join()",
+    "cores": "import multiprocessing, os\nassert len(os.sched_getaffinity(0)) >= 1 and multiprocessing.cpu_count() >= 1\nprint(input())",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", HONEST.values(), ids=HONEST)
+def test_honest_programs_are_right(sandbox, program):
+    tests = read_tests({"inputs": ["1\n", "2\n"], "outputs": ["1\n", "2\n"]})
+    verdict = grade_program(program, tests, sandbox)
+    assert (verdict.score, verdict.reason) == (1.0, "right"), verdict
+
+
+def child_of(worker: int, seconds: float = 60.0) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := Path(f"/proc/{worker}/task/{worker}/children").read_text().split():
+            return int(found[0])
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def test_where_memory_runs_out_programs_end_before_the_trainer(sandbox):
+    results = sandbox.run_inputs("", [b"", b""])
+    next(results)
+    (worker,) = sandbox.pids()
+    for pid in (worker, child_of(worker)):
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+    results.close()
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+
+
+def test_a_program_whose_worker_died_before_it_was_confined_is_not_run(tmp_path, monkeypatch):
+    """Nothing would end it: here the worker is killed while its child has yet to ask to die with it."""
+    for file in handle.INSIDE.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    text = (tmp_path / "program.py").read_text()
+    slow = text.replace("        isolation.enter(", "        __import__('time').sleep(1)\n        isolation.enter(")
+    assert slow != text
+    (tmp_path / "program.py").write_text(slow)
+    monkeypatch.setattr(handle, "INSIDE", tmp_path)
+    sandbox = Sandbox(workers=1)
+    sandbox.run("")
+    (worker,) = sandbox.pids()
+    sleeper = "import time\ntime.sleep(600)"
+    thread = threading.Thread(target=sandbox.run, args=[sleeper, b"", Limits(wall_seconds=2.0)])
+    thread.start()
+    program = child_of(worker)
+    os.kill(worker, signal.SIGKILL)
+    sandbox.close()
+    deadline = time.monotonic() + 30
+    while is_running(program) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(program)
+    monkeypatch.undo()
+    thread.join(60)
+    sandbox.close()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -24,6 +24,22 @@ MACHINE = os.uname().machine
 _open, _os_open, _stat = io.open, os.open, os.stat
 
 
+class Nothing(io.RawIOBase):
+    """`/dev/null`: there is nothing to read, and what is written is gone."""
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        return 0
+
+    def write(self, data) -> int:
+        return len(data)
+
+
 def adapt() -> None:
     """Put what is here in its place."""
     builtins.open = io.open = open_standard_file
@@ -37,15 +53,23 @@ def adapt() -> None:
     context.BaseContext.RLock = lambda self: threading.RLock()
 
 
-def _standard_file(path: object) -> int | None:
+def _path(file: object) -> str | bytes | None:
     try:
-        return STANDARD_FILES.get(os.fspath(path))
+        return os.fspath(file)
     except TypeError:  # a descriptor
         return None
 
 
+def _standard_file(file: object) -> int | None:
+    return STANDARD_FILES.get(_path(file))
+
+
 def open_standard_file(file, *arguments, **settings):
-    """`open`, with the standard streams by their paths."""
+    """`open`, with the standard streams by their paths, and `/dev/null` without a descriptor."""
+    if _path(file) == os.devnull:
+        both = io.BufferedRWPair(Nothing(), Nothing())
+        mode = arguments[0] if arguments else settings.get("mode", "r")
+        return both if "b" in mode else io.TextIOWrapper(both, encoding="utf-8", errors="surrogateescape")
     number = _standard_file(file)
     return _open(file if number is None else os.dup(number), *arguments, **settings)
 

@@ -34,11 +34,11 @@ ALLOWED = (
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "pause"),
     *("alarm", "getitimer", "setitimer"),
     # Clocks
-    *("clock_gettime", "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "times"),
+    *("nanosleep", "gettimeofday", "time", "times"),
     # Threads: programs use them for deep recursion. `clone` is added below, for threads only.
-    *("futex", "set_robust_list", "set_tid_address", "rseq", "sched_yield", "gettid", "exit", "membarrier"),
+    *("set_robust_list", "set_tid_address", "rseq", "sched_yield", "gettid", "exit", "membarrier"),
     # Harmless facts
-    *("getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "getcwd", "sched_getaffinity", "sysinfo"),
+    *("getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "getcwd", "sysinfo"),
     *("getrlimit", "getrusage", "getrandom", "exit_group"),
 )
 # Calls that take a path find no file, as honest programs expect where there is none
@@ -50,6 +50,13 @@ F_SETFL = 4
 FILE_FLAGS = 0xFFFFFFFF & ~(0o4000 | 0o3 | 0o100000 | 0o400000)
 PIPE_FLAGS = 0xFFFFFFFF & ~(0o4000 | 0o2000000)
 IOCTL_REQUESTS = (0x5401, 0x541B)  # TCGETS (isatty), FIONREAD
+# The system's clocks and the caller's own have small numbers; those of other processes, which would tell that they exist and
+# what they do, and those of descriptors have negative ones
+CLOCKS = ("clock_gettime", "clock_getres", "clock_nanosleep")
+OTHER_CLOCKS = 0xFFFFFFF0
+# WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET: those that inherit priorities name any thread of the
+# machine as the owner, and no lock of Python's is one
+FUTEX_OPERATIONS, FUTEX_MASK = (0, 1, 3, 4, 5, 9, 10), 0x7F
 
 CLONE_THREAD = 0x00010000 | 0x00000800 | 0x00000100  # THREAD, SIGHAND, VM
 CLONE_WATCHED = (
@@ -124,6 +131,11 @@ def rules() -> list[tuple[str, int, list[tuple[int, int, int, int]]]]:
     found.append(("fcntl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, F_SETFL, 0), (2, SCMP_CMP_MASKED_EQ, FILE_FLAGS, 0)]))
     found.append(("pipe2", SCMP_ACT_ALLOW, [(1, SCMP_CMP_MASKED_EQ, PIPE_FLAGS, 0)]))  # within the process
     found += [("ioctl", SCMP_ACT_ALLOW, [(1, SCMP_CMP_EQ, request, 0)]) for request in IOCTL_REQUESTS]
+    found += [(name, SCMP_ACT_ALLOW, [(0, SCMP_CMP_MASKED_EQ, OTHER_CLOCKS, 0)]) for name in CLOCKS]
+    found += [("futex", SCMP_ACT_ALLOW, [(1, SCMP_CMP_MASKED_EQ, FUTEX_MASK, op)]) for op in FUTEX_OPERATIONS]
+    # The caller's cores; glibc asks by the number of a thread, too, and takes this answer for "not known"
+    found.append(("sched_getaffinity", SCMP_ACT_ALLOW, [(0, SCMP_CMP_EQ, 0, 0)]))
+    found.append(("sched_getaffinity", SCMP_ACT_ERRNO | errno.ENOSYS, [(0, SCMP_CMP_NE, 0, 0)]))
     found.append(("clone", SCMP_ACT_ALLOW, [(0, SCMP_CMP_MASKED_EQ, CLONE_WATCHED, CLONE_THREAD)]))
     # Its flags are in memory, where no filter can look; the C library then falls back to clone.
     found.append(("clone3", SCMP_ACT_ERRNO | errno.ENOSYS, []))
@@ -239,6 +251,7 @@ class Isolation:
 
     def __init__(self, use_landlock: bool = True):
         self._filter = build_filter()
+        self._worker = os.getpid()
         self._mapped_bytes = mapped_bytes()
         self.layers = ["seccomp"]
         self._has_own_user = False
@@ -265,6 +278,8 @@ class Isolation:
             other_threads: Threads of the same user, which the kernel counts in; None: do not limit threads.
         """
         _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "Following the worker's death")
+        if os.getppid() != self._worker:
+            raise IsolationError("The worker died before its death could be followed.")
         _limit(resource.RLIMIT_AS, self._mapped_bytes + memory_bytes)
         _limit(resource.RLIMIT_CPU, math.ceil(total_cpu_seconds) + 1)
         _limit(resource.RLIMIT_FSIZE, file_bytes)

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 
 IS_X86 = sys.implementation._multiarch.startswith("x86_64")
@@ -105,6 +106,8 @@ ATTEMPTS = {
     "signal all": lambda: os.kill(-1, 0),
     "trace its parent": lambda: raw("ptrace", 16, os.getppid(), 0, 0),
     "read its parent's memory": lambda: raw("process_vm_readv", os.getppid(), 0, 0, 0, 0, 0),
+    "read its parent's clock": lambda: time.clock_gettime((~os.getppid() << 3) | 2),
+    "see the cores of its parent": lambda: os.sched_getaffinity(os.getppid()),
     "use io_uring": lambda: raw("io_uring_setup", 1, buffer),
     "use bpf": lambda: raw("bpf", 0, buffer, 48),
     "use userfaultfd": lambda: raw("userfaultfd", 1),

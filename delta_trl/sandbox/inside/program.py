@@ -90,6 +90,7 @@ def _run_inputs(job: dict, state: State) -> int:
             _open_standard_streams()
             random.seed(SEED)
             space = _namespace("__main__")
+            space["__builtins__"] = builtins  # the module, as for the interpreter's own __main__
             # A context of its own: what it sets for decimal numbers, or numpy's printing, ends with the run
             context = contextvars.copy_context()
             status = 0
@@ -168,7 +169,7 @@ def _end_like_the_interpreter() -> bool:
         threading._shutdown()  # tells executors that nobody shut down to finish; none can be made after that
     atexit._run_exitfuncs()
     _flush()
-    for name in ("stdout", "stderr"):
+    for name in ("stdin", "stdout", "stderr"):  # those that the program opened close their descriptors here, not later
         setattr(sys, name, getattr(sys, f"__{name}__", None))
     for name in ("__main__", "solution"):
         sys.modules.pop(name, None)

@@ -9,6 +9,7 @@ whether the process lives, its exit status and its CPU time. All limits are watc
 them. The worker reads none of the files: what it had in memory, every later program could find.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -161,6 +162,8 @@ def main(control_file: int, use_landlock: bool, parent: int) -> None:
     os.dup2(control_file, CONTROL)
     os.closerange(CONTROL + 1, 65536)
     control = socket.socket(fileno=CONTROL)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # where memory runs out, the kernel is to end programs, not the training process
     adapt()  # first: modules keep what they find when they are imported
     try:
         preload()
