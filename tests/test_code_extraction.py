@@ -32,6 +32,12 @@ AT_MARGIN = '"""\n```python\nf(1)\n```\n"""\ndef f(n):\n    return n\n'
         ("- So:\n\n        ```python\n        a\n        ```", "a\n"),
         ("> ```python\n> a\n> ```", "a\n"),
         ("<answer>\n```python\na\n```\n</answer>", "a\n"),
+        ("<answer>```python\na\n```</answer>", "a\n"),
+        ("<answer>~~~python\na\n~~~</answer>\n", "a\n"),
+        ("```python\na\n```<|im_end|>", "a\n"),
+        ("```python\na\n```\n<answer>```python\nb\n```</answer>", "b\n"),
+        ("```python\na\n```\n<answer>\n```python\nb\n```</answer>", "b\n"),
+        (">```python\n>a\n>```", "a\n"),
         ("**Code:** ```python\na\n```\nIt prints\n```\n3\n```", "a\n"),
         ("```python\na\nb```", "a\nb\n"),
         ("Code: ```python\na\nb```\nThat is `all`.", "a\nb\n"),
@@ -79,6 +85,7 @@ FAMILIES = {
     "references": "[a]: b '\n",
     "underlines": "a\n===\n",
     "html": "<div>\n",
+    "tags": "<a>```</a>",
 }
 
 

@@ -13,6 +13,8 @@ from ...responses import after_thoughts
 _PYTHON = re.compile(r"\{?[ .\t]*(?:python|pypy|py)[\d.]*(?![\w-])", re.IGNORECASE)
 _FENCE = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)([^`\n]*+)$")
 _LINE_END = re.compile("\r\n?")
+# Between a tag and a fence in one line: `<answer>```python`, or "```</answer>" and "```<|im_end|>", which close a block
+_TAG_AT_FENCE = re.compile(r"(?<=\w>)(?=```|~~~)|(?<=```|~~~)(?=</|<\|)")
 # What a line may begin with besides its text: quotes and list items
 _CONTAINERS = re.compile(r"(?:[ \t>*+-]|\d{1,9}[.)](?=[ \t]))*")
 # For each quotation the parser looks at all lines that may lazily belong to it, so that many of them are quadratic work
@@ -44,6 +46,7 @@ def extract_code(completion: str) -> str | None:
     program = unmarked = None
     end = 0  # the line after the program
     text = _LINE_END.sub("\n", text)  # as the parser counts lines
+    text = _TAG_AT_FENCE.sub("\n", text)
     commonmark = _COMMONMARK if _quotations(text) <= MOST_QUOTATIONS else _WITHOUT_QUOTATIONS
     for parser, form in ((commonmark, str), (_ANY_INDENTATION, str), (_ANY_INDENTATION, _with_lines_of_their_own)):
         if program is not None and form is not str:
