@@ -19,7 +19,7 @@ _NAME = re.compile(
     r"|\|\|?\\?(?:[A-Z]{1,3}|vec\{\w\}|overline\{\w+\})\|?\|"
     r"|\([a-zA-Z](?:_\w)?(?:, ?[a-zA-Z](?:_\w)?)+\)"  # (x,y)
     r"|(?:P|E|\\mathbb\{[PE]\}|\\operatorname\{(?:Var|Cov)\}|\\(?:Pr|text\{Var\})|Var)(?:_\{?\w+\}?)?[\[(].{1,40}[\])]"
-    r"|\\frac\{d ?[a-zA-Z]\}\{d ?[a-zA-Z]\}|d[a-z]/d[a-z]"
+    r"|\\frac\{d(?:\^\{?\d\}?)? ?[a-zA-Z]\}\{d ?[a-zA-Z](?:\^\{?\d\}?)?\}"
     r"|\\text\{[^{}=<>]{1,40}\}"
 )
 
@@ -101,6 +101,7 @@ def subject(gold: str) -> str:
 def is_several(parts: list[str]) -> bool:
     r"""Whether what stands between equals signs is more than one equation: a list, alternatives, text in between."""
     return any(
-        len(elements(part)) > 1 or other_text(part) or part.count("|") % 2 or has_order(part)
+        not is_name(part)
+        and (len(elements(part)) > 1 or other_text(part) or part.count("|") % 2 or has_order(part))
         for part in (parts[:-1] if not other_text(parts[0]) else parts[1:-1])
     ) or parts[-1].count("|") % 2 == 1  # fmt: skip

@@ -29,6 +29,7 @@ _GREEK_WORD = re.compile(rf"{_TEXT}|(?<![a-zA-Z\\])({_GREEK})(?![a-zA-Z])")
 _INFINITY = re.compile(
     rf"\\text ?\{{ ?infinity ?\}}|{_TEXT}|(?<![a-zA-Z\\])(?:infinity|infty|inf|oo)(?![a-zA-Z(])", re.IGNORECASE
 )
+_IN_TEXT = re.compile(r"\\text ?\{ ?infinity ?\}", re.IGNORECASE)
 _OPERATOR = re.compile(
     rf"\\(?:operatorname\*?|text|mathrm) ?\{{ ?({_PLAIN}|sec|sh|ch|th|arch) ?\}}(?= ?[({{\\a-zA-Z\d^_])"
 )
@@ -60,7 +61,9 @@ def with_commands(text: str) -> str:
         text = _COMBINATIONS.sub(_combination, text)
     if not _PLAIN_LETTERS.search(text) and "(" not in text:
         return text
-    text = _INFINITY.sub(lambda m: m[0] if m[0].startswith("\\") and "nfin" not in m[0].lower() else r"\infty ", text)
+    text = _INFINITY.sub(
+        lambda m: m[0] if m[0].startswith("\\") and not _IN_TEXT.fullmatch(m[0]) else r"\infty ", text
+    )
     text = _WORD.sub(_word, text)
     text = _GREEK_WORD.sub(lambda m: rf"\{m[1]} " if m[1] else m[0], text)
     for _ in range(3):  # calls in calls

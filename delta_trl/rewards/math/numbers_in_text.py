@@ -9,7 +9,7 @@ from .brackets import depths
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 _BRACED_COMMA = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:\{,\}\d{3})+)(?!\d)")
 _POINTS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,}(?![\d.,])|(?<![\d.,])[1-9]\d{0,2}(?:'\d{3})+(?![\d'])")
-_SEPARATOR = re.compile(r"[,;]|\\text\{|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])")
+_SEPARATOR = re.compile(r"[,;]|\\text\{ ?(?:and|or) ?\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])")
 _NO_NUMBER = re.compile(r"[^\d,. +%\\$-]")
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _FRENCH = re.compile(

@@ -10,9 +10,10 @@ from .lists import bracketed
 
 _LETTER = re.compile(r"\\text\{[^{}]*\}|\\[a-zA-Z]+|[a-zA-Z](?:_(?:\{\w+\}|\w))?")
 _GREEK_LETTERS = frozenset([r"\lambda", r"\mu", r"\alpha", r"\theta"])
-_CONSTANT = re.compile(r"[CcKkA](?:_\{?\d\}?)?")
+_CONSTANT = re.compile(r"[CcKkAam](?:_\{?\d\}?)?")
 _LINE_LETTERS = frozenset("tsruklmnacp") | {r"\lambda", r"\mu", r"\alpha"}
 _INTEGER_MULTIPLE = re.compile(r"(?:[2-9]|[1-9]\d+)\*?L(?:[+-]\d+)?")
+_VARIABLES = frozenset("xtuyz") | {r"\theta"}  # of an integral: with other letters a c may be one of them
 FREE = r"\nu"
 
 
@@ -81,11 +82,12 @@ def _is_constant(text: str, letter: str) -> bool:
     if not _CONSTANT.fullmatch(letter):
         return False
     value, name = _value(text), equal_parts(text)[0]
-    if letter[0] in "Cc" and re.search(
-        rf"[+-]{re.escape(letter)}$|(?:^|[=+-]){re.escape(letter)}(?=[a-zA-Z\\(])", value
-    ):
+    others = _letters(value) - {letter}
+    if value.endswith("+" + letter) and letter[0] in "CcKkA" and others <= _VARIABLES:
         return True
-    if value.endswith("+" + letter) and letter in ("K", "k", "A"):
+    is_named_or_numbered = name != value or "_" in letter
+    leads = re.search(rf"[+-]{re.escape(letter)}$|(?:^|[=+-]){re.escape(letter)}(?=[a-zA-Z\\(])", value)
+    if letter[0] in "Cc" and is_named_or_numbered and leads:
         return True
     variable = name[2] if re.fullmatch(r"[a-zA-Z]\([a-z]\)", name) else "x" if name == "y" else ""
     return bool(variable) and len(_letters(value) - {variable}) == 1

@@ -11,6 +11,7 @@ _ALL_REALS = re.compile(
     r"(?:the set of )?(?:all|any) (?:the )?real(?:s| numbers?| values?)(?: of [a-z])?|(?:the )?real numbers"
     r"|all reals|the set of real numbers"
 )
+_INTEGERS = ("all integers", "the integers", "any integer", "the set of integers", "the set of all integers")
 _NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
@@ -40,6 +41,8 @@ def as_symbols(text: str) -> str:
         return r"\emptyset"
     if _ALL_REALS.fullmatch(re.sub(r"^[a-z] ?(?:\\in ?|is |can be |= ?)", "", flat)):
         return r"\mathbb{R}"
+    if flat in _INTEGERS:
+        return r"\mathbb{Z}"
     if flat in _NUMBERS:
         return str(_NUMBERS.index(flat))
     return text

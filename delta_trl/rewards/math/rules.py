@@ -172,7 +172,7 @@ def _rounding(pair: Pair):
         return CORRECT  # the gold states it
     whole = pair.inner(gold, answer)
     value = literal(gold)
-    if rounded and value and value.is_decimal and literal(rounded) == value:
+    if rounded and value and value.is_decimal and literal(without_units(rounded)[0]) == value:
         bare = equal_parts(answer)[-1]
         return (EVERY, "rounding", ((ROUNDS, "rounding", bare, gold),))
     return (EVERY, "rounding", (*checks, whole)) if checks else whole

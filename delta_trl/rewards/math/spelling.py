@@ -76,6 +76,7 @@ _SYNONYMS = [
         ),
         r"\\pmod{\1}",
     ),
+    (re.compile(r"\\mod(?![a-zA-Z])"), r"\\bmod "),
     (re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])"), r"\1"),
 ]  # fmt: skip
 _UNIT_THEN_NUMBER = re.compile(r"(\\text\{([^{}]*)\}) ?(?=\d)")  # "2 hours 30 minutes"

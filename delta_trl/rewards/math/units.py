@@ -12,22 +12,23 @@ from .numerals import literal
 
 
 _UNIT_NAMES = {
-    "um": "micrometer micrometre micron", "us": "microsecond", "ug": "microgram", "mm": "millimeter millimetre",
-    "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre", "km": "kilometer kilometre",
-    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "nm": "nanometer", "mg": "milligram",
-    "g": "gram gm", "kg": "kilogram kilo", "lb": "pound lbs", "oz": "ounce", "t": "ton tonne", "l": "liter litre L",
-    "ml": "milliliter millilitre mL", "gal": "gallon", "qt": "quart", "pint": "pt", "cup": "", "ms": "millisecond",
-    "s": "second sec", "min": "minute", "h": "hour hr", "day": "", "week": "wk", "month": "", "year": "yr",
-    "decade": "", "century": "centuries", "mph": "", "kph": "", "acre": "", "hectare": "ha", "cent": "¢",
-    "dollar": "usd USD buck", "euro": "EUR", "sterling": "GBP", "yuan": "RMB", "yen": "", "rupee": "Rs",
-    "degree": "deg", "radian": "rad", "unit": "", "N": "newton", "J": "joule", "W": "watt", "V": "volt",
-    "A": "amp ampere", "C": "coulomb", "K": "kelvin", "Pa": "pascal", "kPa": "", "atm": "", "Hz": "hertz", "kHz": "",
-    "ohm": "Ω", "kohm": "kΩ", "Mohm": "MΩ", "mV": "", "kV": "", "mA": "", "MHz": "", "GHz": "", "GPa": "", "MPa": "",
-    "MJ": "", "mJ": "", "MW": "", "GeV": "", "dB": "decibel", "knot": "", "lumen": "", "weber": "Wb", "henry": "H",
-    "bar": "", "mmHg": "", "ns": "nanosecond", "kN": "", "F": "farad", "T": "tesla", "eV": "", "MeV": "", "kJ": "",
-    "kW": "kilowatt", "mol": "mole", "u": "amu", "cal": "calorie", "kcal": "", "bit": "", "byte": "",
-    "a.m.": "am AM A.M. A.m.", "p.m.": "pm PM P.M. P.m.", "celsius": "", "fahrenheit": "", "tsp": "teaspoon",
-    "tbsp": "tablespoon", "rpm": "", "AU": "", "M": "",
+    "uF": "microfarad", "nF": "nanofarad", "pF": "picofarad", "uA": "microampere", "uC": "microcoulomb",
+    "uL": "microliter", "um": "micrometer micrometre micron", "us": "microsecond", "ug": "microgram",
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre",
+    "km": "kilometer kilometre", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
+    "nm": "nanometer", "mg": "milligram", "g": "gram gm", "kg": "kilogram kilo", "lb": "pound lbs", "oz": "ounce",
+    "t": "ton tonne", "l": "liter litre L", "ml": "milliliter millilitre mL", "gal": "gallon", "qt": "quart",
+    "pint": "pt", "cup": "", "ms": "millisecond", "s": "second sec", "min": "minute", "h": "hour hr", "day": "",
+    "week": "wk", "month": "", "year": "yr", "decade": "", "century": "centuries", "mph": "", "kph": "", "acre": "",
+    "hectare": "ha", "cent": "¢", "dollar": "usd USD buck", "euro": "EUR", "sterling": "GBP", "yuan": "RMB",
+    "yen": "", "rupee": "Rs", "degree": "deg", "radian": "rad", "unit": "", "N": "newton", "J": "joule", "W": "watt",
+    "V": "volt", "A": "amp ampere", "C": "coulomb", "K": "kelvin", "Pa": "pascal", "kPa": "", "atm": "",
+    "Hz": "hertz", "kHz": "", "ohm": "Ω", "kohm": "kΩ", "Mohm": "MΩ", "mV": "", "kV": "", "mA": "", "MHz": "",
+    "GHz": "", "GPa": "", "MPa": "", "MJ": "", "mJ": "", "MW": "", "GeV": "", "dB": "decibel", "knot": "",
+    "lumen": "", "weber": "Wb", "henry": "H", "bar": "", "mmHg": "", "ns": "nanosecond", "kN": "", "F": "farad",
+    "T": "tesla", "eV": "", "MeV": "", "kJ": "", "kW": "kilowatt", "mol": "mole", "u": "amu", "cal": "calorie",
+    "kcal": "", "bit": "", "byte": "", "a.m.": "am AM A.M. A.m.", "p.m.": "pm PM P.M. P.m.", "celsius": "",
+    "fahrenheit": "", "tsp": "teaspoon", "tbsp": "tablespoon", "rpm": "", "AU": "", "M": "",
 }  # fmt: skip
 _NOUN_TEXT = """
 actor airplane almond altitude anagram angle animal answer ant ants apple apricot arc arrangement article artist
@@ -81,6 +82,7 @@ _TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}(?:\^\{?(-?\d)\}?)?((?: |/|\\cdot|\
 _BARE_TAIL = re.compile(
     r"(?<![a-zA-Z\\{_^])((?:(?:square|sq\.?|cubic|cu\.?) )?[a-zA-Z]{2,}(?:/[a-zA-Z]+| per [a-z]+)?)(?:\^\{?(-?\d)\}?)?$"
 )
+_TEMPERATURE = re.compile(r"(.*\d.*)\^\{\\circ\} ?([CF])")
 _LONGEST_UNIT = 60  # characters
 _TRIGONOMETRIC = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 
@@ -150,6 +152,8 @@ def split_unit(text: str) -> tuple[str, str]:
             text, unit = text.removesuffix(sign).rstrip(), _CURRENCIES[sign[-1]]
     if text.endswith('"') and text[-2:-1].isdigit():
         return text[:-1], "in"
+    if temperature := _TEMPERATURE.fullmatch(text):
+        return temperature[1], "degree " + temperature[2]
     if text.endswith(r"^{\circ}"):
         body = text.removesuffix(r"^{\circ}")
         return (text, unit) if _TRIGONOMETRIC.search(body) else (body, "degree")

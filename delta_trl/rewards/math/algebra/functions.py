@@ -30,9 +30,10 @@ def _of_integers(cls, function, args):
 PLACEHOLDERS = {
     "G": Gcd,
     "L": Lcm,
+    "M": s.Mod,
     "D": lambda x, _: s.factorial2(x),
     "C": lambda x, _: s.coth(x),
     "S": lambda x, _: s.sech(x),
     "H": lambda x, _: s.csch(x),
 }
-INTEGER_FUNCTIONS = (Gcd, Lcm, s.factorial2, s.floor, s.ceiling, s.factorial, s.binomial)
+INTEGER_FUNCTIONS = (Gcd, Lcm, s.factorial2, s.floor, s.ceiling, s.Mod, s.factorial, s.binomial)

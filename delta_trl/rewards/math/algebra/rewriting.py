@@ -24,6 +24,9 @@ _DOUBLE_FACTORIAL = re.compile(r"(\d+|(?<![a-zA-Z\\])[a-zA-Z]|[)}]) ?!!(?!!)")
 _OPERATOR = re.compile(r"\\(gcd|lcm)(?=\()")
 _HYPERBOLIC = re.compile(r"\\(coth|sech|csch)(?![a-zA-Z])(?:\^\{?(\d)\}?)? ?")
 _ARGUMENT = re.compile(r"\\[a-zA-Z]+|\d*[a-zA-Z]|\d+")
+_REMAINDER = re.compile(
+    r"((?:\d*[a-zA-Z]|\d+)(?:\^(?:\{[^{}]*\}|\w))?|\([^()]*\)) ?\\bmod ?(\d+|[a-zA-Z]|\{[^{}]*\})(?![\w^])"
+)
 _LETTERS = {"gcd": "G", "lcm": "L", "coth": "C", "sech": "S", "csch": "H"}
 
 
@@ -33,6 +36,8 @@ def rewritten(text: str) -> str:
         text = pattern.sub(replacement, text)
     if "'" in text:  # it drops primes: y' = 2y would be y = 2y
         text = _PRIME.sub(lambda m: f"_{{p{len(m[1] or m[2])}}}", text)
+    if r"\bmod" in text:
+        text = _REMAINDER.sub(r"\\mathfrak{M}(\1,\2)", text)
     if "!!" in text:
         text = _double_factorials(text)
     text = _OPERATOR.sub(lambda m: rf"\mathfrak{{{_LETTERS[m[1]]}}}", text)
