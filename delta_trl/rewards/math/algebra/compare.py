@@ -10,7 +10,7 @@ from ..verdicts import COMPARE, NEAR, PERIODIC, READ, Tree, settle
 from .reading import parse_latex
 from .relations import equal_relations, is_solved, relations_in, same_solutions
 from .undone import is_undone
-from .values import equal_by_value, is_near, rounds_to, same_up_to_periods
+from .values import equal_by_value, has_nearly_nothing, is_near, rounds_to, same_up_to_periods
 
 
 logging.disable(logging.WARNING)  # math-verify warns that its own time-outs, unneeded here, are off
@@ -63,9 +63,9 @@ class Comparer:
             return UNPARSEABLE_ANSWER
         if is_final and is_undone(gold, answer):
             return UNEVALUATED
-        if _says_nothing(answer):
+        if _says_nothing(answer) or not equal(gold, answer):
             return WRONG
-        return CORRECT if equal(gold, answer) else WRONG
+        return WRONG if has_nearly_nothing(answer) and not has_nearly_nothing(gold) else CORRECT
 
 
 def _as_tuples_of_json(question):

@@ -93,8 +93,6 @@ def equal_by_value(gold, answer) -> bool | None:
         return True
     if gold.is_Symbol and answer.is_Symbol:
         return False
-    if adds_nearly_nothing(answer) and not adds_nearly_nothing(gold):
-        return False
     if answer.free_symbols and not gold.free_symbols:
         return False
     try:
@@ -132,15 +130,15 @@ NEARLY_NOTHING = s.Float("1e-100", 15)
 NEARLY_NOTHING_BESIDE_LETTERS = s.Float("1e-9", 15)
 
 
-def adds_nearly_nothing(expression) -> bool:
-    """Whether a sum has a number so small that no comparison of digits can see it: 7 + 0.1^9999 is not 7."""
-    for node in s.preorder_traversal(expression):
-        if not isinstance(node, s.Add):
-            continue
-        sizes = [abs(part.evalf(5)) for part in node.args if not part.free_symbols and part != 0]
-        sizes = [size for size in sizes if size.is_number and size.is_finite]
-        least = NEARLY_NOTHING_BESIDE_LETTERS if node.free_symbols else NEARLY_NOTHING * max(sizes, default=1)
-        if any(size < least for size in sizes):
+def has_nearly_nothing(parsed) -> bool:
+    """Whether a number so small that no comparison of digits can see it is added to something, or an exponent: 7 + 0.1^9999
+    is not 7."""
+    parsed = parsed.as_immutable() if isinstance(parsed, s.MatrixBase) else parsed
+    least = NEARLY_NOTHING_BESIDE_LETTERS if parsed.free_symbols else NEARLY_NOTHING
+    for node in s.preorder_traversal(parsed):
+        parts = node.args if isinstance(node, (s.Add, s.exp)) else node.args[1:] if isinstance(node, s.Pow) else ()
+        sizes = (abs(part.evalf(5)) for part in parts if not part.free_symbols)
+        if any(size.is_number and size.is_finite and 0 < size < least for size in sizes):
             return True
     return False
 
