@@ -311,6 +311,21 @@ def test_vllm_gets_what_it_needs_from_an_adapter(vllm_stand_in, tmp_path, monkey
     assert found.column("tokens")[0] <= 20 - len(question(1, 2))
 
 
+def test_a_model_that_is_not_there_is_named(held_out, tmp_path, capsys):
+    arguments = ["--model", "no/such-model", "--benchmark", str(held_out), "--backend", "transformers"]
+    with pytest.raises(SystemExit, match="2"):
+        evaluate([*arguments, "--output", str(tmp_path)])
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith("error: The model 'no/such-model' cannot be loaded: ")
+
+
+def test_vllm_that_is_not_installed_costs_one_line(held_out, capsys, monkeypatch):
+    monkeypatch.setattr("delta_trl.evaluation.options.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(["--model", "no/such-model", "--benchmark", str(held_out), "--backend", "vllm"])
+    assert capsys.readouterr().err.startswith("error: backend 'vllm' cannot be used here: vllm is not installed")
+
+
 @pytest.mark.slow
 def test_the_vllm_backend_with_a_stand_in_for_vllm(held_out, tmp_path):
     """Two engines of two devices each, through the command, with a stand-in for vLLM's `LLM` (tests/standins/vllm)."""

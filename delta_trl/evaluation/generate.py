@@ -190,7 +190,10 @@ class TransformersBackend:
         # Not merged: merging rounds the sum of base and adapter to the base's precision.
         auto = AutoModelForCausalLM if source.base is None else AutoPeftModelForCausalLM
         revision = {"revision": source.revision} if source.on_hub and source.revision else {}
-        model = auto.from_pretrained(source.path, dtype=dtype, **revision)
+        try:
+            model = auto.from_pretrained(source.path, dtype=dtype, **revision)
+        except OSError as error:
+            raise ValueError(f"The model {source.path!r} cannot be loaded: {' '.join(str(error).split())}") from error
         return cls(model.to(device), load_tokenizer(source), batch_size)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Completion]]]:

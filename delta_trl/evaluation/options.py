@@ -58,7 +58,7 @@ class Engine:
     """How completions are computed, as opposed to how they are sampled.
 
     Raises:
-        ValueError: An option is out of its range, or belongs to vLLM and is given for transformers.
+        ValueError: An option is out of its range, or belongs to vLLM, which is not installed or not used.
     """
 
     backend: BackendName = field(
@@ -85,6 +85,10 @@ class Engine:
         _require(self, sizes, "at least 1", lambda value: value >= 1)
         _require(self, ("gpu_memory_utilization",), "in (0, 1]", lambda value: 0 < value <= 1)
         _require(self, ("max_model_len",), "at least 1", lambda value: value is None or value >= 1)
+        if self.backend == "vllm" and find_spec("vllm") is None:
+            raise ValueError(
+                "backend 'vllm' cannot be used here: vllm is not installed. Install it, or use transformers."
+            )
         if self.resolved == "transformers" and self.tensor_parallel_size * self.data_parallel_size > 1:
             raise ValueError(
                 "tensor_parallel_size and data_parallel_size are vLLM's. For transformers in N processes, start the "

@@ -52,8 +52,9 @@ def read_columns(benchmark: "Benchmark", sandbox: Sandbox) -> list[Problem]:
         missing = [column for column in (question, answer, identity) if column is not None and column not in row]
         if missing:
             raise ValueError(
-                f"no column {missing} in row {number}; its columns are {sorted(row)}. If the dataset was changed, "
-                f"evaluate a local copy with the columns {[question, answer]}: {benchmark.name}=file.jsonl."
+                f"no column {missing} in row {number}; its columns are {sorted(row)}. Of a file of your own, "
+                "--question_column and --answer_column name them. If a named benchmark's dataset was changed, evaluate a "
+                f"local copy with the columns {[question, answer]}, as NAME=file.jsonl."
             )
         empty = [column for column in (question, answer) if row[column] is None or not str(row[column]).strip()]
         if empty:
