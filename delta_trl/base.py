@@ -72,6 +72,7 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             train_dataset,
             has_environment=kwargs.get("environment_factory") is not None,
             has_rollout_func=kwargs.get("rollout_func") is not None,
+            remove_unused_columns=args.remove_unused_columns,
         )
         if isinstance(train_dataset, Dataset) and (shortage := rollout_batch_shortage(len(train_dataset), args)):
             warnings.warn(shortage, stacklevel=3)

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 # What it hands over where there is an environment_factory
 ENVIRONMENTS = ("environments",)
+# Columns that TRL keeps under remove_unused_columns
+NOT_REMOVED = ("prompt", "image", "images")
 # Columns that TRL does not hand on under their own name
 NOT_PASSED_ON = ("prompt", "completion", "completion_ids")
 
@@ -30,6 +32,7 @@ def check_reward_columns(
     *,
     has_environment: bool = False,
     has_rollout_func: bool = False,
+    remove_unused_columns: bool = False,
 ) -> None:
     """
     Raise `ValueError` unless TRL finds the prompts in the dataset, and can call every reward function with its columns.
@@ -39,6 +42,7 @@ def check_reward_columns(
         dataset: None is left alone.
         has_environment: Whether there is an `environment_factory`: it may give the prompts, and rewards see it.
         has_rollout_func: Whether there is a `rollout_func`, which may return columns besides: rewards are left alone.
+        remove_unused_columns: The trainer's option, which leaves rewards the prompt alone.
     """
     columns = column_names(dataset)
     if columns is None:
@@ -51,10 +55,11 @@ def check_reward_columns(
     if has_rollout_func:
         return
     passed = PASSED + ENVIRONMENTS if has_environment else PASSED
+    removed = [column for column in columns if column not in NOT_REMOVED] if remove_unused_columns else []
     for function in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
         is_model = isinstance(function, str) or hasattr(function, "forward")
         if callable(function) and not is_model:
-            _check_function(function, columns, passed)
+            _check_function(function, columns, passed, removed)
 
 
 def takes(function: Callable, name: str) -> bool:
@@ -112,7 +117,9 @@ def column_names(dataset: "Dataset | IterableDataset | None") -> list[str] | Non
     return names
 
 
-def _check_function(function: Callable, columns: list[str], passed_by_trl: tuple[str, ...]) -> None:
+def _check_function(
+    function: Callable, columns: list[str], passed_by_trl: tuple[str, ...], removed: Sequence[str]
+) -> None:
     name = getattr(function, "__name__", type(function).__name__)
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -121,6 +128,11 @@ def _check_function(function: Callable, columns: list[str], passed_by_trl: tuple
     passed = {*passed_by_trl, *(c for c in columns if c not in NOT_PASSED_ON)}
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     missing = [p.name for p in named if p.default is p.empty and p.name not in passed]
+    if lost := [p.name for p in named if p.default is p.empty and p.name in removed]:
+        raise ValueError(
+            f"{name} needs {', '.join(map(repr, lost))}, and remove_unused_columns=True leaves rewards no column but the "
+            "prompt. Leave that option out."
+        )
     own = [column for column in columns if column not in NOT_PASSED_ON]
     if missing:
         needs = "a column" if len(missing) == 1 else "the columns"

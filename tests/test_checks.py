@@ -82,6 +82,24 @@ def test_rewards_that_trl_can_call_are_left_alone(reward):
     check_reward_columns(reward, DATA)
 
 
+@pytest.mark.parametrize(
+    ("reward", "columns", "message"),
+    [
+        (needs_two, ["prompt", "tests", "language"], "needs_two needs 'tests', 'language', and remove_unused_columns"),
+        (needs_two, ["prompt", "tests", "language", "image"], "leaves rewards no column but the prompt. Leave that"),
+        (digit_reward, ["prompt", "tests"], None),
+    ],
+)
+def test_columns_that_an_option_removes_are_missed(tmp_path, reward, columns, message):
+    data = Dataset.from_dict({column: ["1"] * 8 for column in columns})
+    args = config(tmp_path, remove_unused_columns=True, max_steps=1)
+    if message is None:
+        build(DeltaGRPOTrainer, args, reward_funcs=reward, train_dataset=data).train()
+    else:
+        with pytest.raises(ValueError, match=message):
+            build(DeltaGRPOTrainer, args, reward_funcs=reward, train_dataset=data)
+
+
 def test_a_dataset_needs_a_prompt_column():
     for data in (Dataset.from_dict({"question": ["a"]}), Dataset.from_dict({"question": ["a"]}).to_iterable_dataset()):
         with pytest.raises(ValueError, match="needs a column 'prompt'; it has: question"):

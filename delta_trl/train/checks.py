@@ -13,6 +13,7 @@ from transformers.integrations.integration_utils import (
     get_reporting_integration_callbacks,
 )
 from trl import ModelConfig
+from trl.generation import vllm_generation
 
 from ..checks import rollout_batch_shortage
 from ..config import GRPOBaseConfig
@@ -31,7 +32,12 @@ OF_THE_TRAINER: tuple[Dependence, ...] = (
     (("vespo_*",), "loss_type", lambda loss: loss == "vespo", "the loss is another"),
     (("ref_model_*",), "sync_ref_model", bool, "the reference model stays as it is"),
     (("entropy_coef_*", "entropy_target"), "use_adaptive_entropy", bool, "the entropy bonus stays as it is"),
-    (("eval_steps",), "eval_strategy", lambda strategy: strategy != "no", "nothing is evaluated while training"),
+    (
+        ("eval_steps", "load_best_model_at_end", "metric_for_best_model"),
+        "eval_strategy",
+        lambda strategy: strategy != "no",
+        "nothing is evaluated while training",
+    ),
 )
 # What logs, and is left out by transformers in its list of what is installed: flyte always, azure_ml where mlflow is
 NOT_ALWAYS_LISTED = ("azure_ml", "flyte")
@@ -44,20 +50,40 @@ def check_start(script_args: Any, data_args: Any, args: GRPOBaseConfig, model_ar
     What to tell the user before a run starts.
 
     Raises:
-        ValueError: The model is not named, or options of the model would be ignored.
+        ValueError: The model is not named, options of the model would be ignored, or options do not fit each other.
     """
     if model_args.model_name_or_path is None:
         raise ValueError("model_name_or_path is missing: name a model on the Hub or a folder.")
     for sentence, needed in _ignored(OF_THE_MODEL, script_args, model_args):
         raise ValueError(f"{sentence} Add --{needed}, or leave that out; --{needed} false says that it is meant.")
+    if (model_args.load_in_4bit or model_args.load_in_8bit) and not model_args.use_peft:
+        raise ValueError("Quantized weights cannot be trained, only adapters on top of them: add --use_peft.")
+    if args.reward_weights is not None and len(args.reward_weights) != len(script_args.reward_funcs):
+        raise ValueError(
+            f"reward_weights needs one number for each of reward_funcs={script_args.reward_funcs}; got "
+            f"{args.reward_weights}."
+        )
     notes = [sentence for sentence, _ in _ignored(OF_THE_TRAINER, script_args, args)]
+    if args.label_smoothing_factor:
+        notes.append(f"label_smoothing_factor={args.label_smoothing_factor}: no loss of this trainer reads it.")
     held_out = "held_out_share" if data_args.held_out_share else "held_out_name" if data_args.held_out_name else None
-    if held_out and args.eval_strategy == "no":
+    if evaluates(args) and not held_out:
+        option = "eval_on_start" if args.eval_strategy == "no" else f"eval_strategy {args.eval_strategy.value!r}"
+        raise ValueError(
+            f"{option} has no problems to evaluate: set held_out_share, for instance 0.02, or held_out_name, or leave "
+            "it out."
+        )
+    if held_out and not evaluates(args):
         notes.append(
             f"{held_out} keeps problems out of training, and nothing evaluates them: eval_strategy is 'no'. Set "
             "eval_strategy: steps and eval_steps, or evaluate the checkpoints later."
         )
     return notes
+
+
+def evaluates(args: GRPOBaseConfig) -> bool:
+    """Whether training evaluates the held-out problems at any time."""
+    return args.eval_strategy != "no" or args.eval_on_start
 
 
 def _ignored(dependences: tuple[Dependence, ...], script_args: Any, options: Any) -> Iterator[tuple[str, str]]:
@@ -71,17 +97,22 @@ def _ignored(dependences: tuple[Dependence, ...], script_args: Any, options: Any
         decided = isinstance(value, bool) and needed in script_args.named
         if names and not decided and not is_on(value):
             listed = ", ".join(f"{name}={script_args.given[name]}" for name in names)
+            value = getattr(value, "value", value)  # of an enumeration, as it is written
             yield f"{listed}: nothing reads this with {needed}={value}, {outcome}.", needed
 
 
 def check_packages(args: GRPOBaseConfig) -> None:
-    """Raise `ValueError` if what logs or optimizes is not installed: the trainer would say it once the model is loaded."""
+    """Raise `ValueError` if what logs, generates or optimizes is not installed: the trainer would say so after loading."""
     get_reporting_integration_callbacks(args.report_to)  # for its error: a name that does not exist
     available = {*get_available_reporting_integrations(), *NOT_ALWAYS_LISTED}
     if missing := [name for name in args.report_to if name not in available]:
         raise ValueError(
             f"report_to {missing[0]!r} cannot be used here: its package is not installed. Install {missing[0]}, or set "
             "report_to: none."
+        )
+    if args.use_vllm and not vllm_generation.is_vllm_available():
+        raise ValueError(
+            "use_vllm cannot be used here: vllm is not installed. Install it (docs/vllm.md), or leave it out."
         )
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)

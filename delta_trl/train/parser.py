@@ -81,13 +81,12 @@ class Parser(TrlParser):
         if config_file is not None:
             self.config_file = Path(config_file)
             self._take_yaml(self.config_file, ignore_unknown_keys)
-        *parsed, remaining = self.parse_args_into_dataclasses(rest, return_remaining_strings=True)
-        if remaining:
-            self._refuse(remaining[0], "the command line")
-        return tuple(parsed)
+        return tuple(self.parse_args_into_dataclasses(rest))
 
     def parse_known_args(self, args=None, namespace=None):
         namespace, remaining = super().parse_known_args(args, namespace)
+        if remaining:  # before a dataclass is made, which may not like the machine
+            self._refuse(remaining[0], "the command line")
         typed = {word.partition("=")[0] for word in args or [] if word.startswith("-")}
         in_words = {action.dest for action in self._actions if typed.intersection(action.option_strings)}
         self.named = self._in_file | in_words

@@ -19,7 +19,7 @@ from ..hub import typed_command
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
 from .arguments import ScriptArguments
-from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates
+from .checks import check_packages, check_problems, check_start, evaluates, keeps_float32_copy, lost_updates
 from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
@@ -68,7 +68,7 @@ def build(
     data = load_problem_data(data_args, tokenizer, check_golds="math_reward" in script_args.reward_funcs)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
-    check_reward_columns(rewards, data.train)
+    check_reward_columns(rewards, data.train, remove_unused_columns=args.remove_unused_columns)
     check_problems(len(data.train), args)
     start = decided_by_main(args, lambda: with_data(start, data))
     if not keeps_float32_copy(args) and (lost := lost_updates(args, model_args, config)):
@@ -94,7 +94,7 @@ def build(
         reward_funcs=rewards,
         args=args,
         train_dataset=data.train,
-        eval_dataset=data.held_out if args.eval_strategy != "no" else None,
+        eval_dataset=data.held_out if evaluates(args) else None,
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
