@@ -82,10 +82,15 @@ def find_damage(checkpoint: Path) -> str | None:
     state = checkpoint / STATE_FILE  # which transformers writes last
     if not state.is_file():
         return f"no {STATE_FILE}"
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except ValueError:
-        return f"{STATE_FILE} is cut off"
+    for path in checkpoint.glob("*.json"):
+        try:
+            if path.name != RUN_FILE:  # without which a run continues
+                json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return f"{path.name} is cut off"
+    # DeepSpeed and FSDP may keep the weights in folders of their own
+    if not any(any(checkpoint.glob(pattern)) for pattern in (*WEIGHTS, "*/")):
+        return "no weights"
     for path in checkpoint.rglob("*"):
         if path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
             return f"{path.name} is cut off"

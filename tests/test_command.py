@@ -313,7 +313,11 @@ def test_a_finished_run_without_checkpoints_is_not_started_again(project, capsys
 
 
 @pytest.mark.parametrize(
-    "torn", ["trainer_state.json", "optimizer.pt", "model.safetensors", "rng_state.pth", "state is missing"]
+    "torn",
+    [
+        *("trainer_state.json", "optimizer.pt", "model.safetensors", "rng_state.pth", "config.json", "tokenizer.json"),
+        *("state is missing", "weights are missing"),
+    ],
 )
 def test_a_torn_checkpoint_is_skipped_for_the_newest_complete_one(project, caplog, capsys, torn):
     run(project, "--max_steps", 2)
@@ -321,6 +325,8 @@ def test_a_torn_checkpoint_is_skipped_for_the_newest_complete_one(project, caplo
     assert find_damage(last) is None
     if torn == "state is missing":
         (last / "trainer_state.json").unlink()
+    elif torn == "weights are missing":
+        (last / "model.safetensors").unlink()
     else:
         content = (last / torn).read_bytes()
         (last / torn).write_bytes(content[: len(content) // 2])

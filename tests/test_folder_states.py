@@ -104,6 +104,43 @@ def test_a_run_starts_from_every_state_of_its_folder(finished, tmp_path, trainer
         assert written == expected, name
 
 
+@pytest.mark.parametrize("lost", ["nothing", "final model", "length"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_finished_run_that_is_started_again_makes_no_further_step(finished, tmp_path, caplog, trainer, lost):
+    project, folder = finished[trainer], tmp_path / "run"
+    shutil.copytree(project / "run", folder)
+    if lost == "final model":  # killed between the last checkpoint and the end
+        (folder / "model.safetensors").unlink()
+        (folder / "trainer_state.json").unlink()
+    for _ in range(2):
+        with caplog.at_level("INFO"):
+            start(project, folder, trainer, *OPTIONS["resume"], "--max_steps", 1 if lost == "length" else 2)
+        assert f"has 2 of {1 if lost == 'length' else 2} steps: nothing is left to train" in caplog.text
+        assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 2
+        assert not (folder / "checkpoint-3").exists()
+        assert (folder / "model.safetensors").read_bytes() == (folder / "checkpoint-2/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        (["optimizer.pt", "scheduler.pt", "rng_state.pth"], "optimizer and the learning-rate schedule and the random"),
+        (["optimizer.pt"], "no state of the optimizer, as with save_only_model"),
+        (["rng_state.pth"], "no state of the random generators, as with save_only_model"),
+        ([], None),
+    ],
+)
+def test_what_a_continued_run_lacks_of_its_state_is_said(finished, tmp_path, caplog, missing, named):
+    project, folder = finished["dapo"], tmp_path / "run"
+    shutil.copytree(project / "run", folder)
+    for name in missing:
+        (folder / "checkpoint-2" / name).unlink()
+    with caplog.at_level("INFO"):
+        start(project, folder, "dapo", *OPTIONS["resume"], "--max_steps", 3)
+    assert ("has no state of the" in caplog.text) == bool(missing)
+    assert named is None or named in caplog.text
+
+
 @pytest.mark.slow
 def test_a_job_that_was_killed_before_its_first_checkpoint_is_put_back_in_the_queue(project):
     command = [sys.executable, "-m", "delta_trl.train", "--config", str(project / "config.yaml")]

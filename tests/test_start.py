@@ -1,5 +1,6 @@
 """What the training command says before it loads anything: what is missing, ignored, too small or of no effect."""
 
+import json
 import sys
 
 import pytest
@@ -60,6 +61,14 @@ def said(project, caplog, *arguments) -> str:
             "report_to 'mlflow' cannot be used here: its package is not installed. Install mlflow",
         ),
         (["--report_to", "xyzzy"], "xyzzy is not supported, only "),
+        (["--eval_strategy", "steps", "--eval_steps", 1], "eval_strategy 'steps' has no problems to evaluate"),
+        (["--eval_strategy", "epoch"], "set held_out_share, for instance 0.02, or held_out_name"),
+        (["--eval_on_start"], "eval_on_start has no problems to evaluate"),
+        (["--reward_weights", 1], "reward_weights needs one number for each of reward_funcs=['math_reward'"),
+        (["--load_in_4bit"], "Quantized weights cannot be trained, only adapters on top of them: add --use_peft"),
+        (["--load_in_8bit"], "Quantized weights cannot be trained"),
+        (["--output_dir", ROOT / "README.md"], "README.md is a file. Choose another --output_dir"),
+        (["--output_dir", ROOT / "README.md" / "runs" / "one"], "README.md is a file. Choose another --output_dir"),
         (["--optim", "galore_adamw"], "optim 'galore_adamw' cannot be used here: You need to install `galore_torch`"),
         (["--optim", "grokadamw"], "optim 'grokadamw' cannot be used here: Please install grokadamw"),
         (["--model_name_or_path", "./no/model"], "There is no folder ./no/model, which model_name_or_path names"),
@@ -97,6 +106,24 @@ def test_without_a_gpu_the_line_says_how_to_go_on(project, capsys, no_model, mon
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
     printed = one_line(capsys, project, "--use_cpu", "false", "--bf16", "true")
     assert "Without a GPU add --use_cpu true" in printed
+    # A mistake in typing is said first
+    assert "Unknown option --halp" in one_line(capsys, project, "--use_cpu", "false", "--bf16", "true", "--halp")
+
+
+def test_a_missing_engine_is_named_before_the_model_is_loaded(project, capsys, no_model, monkeypatch):
+    monkeypatch.setattr("trl.generation.vllm_generation.is_vllm_available", lambda: False)
+    assert "use_vllm cannot be used here: vllm is not installed" in one_line(capsys, project, "--use_vllm")
+
+
+def test_an_output_folder_that_may_not_be_written_is_named(project, capsys, no_model, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert f"{project} is not yours to write" in one_line(capsys, project)
+
+
+def test_held_out_problems_are_evaluated_on_start(project):
+    train(*parse("--config", project / "config.yaml", "--max_steps", 1, "--held_out_share", 0.2, "--eval_on_start"))
+    history = json.loads((project / "run" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "eval_reward" in entry] == [0]
 
 
 @pytest.mark.parametrize("missing", ["weights", "tokenizer", "config.json"])
@@ -121,6 +148,11 @@ def test_adapters_may_be_turned_off_by_name(project, caplog):
     [
         (["--held_out_share", 0.2], "held_out_share keeps problems out of training, and nothing evaluates them"),
         (["--sapo_temperature_pos", 2], "sapo_temperature_pos=2.0: nothing reads this with loss_type=dapo"),
+        (["--label_smoothing_factor", 0.1], "label_smoothing_factor=0.1: no loss of this trainer reads it"),
+        (
+            ["--metric_for_best_model", "reward"],
+            "metric_for_best_model=reward: nothing reads this with eval_strategy=no",
+        ),
         (["--sapo_temperature_neg", 2, "--loss_type", "grpo"], "nothing reads this with loss_type=grpo"),
         (["--vllm_gpu_memory_utilization", 0.5, "--ref_model_sync_steps", 3], "with use_vllm=False, transformers"),
         (["--log_completions", "true"], "run/completions; num_completions_to_print has some printed"),

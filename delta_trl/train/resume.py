@@ -52,6 +52,12 @@ BATCH_OPTIONS = ("per_device_train_batch_size", "gradient_accumulation_steps", "
 BATCH_OPTIONS += ("generation_batch_size",)
 # Compared by the problems that come of them, once these are loaded: the same ones may lie elsewhere
 DATA_OPTIONS = ("dataset_name", "dataset_files", "dataset_split", "dataset_revision")
+# What a checkpoint has besides the model, and where it may lie; DeepSpeed has folders of its own
+STATES_KEPT = {
+    "optimizer": ("optimizer*", "global_step*"),
+    "learning-rate schedule": ("scheduler*", "global_step*"),
+    "random generators": ("rng_state*",),
+}
 
 
 @dataclass
@@ -111,11 +117,13 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
         record: Of the run to start, see `run_record`.
 
     Raises:
-        ValueError: The folder holds another run, the checkpoint is not complete, or it was made with other settings.
+        ValueError: The folder cannot be written, or holds another run; the checkpoint is not complete, or was made with
+            other settings.
         FileNotFoundError: There is no such checkpoint.
     """
     if str(resume).lower() in ("none", "false", ""):
         resume = None
+    _check_writable(folder)
     if resume is not None and overwrite:
         raise ValueError("resume_from_checkpoint continues a run, overwrite_output_dir removes it. Give one of them.")
     if resume is None:
@@ -153,6 +161,11 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
             raise ValueError(
                 f"{checkpoint} is not complete ({fault}). Name another checkpoint, or 'true' for the newest."
             )
+    if lost := [what for what, kept in STATES_KEPT.items() if not any(any(checkpoint.glob(one)) for one in kept)]:
+        notes.append(
+            f"{checkpoint} has no state of the {' and the '.join(lost)}, as with save_only_model: starting anew there, the "
+            "run does not go on as it would have without the interruption."
+        )
     before = read_record(checkpoint)
     if before is None:
         notes.append(f"{checkpoint} has no {RUN_FILE}: whether it was made with the same settings is not known.")
@@ -215,6 +228,14 @@ def with_data(start: Start, data: ProblemData) -> Start:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check_writable(folder: Path) -> None:
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ValueError(f"output_dir {folder} cannot be made: {place} is a file. Choose another --output_dir.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"output_dir {folder} cannot be written: {place} is not yours to write. Choose another.")
 
 
 def _holds(folder: Path, model: str | None) -> bool:

@@ -102,6 +102,7 @@ def build(
     trainer.add_callback(ReadableProgressCallback)
     trainer.add_callback(NoRewardDifferenceCallback)
     trainer.add_callback(RecordCallback(start.record))
+    trainer.add_callback(LengthCallback)
     return trainer, start
 
 
@@ -114,6 +115,18 @@ class RecordCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             write_record(self.record, Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}")
+
+
+class LengthReached(Exception):
+    """The checkpoint that a run continues from has all of its steps."""
+
+
+class LengthCallback(TrainerCallback):
+    """Raises `LengthReached` once the checkpoint is loaded: transformers would make one step more, in every such start."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if 0 < state.max_steps <= state.global_step:
+            raise LengthReached
 
 
 def decided_by_main(args: GRPOBaseConfig, decide: Callable[[], Any]) -> Any:
@@ -161,7 +174,11 @@ def _train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> Non
     if trainer.is_world_process_zero():
         write_record(start.record, folder)
     trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=start.checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=start.checkpoint)
+    except LengthReached:
+        steps = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
+        logger.info(f"{start.checkpoint} has {steps}: nothing is left to train, and its model is saved as the result.")
     trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
     trainer.save_state()
     trainer.create_model_card(model_name=folder.name, dataset_name=data_args.dataset_name)
