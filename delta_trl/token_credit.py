@@ -18,6 +18,7 @@ from .credit import Credit
 from .features import Policy
 from .hidden_states import HiddenStates, record_hidden_states
 from .rollout import Rollout
+from .seams import check_seams
 from .token_mask import COUNTED, counted_tokens, token_mask
 
 
@@ -74,7 +75,6 @@ class TokenCreditTrainer(GRPOBaseTrainer):
             *("model", "input_ids", "attention_mask", "logits_to_keep"),
             *("batch_size", "compute_entropy"),
         ),
-        "_tokenize_prompts": ("prompts",),
         "compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
     }
 
@@ -84,6 +84,7 @@ class TokenCreditTrainer(GRPOBaseTrainer):
             self._name, self._paper = credit.name, dict(credit.paper)
             self._tag_names = list(dict.fromkeys(("trl", "grpo", credit.prefix, credit.name.lower())))
             if "teacher" in credit.needs:
+                check_seams(_WithTeacher)
                 check_teacher(credit.name, positional[0] if positional else kwargs.get("train_dataset"), kwargs)
         elif args is None or isinstance(args, self.config_class):  # another kind of config is refused as such
             raise ValueError(
@@ -274,6 +275,12 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         totals = (per_function * self.reward_weights[:, None]).nansum(0)
         start = self.accelerator.process_index * n_rows
         return totals[start : start + n_rows].tolist()
+
+
+class _WithTeacher(TokenCreditTrainer):
+    """Never built: what a method with a teacher relies on besides."""
+
+    _seams = {**TokenCreditTrainer._seams, "_tokenize_prompts": ("prompts",)}
 
 
 def _for_each_token(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
