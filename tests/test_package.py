@@ -17,7 +17,7 @@ from delta_trl.base import GRPOBaseTrainer
 from delta_trl.config import GRPOBaseConfig
 from delta_trl.methods.fipo import FIPOTrainer
 from delta_trl.seams import TESTED_TRL, check_seams, probe_loss
-from delta_trl.token_credit import TokenCreditTrainer
+from delta_trl.token_credit import TokenCreditTrainer, _WithTeacher
 
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +78,14 @@ def version_of(monkeypatch):
     """Sets the version that TRL says it has."""
     monkeypatch.setattr(seams, "_said", set())
     return lambda installed: monkeypatch.setattr(seams, "version", lambda name: installed)
+
+
+def test_what_only_a_teacher_needs_is_asked_of_such_a_method_alone():
+    seams = {name: getattr(GRPOTrainer, name) for name in TokenCreditTrainer._seams}
+    without = type("GRPOTrainer", (), {**seams, "__module__": "trl.trainer"})
+    check_seams(TokenCreditTrainer, without)
+    with pytest.raises(RuntimeError, match=r"GRPOTrainer\._tokenize_prompts, which trl"):
+        check_seams(_WithTeacher, without)
 
 
 @pytest.mark.parametrize(
