@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from .checks import check_model, check_reward_columns, rollout_batch_shortage, takes
+from .checks import check_eval_columns, check_model, check_reward_columns, evaluates, rollout_batch_shortage, takes
 from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
@@ -67,13 +67,15 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
         # returns besides completions is handed to the rewards as well, and is not known before it runs.
         train_dataset = kwargs.get("train_dataset", positional[0] if positional else None)
-        check_reward_columns(
-            reward_funcs,
-            train_dataset,
-            has_environment=kwargs.get("environment_factory") is not None,
-            has_rollout_func=kwargs.get("rollout_func") is not None,
-            remove_unused_columns=args.remove_unused_columns,
-        )
+        options = {
+            "has_environment": kwargs.get("environment_factory") is not None,
+            "has_rollout_func": kwargs.get("rollout_func") is not None,
+            "remove_unused_columns": args.remove_unused_columns,
+        }
+        check_reward_columns(reward_funcs, train_dataset, **options)
+        if evaluates(args):
+            eval_dataset = kwargs.get("eval_dataset", positional[1] if len(positional) > 1 else None)
+            check_eval_columns(reward_funcs, eval_dataset, **options)
         if isinstance(train_dataset, Dataset) and (shortage := rollout_batch_shortage(len(train_dataset), args)):
             warnings.warn(shortage, stacklevel=3)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)

@@ -62,6 +62,21 @@ def check_reward_columns(
             _check_function(function, columns, passed, removed)
 
 
+def evaluates(args: "GRPOConfig") -> bool:
+    """Whether anything is evaluated while training."""
+    return args.eval_strategy != "no" or args.eval_on_start
+
+
+def check_eval_columns(reward_funcs: Any, datasets: Any, **options: bool) -> None:
+    """`check_reward_columns` for an `eval_dataset`, which may be several by name: it would fail at the first evaluation."""
+    for name, dataset in datasets.items() if isinstance(datasets, Mapping) else [("", datasets)]:
+        if hasattr(dataset, "column_names"):  # TRL says what it takes
+            try:
+                check_reward_columns(reward_funcs, dataset, **options)
+            except ValueError as error:
+                raise ValueError(f"eval_dataset{f' {name!r}' if name else ''}: {error}") from error
+
+
 def takes(function: Callable, name: str) -> bool:
     """Whether a function can be called with an argument of this name."""
     try:

@@ -100,6 +100,33 @@ def test_columns_that_an_option_removes_are_missed(tmp_path, reward, columns, me
             build(DeltaGRPOTrainer, args, reward_funcs=reward, train_dataset=data)
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "message"),
+    [
+        (DATA.select_columns("prompt"), "eval_dataset: needs_answer needs a column 'answer'"),
+        ({"a": DATA, "b": DATA.select_columns("prompt")}, "eval_dataset 'b': needs_answer needs a column 'answer'"),
+        (DATA.select_columns("answer"), "eval_dataset: The dataset needs a column 'prompt'"),
+        (DATA.select_columns("prompt").to_iterable_dataset(), "eval_dataset: needs_answer needs"),
+    ],
+)
+@pytest.mark.parametrize("by_position", [False, True])
+def test_what_an_evaluation_lacks_is_said_before_training(tmp_path, evaluated, message, by_position):
+    def needs_answer(completions, answer, **kwargs):
+        return [float(len(one)) for one in answer]
+
+    def built(**options):
+        args = config(tmp_path, **options)
+        model, tokenizer = tiny_model(), character_tokenizer()
+        if by_position:
+            return DeltaGRPOTrainer(model, needs_answer, args, DATA, evaluated, tokenizer)
+        given = {"train_dataset": DATA, "eval_dataset": evaluated, "processing_class": tokenizer}
+        return DeltaGRPOTrainer(model, needs_answer, args, **given)
+
+    with pytest.raises(ValueError, match=message):
+        built(eval_strategy="steps", eval_steps=1)
+    built()  # nothing evaluates it
+
+
 def test_a_dataset_needs_a_prompt_column():
     for data in (Dataset.from_dict({"question": ["a"]}), Dataset.from_dict({"question": ["a"]}).to_iterable_dataset()):
         with pytest.raises(ValueError, match="needs a column 'prompt'; it has: question"):

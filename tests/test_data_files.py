@@ -177,6 +177,7 @@ def test_shards_may_differ_in_their_columns(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("data.csv", b"question,question,final_answer\na,b,1\n", r"data.csv: the first line names 'question' twice"),
         ("data.csv", b"question,final_answer\na,1\nb,c,2\n", r"data.csv, line 3: 3 cells, and the first line names 2"),
         ("data.csv", b'question,final_answer\n"a,1\n', r"data.csv: not valid CSV after line 1"),
         ("data.csv", b"question,final_answer\n", "data.csv is empty"),

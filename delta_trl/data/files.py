@@ -180,6 +180,9 @@ def _csv_rows(path: Path, split: str, columns: Sequence[str] | None) -> Iterator
     with _open_text(path, newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
         try:
+            names = reader.fieldnames or []
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise UnusableValue(f"{path}: the first line names {repeated[0]!r} twice. Rename one of the two.")
             for row in reader:
                 if None in row:
                     raise UnusableValue(

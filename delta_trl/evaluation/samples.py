@@ -200,7 +200,8 @@ def read_evaluation(path: str | os.PathLike) -> Evaluation:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist. Give the .jsonl file that an evaluation wrote.")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {state}. Give the .jsonl file that an evaluation wrote.")
     evaluation: Evaluation | None = None
     for line in read_lines(path):
         if _is_plan(line, path):

@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import (
 from trl import ModelConfig
 from trl.generation import vllm_generation
 
-from ..checks import rollout_batch_shortage
+from ..checks import evaluates, rollout_batch_shortage
 from ..config import GRPOBaseConfig
 from .memory import loaded_bytes
 
@@ -79,11 +79,6 @@ def check_start(script_args: Any, data_args: Any, args: GRPOBaseConfig, model_ar
             "eval_strategy: steps and eval_steps, or evaluate the checkpoints later."
         )
     return notes
-
-
-def evaluates(args: GRPOBaseConfig) -> bool:
-    """Whether training evaluates the held-out problems at any time."""
-    return args.eval_strategy != "no" or args.eval_on_start
 
 
 def _ignored(dependences: tuple[Dependence, ...], script_args: Any, options: Any) -> Iterator[tuple[str, str]]:

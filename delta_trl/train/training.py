@@ -12,14 +12,14 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from trl import ModelConfig
 
-from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns
+from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns, evaluates
 from ..config import GRPOBaseConfig
 from ..data import DataArguments, load_problem_data
 from ..hub import typed_command
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
 from .arguments import ScriptArguments
-from .checks import check_packages, check_problems, check_start, evaluates, keeps_float32_copy, lost_updates
+from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates
 from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
