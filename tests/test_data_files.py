@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import shutil
 from pathlib import Path
 
@@ -210,14 +211,24 @@ def test_many_missing_answers_are_an_error_that_counts_them():
     assert len(load_math_dataset(few).train) == 19
 
 
-def test_golds_that_are_words_around_a_number_are_said(caplog):
-    golds = ["There are 12 ways to do this", "about 7 apples in total", "The total is 15 dollars", "The answer is 7"]
-    golds += ["7", "5 square inches", "all real numbers", r"\\text{square } 5", "7*sin(pi*x/5)", "seven"]
-    data = load_math_dataset([{"question": f"{i}?", "final_answer": gold} for i, gold in enumerate(golds)])
-    (line,) = [line for line in data.report if "words around a number" in line]
-    assert line.endswith(f"does not match: 3 of 10, for example {', '.join(map(repr, golds[:3]))}")
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert not [line for line in load_math_dataset(RECORDS).report if "words around" in line]
+def test_golds_that_are_words_around_a_number_are_removed_and_named():
+    golds = ["There are 12 ways to do this", "about 7 apples in total", "The total is 15 dollars"]
+    kept = [
+        "The answer is 7",
+        "7",
+        "5 square inches",
+        "all real numbers",
+        r"\text{square } 5",
+        "7*sin(pi*x/5)",
+        "seven",
+    ]
+    rows = [{"question": f"{i}?", "final_answer": gold} for i, gold in enumerate([*golds, *kept])]
+    named = f"3 of 10 (30.0%), for example {', '.join(map(repr, golds))}"
+    with pytest.raises(ValueError, match=re.escape(f"{', '.join(map(repr, golds))}. That is more than 5%")):
+        load_math_dataset(rows)
+    data = load_math_dataset(rows, allow_unscorable=True)
+    assert f"gold answers that cannot be scored: {named}" in data.report
+    assert data.train["solution"] == kept
 
 
 # --- caches

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,8 +18,6 @@ logger = logging.getLogger("delta_trl.data")
 MAX_UNUSABLE_SHARE = 0.05
 # The packages that decide whether a gold can be scored, besides our own code
 CHECKERS = ("math-verify", "latex2sympy2_extended", "sympy")
-# Commands and what they take, such as units
-_LATEX = re.compile(r"\\[a-zA-Z]+\*?(?:\s*\{[^{}]*\})?")
 
 
 class Steps:
@@ -30,10 +27,10 @@ class Steps:
         self.name = name
         self.lines: list[str] = []
 
-    def say(self, line: str, level: int = logging.INFO) -> None:
+    def say(self, line: str) -> None:
         self.lines.append(line)
         if os.environ.get("RANK", "0") == "0":
-            logger.log(level, line)
+            logger.info(line)
 
     def keep(self, rows: "Dataset", reason: str, kept: Sequence[bool]) -> "Dataset":
         before = len(rows)
@@ -121,22 +118,4 @@ def keep_scorable(rows: "Dataset", steps: Steps, allow_unscorable: bool) -> "tup
     bad = [repr(gold) for gold, keep in zip(column(rows, "solution"), kept, strict=True) if not keep]
     probably = "the wrong column, or not a dataset with short answers"
     share = steps.check_share("gold answers that cannot be scored", bad, len(kept), ", ", probably, allow_unscorable)
-    rows = steps.keep(rows, "answer that cannot be scored", kept)
-    wordy = [gold for gold in column(rows, "solution") if _is_number_among_words(gold)]
-    if wordy:
-        shown = ", ".join(map(repr, wordy[:3]))
-        what = "gold answers that are words around a number, which the number alone does not match"
-        steps.say(f"{what}: {len(wordy)} of {len(rows)}, for example {shown}", logging.WARNING)
-    return rows, share
-
-
-def _is_number_among_words(gold: str) -> bool:
-    """Whether a gold is a phrase such as "There are 12 ways": a box that holds the number does not say the same."""
-    from ..rewards.math.golds import canonical_gold
-    from ..rewards.math.numerals import literal
-    from ..rewards.math.units import split_unit
-
-    plain = _LATEX.sub(" ", gold)
-    if len(re.findall(r"(?<!\S)[A-Za-z]{2,}(?=[\s.,;!?]|\Z)", plain)) < 2 or not re.search(r"\d", plain):
-        return False
-    return literal(split_unit(canonical_gold(gold))[0]) is None
+    return steps.keep(rows, "answer that cannot be scored", kept), share
