@@ -24,8 +24,8 @@ class Rollout:
 
     Attributes:
         hidden (`torch.Tensor`):
-            Shape (N, H), in the policy's dtype: the LM head's inputs. May lie in host memory. Shape (N, 0) for a method that
-            does not need them.
+            Shape (N, H), in the policy's dtype: the LM head's inputs. May lie in host memory, and may be overwritten, since
+            nothing else reads them. Shape (N, 0) for a method that does not need them.
         log_probs (`torch.Tensor`):
             Shape (N,): TRL's log-probabilities of the sampled tokens, in nats.
         ids (`torch.Tensor`):
