@@ -8,8 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 PIP_ARGS ?=
 
 # The trainer, its maths and its options: what a version of TRL, transformers or torch can break
-CORE := tests/test_coefficients.py tests/test_features.py tests/test_trainer.py tests/test_modes.py tests/test_options.py \
-	tests/test_package.py
+CORE := $(addprefix tests/core/test_,coefficients.py features.py trainer.py token_credit.py token_mask.py modes.py config.py base.py)
 
 .PHONY: quickstart test test-fast test-portable test-oldest test-newest test-vllm test-real gpu-check lint clean
 
@@ -30,7 +29,7 @@ test-fast: lint
 
 # The tests that ask or train a model, as on older CPUs and with two threads. PORTABLE_ARGS="--minutes 30" bounds the time.
 test-portable: $(VENV)/.installed
-	$(BIN)/python tests/portable.py $(PORTABLE_ARGS) -q -n auto --dist loadfile
+	$(BIN)/python tests/support/portable.py $(PORTABLE_ARGS) -q -n auto --dist loadfile
 
 # The lowest and the newest versions that pyproject.toml allows, each in an environment of its own. Left out with the
 # lowest: torch 2.8 has no grouped matrix product for experts on a CPU, and transformers 5.10 reads tiny images otherwise.

@@ -5,9 +5,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
 
-PACKAGE = Path(__file__).parent.parent / "delta_trl"
+PACKAGE = ROOT / "delta_trl"
 
 # From the ground up: a module or package directly inside delta_trl imports only those named before it; "" is the package's
 # own face, which nobody inside imports. Imports within a function, and those for a type checker, count as well.

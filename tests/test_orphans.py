@@ -1,5 +1,5 @@
 """No process of the package outlives the one that started it, however that ends. Workers of rewards and the sandbox: see
-tests/test_rewards_pool.py and tests/test_sandbox.py."""
+tests/rewards/test_pool.py and tests/sandbox/test_pool.py."""
 
 import os
 import signal
@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
 
-ROOT = Path(__file__).parents[1]
 ENGINES = """
 import os, sys, time
 from delta_trl.evaluation.vllm_backend import run_data_parallel

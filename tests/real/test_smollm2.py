@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig
+from support.smollm2 import trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
-from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl import DeltaGRPOConfig
 from delta_trl.data import DataArguments, PromptFormat
 from delta_trl.report import heat_map, write_report
 from delta_trl.research.smollm2 import gym_solution, model_from_package
@@ -55,43 +55,6 @@ def test_chat_template_and_end_tokens(tokenizer):
 
 def test_gym_solutions():
     assert gym_solution("Calculate 4 - 1 - 17.\n") == r"4-1=3, 3-17=-14. \boxed{-14}"
-
-
-def trained(folder, tokenizer, output, peft_config=None, **options):
-    """One update on 8 answers; the chat template, and rewards that differ."""
-    args = DeltaGRPOConfig(
-        output_dir=str(output),
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        logging_steps=1,
-        save_strategy="no",
-        disable_tqdm=True,
-        log_completions=True,
-        num_completions_to_print=0,
-        **{
-            "activation_checkpointing": False,
-            "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "max_completion_length": 12,
-            "max_steps": 1,
-            "learning_rate": 1e-5,
-            "model_init_kwargs": {"dtype": "float32"},
-            **options,
-        },
-    )
-    trainer = DeltaGRPOTrainer(
-        model=str(folder),
-        reward_funcs=lambda completions, **kwargs: [len(c[0]["content"]) % 7 / 7 for c in completions],
-        args=args,
-        train_dataset=Dataset.from_dict(
-            {"prompt": [[{"role": "user", "content": f"Tell me about the number {i}."}] for i in range(8)]}
-        ),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-    trainer.train()
-    return trainer
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +108,7 @@ import json, re, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
 from transformers import AutoTokenizer
-from test_smollm2 import trained
+from support.smollm2 import trained
 
 def peak():  # getrusage would say that of the test's own process, from which this one was forked, if it is larger
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -162,7 +125,7 @@ def test_planned_memory_against_the_measured_peak(folder, tmp_path):
     """All weights in float32 with Adam. The plan is for a GPU: on a CPU allocator and libraries come on top."""
     options = {"per_device_train_batch_size": 8, "max_completion_length": 64, "max_steps": 2}
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, folder, tmp_path / "run", Path(__file__).parent, json.dumps(options)],
+        [sys.executable, "-c", PEAK, folder, tmp_path / "run", Path(__file__).parents[1], json.dumps(options)],
         capture_output=True,
         text=True,
         check=True,

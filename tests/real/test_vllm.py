@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation_model import adding_model, adding_tokenizer, question, random_model
+from support.evaluation_model import adding_model, adding_tokenizer, question, random_model
+from support.places import ROOT
 
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.models import find_model
@@ -21,7 +22,6 @@ from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend
 
 
-ROOT = Path(__file__).parent.parent.parent
 SAMPLES = 8
 TEMPLATE = "{question}"
 ENVIRONMENT = {
