@@ -1,7 +1,10 @@
-"""How often the reward is right on graded answers, by kind and by group: ours and, if asked, TRL's `accuracy_reward`.
+"""How often the rewards are right on graded answers, by kind and by group: ours and, if asked, TRL's `accuracy_reward`.
 
-Each file has one JSON object a line: `completion`; `gold` or `solution`; `expected` (1, 0, true, false, or null: no
-expectation); `family` or `kind`, and `group` where there is one.
+Each file has one JSON object a line, with `family` or `kind`, `group` where there is one, `expected`, and
+
+- `completion`, and `gold` or `solution`: whether `math_reward` is to accept it; null: no expectation;
+- or `program` (a completion) and `tests`: the same of `code_reward`;
+- or `completion` and `letters`: the letter of a multiple-choice answer; null: none is given.
 
     python scripts/reward_accuracy.py tests/data/answers_2.jsonl tests/data/answers_3.jsonl
     python scripts/reward_accuracy.py tests/data/answers_2.jsonl --missed --trl
@@ -29,19 +32,44 @@ def trl_scores(completions: list[str], golds: list[str]) -> list[float | None]:
 
 
 def read_cases(path: Path) -> list[dict]:
-    """The cases with an expectation, all with the same columns."""
+    """The cases with an expectation, with `group` and `kind`."""
     with path.open(encoding="utf-8") as file:
-        rows = [row for row in map(json.loads, file) if row["expected"] is not None]
+        rows = [json.loads(line) for line in file]
     return [
-        {
-            "completion": row["completion"],
-            "gold": row["gold"] if "gold" in row else row["solution"],
-            "expected": bool(row["expected"]),
-            "group": row.get("group", ""),
-            "kind": row.get("kind") or row.get("family") or "all",
-        }
+        {**row, "group": row.get("group", ""), "kind": row.get("kind") or row.get("family") or "all"}
         for row in rows
+        if row["expected"] is not None or "letters" in row
     ]
+
+
+def right_programs(cases: list[dict]) -> list[bool]:
+    from delta_trl.rewards import code_reward
+
+    scores = code_reward([case["program"] for case in cases], [case["tests"] for case in cases])
+    return [float(score or 0.0) == case["expected"] for score, case in zip(scores, cases, strict=True)]
+
+
+def right_choices(cases: list[dict]) -> list[bool]:
+    from delta_trl.evaluation.multiple_choice import answer_letter
+
+    return [answer_letter(case["completion"], case["letters"]) == case["expected"] for case in cases]
+
+
+def right_answers(cases: list[dict], beside_trl: bool) -> dict[str, list[bool]]:
+    from delta_trl.rewards import grade
+
+    completions, golds = [case["completion"] for case in cases], [gold_of(case) for case in cases]
+    scores = {"ours": [verdict.score for verdict in grade(completions, golds)]}
+    if beside_trl:
+        scores["TRL"] = trl_scores(completions, golds)
+    return {
+        name: [float(score or 0.0) == case["expected"] for score, case in zip(found, cases, strict=True)]
+        for name, found in scores.items()
+    }
+
+
+def gold_of(case: dict) -> str:
+    return case["gold"] if "gold" in case else case["solution"]
 
 
 def print_table(cases: list[dict], is_right: dict[str, list[bool]]) -> None:
@@ -69,26 +97,24 @@ def main() -> None:
     parser.add_argument("--missed", action="store_true", help="List what ours gets wrong, with the rule that decided.")
     options = parser.parse_args()
 
-    from delta_trl.rewards import explain, grade
+    from delta_trl.rewards import explain
 
     for path in options.files:
         cases = read_cases(path)
-        completions, golds = [case["completion"] for case in cases], [case["gold"] for case in cases]
-        verdicts = grade(completions, golds)
-        scores = {"ours": [verdict.score for verdict in verdicts]}
-        if options.trl:
-            scores["TRL"] = trl_scores(completions, golds)
-        is_right = {
-            name: [float(score or 0.0) == case["expected"] for score, case in zip(found, cases, strict=True)]
-            for name, found in scores.items()
-        }
+        if "program" in cases[0]:
+            is_right = {"ours": right_programs(cases)}
+        elif "letters" in cases[0]:
+            is_right = {"ours": right_choices(cases)}
+        else:
+            is_right = right_answers(cases, options.trl)
         print(f"\n{path.name}\n")
         print_table(cases, is_right)
         if options.missed:
             for case, right in zip(cases, is_right["ours"], strict=True):
                 if not right:
-                    print(f"\nexpected {case['expected']:d}: {case['group']} {case['kind']}")
-                    print(explain(case["gold"], completion=case["completion"]))
+                    print(f"\nexpected {case['expected']}: {case['group']} {case['kind']}")
+                    has_gold = "gold" in case or "solution" in case
+                    print(explain(gold_of(case), completion=case["completion"]) if has_gold else case)
 
 
 if __name__ == "__main__":
