@@ -57,7 +57,9 @@ class Credit:
                 f"{self.name} gave coefficients of shape {tuple(found.values.shape)} for {len(rollout.log_probs)} tokens. "
                 "It takes one for each token."
             )
-        if found.fallback is None and rollout.reduce((~found.values.isfinite()).sum()) > 0:
+        # Summed by all processes, also by one whose method fell back alone: the others would wait for it
+        broken = rollout.reduce((~found.values.isfinite()).sum())
+        if found.fallback is None and broken > 0:
             return all_ones(rollout, NON_FINITE)
         return found
 
