@@ -31,11 +31,11 @@ MODEL_FILES = {
     "training_args.bin",
 }
 CHECKPOINT_FILES = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
-# Several runs in one process, for the time that importing takes
-RUN_SCRIPT = """
+# Several runs in one process, for the time that importing takes: each is what follows `python -m`
+RUN_MODULES = """
 import json, runpy, sys
 for sys.argv in json.loads(sys.argv[1]):
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 LOAD_BACK = """
 import sys
@@ -77,12 +77,11 @@ def same_weights(first, second):
 @pytest.mark.slow
 def test_every_strategy_pushes_a_model_that_loads_back(project):
     strategies = ("end", "every_save", "checkpoint", "all_checkpoints")
-    runs = [command(project, name, "--hub_strategy", name, "--hub_always_push", "true") for name in strategies]
-    runs.append(
-        command(project, "own", "--hub_private_repo", "true", "--hub_model_id", "team/secret", "--hub_token", TOKEN)
-    )
+    runs = [command(project, name, "--hub_strategy", name, "--hub_always_push", "true")[1:] for name in strategies]
+    own = ("--hub_private_repo", "true", "--hub_model_id", "team/secret", "--hub_token", TOKEN)
+    runs.append(command(project, "own", *own)[1:])
     with HubStandIn(project / "hub") as hub:
-        result = run([sys.executable, "-c", RUN_SCRIPT, json.dumps(runs)], hub.url, project)
+        result = run([sys.executable, "-c", RUN_MODULES, json.dumps(runs)], hub.url, project)
         assert result.returncode == 0, result.stderr[-3000:]
         assert not hub.refused
         assert hub.private == {**dict.fromkeys((f"{USER}/{name}" for name in strategies), False), "team/secret": True}
