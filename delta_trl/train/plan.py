@@ -142,7 +142,7 @@ class Plan:
             ("optimizer", "optimizer"),
             ("activations", "activations"),
             (self.generation_label, "generation"),
-            ("hidden states (DelTA)", "hidden_states"),
+            ("hidden states", "hidden_states"),
             ("  in host memory", "hidden_states_on_host"),
             ("sum while generating", "generating"),
             ("sum while scoring", "scoring"),

@@ -99,7 +99,7 @@ def test_golden_vectors_are_all_there():
     assert len(GOLDEN) == 13
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     steps=st.integers(0, 3),
@@ -122,7 +122,7 @@ def test_temperatures_lag_behind_the_last_refinement():
     assert (values - refreshed).abs().max() > 1e-2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 4), steps=st.integers(0, 2))
 def test_does_not_depend_on_the_spread_over_processes(seed, n, steps):
     tensors = make_batch(seed)
@@ -169,7 +169,7 @@ def test_an_in_place_reduction_is_accepted():
     torch.testing.assert_close(result.values, delta_coefficients(features, advantages).values)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), factor=st.sampled_from([0.25, 3.0, 100.0]))
 def test_symmetries(seed, factor):
     features, advantages, scale = make_batch(seed)
@@ -186,7 +186,7 @@ def test_symmetries(seed, factor):
     same(delta_coefficients(features * scale[:, None], advantages))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), bounds=st.sampled_from([(0.8, 1.2), (0.5, 1.5)]))
 def test_mean_is_one_within_bounds_and_zero_advantage_gets_the_least(seed, bounds):
     features, advantages, scale = make_batch(seed)

@@ -72,7 +72,7 @@ def random_inputs(seed, rows=6, length=41, scale=0.05, outliers=0.05):
     scale=st.sampled_from([0.0, 0.01, 0.2, 3.0]),
     half_life=st.sampled_from([0.5, 4.0, 32.0, 1000.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_weights_are_the_definitions(seed, length, scale, half_life):
     log_ratios, mask, advantages = random_inputs(seed, length=length, scale=scale)
     got, dropped = fipo_weights(log_ratios, mask, advantages, half_life=half_life)

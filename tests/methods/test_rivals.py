@@ -72,7 +72,7 @@ def random_tokens(seed, n):
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(0, 60), size=st.sampled_from([0.05, 0.3, 0.9]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_weights_are_the_definitions(seed, n, size):
     log_probs, teacher, entropies, responses, advantages = random_tokens(seed, n)
     lists = [x.tolist() for x in (log_probs, teacher, entropies, responses, advantages)]

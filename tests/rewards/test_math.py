@@ -386,7 +386,7 @@ LATEX = st.lists(st.sampled_from([piece for line in PIECES for piece in line.spl
 
 @given(text=LATEX)
 @example(text=r"\\\\\frac")
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_canonical_spelling_is_a_fixed_point_and_never_fails(text):
     extract_answer(text)
     once = canonical(text)
@@ -395,7 +395,6 @@ def test_canonical_spelling_is_a_fixed_point_and_never_fails(text):
 
 
 @given(over=st.integers(-10_000, 10_000), under=st.integers(1, 500), other=st.integers(-10_000, 10_000))
-@settings(deadline=None)
 def test_rationals_are_equal_exactly_if_they_are_equal(over, under, other):
     spellings = [rf"\frac{{{over}}}{{{under}}}", f"{over}/{under}"]
     value = Fraction(over, under)

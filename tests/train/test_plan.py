@@ -434,7 +434,7 @@ def test_the_script_prints_a_plan_without_weights_or_data(models, tmp_path, monk
         "rollout batches            220",
         "at most 41,943,040 per rollout batch",
         "11 written",
-        "hidden states (DelTA)",
+        "hidden states",
         "Assumptions:",
     ):
         assert text in printed

@@ -22,6 +22,8 @@ ENOUGH_POINTS = 3
 INTEGERS = frozenset(["i", "j", "k", "l", "m", "n", "p", "q", "N", "K", "M"])
 DIGITS = 200  # closed forms are equal if they agree to 150 digits: a Pell number without its small term is not one
 ZERO = s.Float("1e-150", 30)
+# What sympy raises for an expression that has no value
+NO_VALUE = (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, NotImplementedError)
 
 
 def plain(expression):
@@ -104,8 +106,8 @@ def equal_by_value(gold, answer) -> bool | None:
                 return False
             agreements += 1
         return True if agreements >= ENOUGH_POINTS else None
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, NotImplementedError):
-        return None  # not every expression has a value
+    except NO_VALUE:
+        return None
 
 
 def _same_number(gold, answer) -> bool | None:
@@ -148,7 +150,7 @@ def is_near(exact, rounded, _: str = "") -> bool:
     try:
         a, b = (plain(x).doit().evalf(15) for x in (exact, rounded))
         return bool(abs(a - b) <= abs(a) / 10) if a.is_number and b.is_number else True
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, NotImplementedError):
+    except NO_VALUE:
         return True
 
 
@@ -158,7 +160,7 @@ def rounds_to(exact, decimal, text: str) -> bool:
     try:
         difference = abs((plain(exact).doit() - decimal).evalf(15))
         return bool(difference.is_number and difference <= s.Rational(1, 2 * 10**decimals) * s.Rational(1001, 1000))
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, NotImplementedError):
+    except NO_VALUE:
         return False
 
 
