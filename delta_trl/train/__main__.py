@@ -9,6 +9,7 @@ without any.
 """
 
 from ..commands import one_line_errors, quiet_dependencies
+from .option_names import answer, trainer_argument
 
 
 def train(script_args, data_args, args, model_args) -> None:
@@ -43,6 +44,7 @@ def print_plan(script_args, data_args, args, model_args) -> None:
 def main(arguments: list[str] | None = None) -> None:
     quiet_dependencies()
     with one_line_errors(arguments):
+        answer(f"train {trainer_argument(arguments)}", arguments)
         from .arguments import parse
         from .training import build, run
 

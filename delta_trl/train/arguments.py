@@ -1,6 +1,5 @@
 """The options of `python -m delta_trl.train`, in the YAML file and on the command line."""
 
-import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,9 +11,9 @@ from trl import GRPOConfig, ModelConfig
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
 from ..methods.names import DEFAULT, check_method, method_named, methods, methods_help
-from .parser import Parser, UnknownOptionError, split_config
+from .option_names import UnknownOptionError, foreign_option, remember, trainer_argument
+from .parser import Parser
 from .plan import PlanArguments, config_on, plan_arguments
-from .yaml_file import read_yaml
 
 
 USAGE = "accelerate launch -m delta_trl.train --config FILE.yaml [--option value ...]"
@@ -97,11 +96,12 @@ def parse(
     )
     try:
         parsed = parser.parse_command(arguments, preset=method.preset)
-    except UnknownOptionError as error:
-        owners = [n for n, m in methods().items() if error.name in {f.name for f in fields(m.config_class)}]
-        if not owners:
-            raise
-        raise ValueError(f"{error.name} is an option of --trainer {' or '.join(owners)}, not of {name!r}.") from None
+    except (SystemExit, UnknownOptionError) as asked:  # SystemExit: for the help
+        owners = _owners()
+        remember(f"train {name}", parser, [*parser.dataclass_types, Parser], owners)
+        if isinstance(asked, UnknownOptionError) and asked.name in owners:
+            raise foreign_option(asked.name, owners[asked.name], name) from None
+        raise
     except ValueError as error:
         if "bf16/gpu" not in str(error):  # of transformers
             raise
@@ -118,15 +118,6 @@ def parse(
     return script_args, data_args, args, model_args
 
 
-def trainer_argument(arguments: list[str] | None) -> str:
-    """The trainer's name alone, from the command line, else from its YAML file: the config class depends on it."""
-    config_file, rest = split_config(arguments)
-    settings = {} if config_file is None else read_yaml(Path(config_file))
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--trainer", default=settings.get("trainer", DEFAULT))
-    return parser.parse_known_args(rest)[0].trainer
-
-
 def output_folder(given: str | None, trainer: str, config_file: Path | None, dataset: str) -> str:
     """
     `output_dir` with `{trainer}` replaced; `outputs/<task>/<trainer>` if none is given.
@@ -141,6 +132,15 @@ def output_folder(given: str | None, trainer: str, config_file: Path | None, dat
     else:
         task = config_file.absolute().parent.name if config_file.stem in methods() else config_file.stem
     return str(Path("outputs", task, trainer))
+
+
+def _owners() -> dict[str, list[str]]:
+    """The trainers that have an option, by the option's name."""
+    owners: dict[str, list[str]] = {}
+    for name, method in methods().items():
+        for option in fields(method.config_class):
+            owners.setdefault(option.name, []).append(name)
+    return owners
 
 
 def _sections(name: str, config_class: type) -> dict[str, Iterable[str]]:

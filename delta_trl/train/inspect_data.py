@@ -10,6 +10,7 @@ report and saves one picture.
 from pathlib import Path
 
 from ..commands import one_line_errors, quiet_dependencies
+from .option_names import UnknownOptionError, answer, remember
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def inspect_data(words: list[str] | None) -> None:
+    answer("inspect", words, ignore_unknown_keys=True)
     from ..data import DataArguments, load_problem_data
     from ..data.inspection import InspectionArguments, Statistics, describe_data, draw_lengths, show_examples
     from .parser import Parser
@@ -28,7 +30,11 @@ def inspect_data(words: list[str] | None) -> None:
         usage="delta-trl inspect [--config FILE.yaml] [--option value ...]",
         description=__doc__,
     )
-    arguments, options = parser.parse_command(words, ignore_unknown_keys=True)
+    try:
+        arguments, options = parser.parse_command(words, ignore_unknown_keys=True)
+    except (SystemExit, UnknownOptionError):  # SystemExit: for the help
+        remember("inspect", parser, [DataArguments, InspectionArguments, Parser])
+        raise
     tokenizer = None
     if options.model_name_or_path:
         from transformers import AutoTokenizer

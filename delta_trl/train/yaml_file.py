@@ -9,16 +9,12 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-from trl import GRPOConfig, ModelConfig
-
 
 # More than any config has: aliases of aliases make gigabytes of a few lines, when they are printed or copied
 MAX_VALUES = 10_000
 SCALARS = (str, bool, int, float, types.NoneType)
 # Annotated as texts by TRL and transformers, which take true and false as well
 BOOLEANS_TOO = ("scale_rewards", "fsdp", "resume_from_checkpoint")
-# Their options take null more often than their annotations say
-LOOSE = frozenset({*GRPOConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__})
 
 _REPR = Repr()
 _REPR.maxlevel = 1  # each further one takes six times as much
@@ -78,12 +74,15 @@ def _check_kinds(path: Path, settings: dict[str, Any]) -> None:
 
 def option_types(dataclasses: Iterable[type]) -> dict[str, frozenset[Any]]:
     """For every field, the types of which a value may be; `list[str]` stands for a list of texts, `list` for any other."""
+    from trl import GRPOConfig, ModelConfig  # not above: for seconds they import torch
+
+    loose = {*GRPOConfig.__dataclass_fields__, *ModelConfig.__dataclass_fields__}  # null more often than annotated
     kinds = {}
     for dataclass in dataclasses:
         hints = typing.get_type_hints(dataclass)
         for field in fields(dataclass):
             accepted = _types_in(hints[field.name])
-            if field.name in LOOSE or field.default is None:
+            if field.name in loose or field.default is None:
                 accepted |= {types.NoneType}
             kinds[field.name] = accepted | {bool} if field.name in BOOLEANS_TOO else accepted
     return kinds
