@@ -4,7 +4,7 @@ import functools
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,23 @@ from .rollout import Rollout
 # Besides log-probabilities: the LM head's inputs and the policy's entropy at every token, which the trainer records; and a
 # column `solution` of the dataset, which a teacher is told
 NEEDS = ("hidden", "entropies", "teacher")
+
+
+class Work(NamedTuple):
+    """
+    What `compute` takes of a machine, for the plan.
+
+    Attributes:
+        sweeps: How often it reads all hidden states.
+        columns: With how many vectors of length H it multiplies each of them.
+        sums: Over processes.
+        summed_bytes: What a process contributes to these.
+    """
+
+    sweeps: int
+    columns: int
+    sums: int
+    summed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,7 @@ class Credit:
         paper (`Mapping`): Its `title` and arXiv `id`, and perhaps its BibTeX `citation`, for the model card.
         prefix (`str`): Of what is logged. Default: the name in small letters.
         copies (`int`): How many float32 tensors of shape (N, H) `compute` holds, for the plan's estimate of memory.
+        work (`Work`, *optional*): What it takes besides, for the plan's estimate of time. `None`: what DelTA takes.
 
     Raises:
         `ValueError`: for an unknown need, and when called, for coefficients of another shape than (N,).
@@ -42,6 +60,7 @@ class Credit:
     paper: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     copies: int = 0
+    work: Work | None = None
 
     def __post_init__(self):
         if unknown := set(self.needs) - set(NEEDS):

@@ -4,7 +4,7 @@
     python scripts/study.py --config configs/study/ledger.yaml
 
 1. Make the task's data, and warm up the model that all runs start from.
-2. Run `python -m delta_trl.train` for every method and seed, one thread each, as many at a time as there are cores.
+2. Train every method on every seed, one thread each, as many at a time as there are cores.
 3. Write tables, plots and the records of every run into outputs/study/NAME.
 
 The same command continues a study that was stopped: a finished run is never repeated, a broken one is reported, counted

@@ -107,8 +107,13 @@ METHODS = {
         "tokens whose surprisal is usual for their entropy, options rsi_s_*",
         config="delta_trl.methods.rsi_s:RSISConfig",
     ),
+    "hashed_agreement": TrainingMethod(
+        "our own: tokens weighted by what became of the same choice at the same place, in linear time",
+        config="delta_trl.methods.hashed_agreement:HashedAgreementGRPOConfig",
+        trainer="delta_trl.methods.hashed_agreement:HashedAgreementGRPOTrainer",
+    ),
     "place_agreement": _variant(
-        "our own: tokens weighted by what became of the choices at similar places", "place_agreement"
+        "our own: the same with every pair of tokens compared, in quadratic time", "place_agreement"
     ),
     "group_agreement": _variant(
         "our own: tokens weighted by whether the prompt's other responses want the same", "group_agreement"

@@ -8,6 +8,9 @@ fipo`). `--plan` says what a run would do and need, and stops; `--plan --plan_pr
 without any.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from ..commands import one_line_errors, quiet_dependencies
 from .option_names import answer, trainer_argument
 
@@ -41,7 +44,8 @@ def print_plan(script_args, data_args, args, model_args) -> None:
         print(plan, *(f"Note: {note}" for note in notes), sep="\n")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, callbacks: Sequence[Any] = ()) -> None:
+    """The command. `callbacks` are added to the trainer's."""
     quiet_dependencies()
     with one_line_errors(arguments):
         answer(f"train {trainer_argument(arguments)}", arguments)
@@ -53,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
             print_plan(*parsed)
             return
         trainer, start = build(*parsed)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     from ..hub import PushError
 
     with one_line_errors(arguments, (PushError,), status=1):  # any other error while training keeps its traceback

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,15 +17,15 @@ import yaml
 from support.commands import parse, run_script
 from support.places import ROOT
 
-from delta_trl.research.study.analysis import (
-    analyse,
+from delta_trl.research.study.analysis import analyse, effect_size, estimate, write_tables
+from delta_trl.research.study.figures import (
+    area_by_seconds,
     curve,
-    effect_size,
-    estimate,
     final_rates,
     metrics,
+    seconds_of_all,
+    seconds_of_batches,
     updates_a_batch,
-    write_tables,
 )
 from delta_trl.research.study.plots import plot_differences, plot_rewards
 from delta_trl.research.study.runner import Failure, _outcome, check_runs, open_runs
@@ -86,6 +87,14 @@ def record(method: str, seed: int, rewards: list[float], rates: dict[int, float]
     return {"method": method, "seed": seed, "key": "k", "options": options, "git": git, "wall_seconds": 1.0} | {
         "log_history": history
     }
+
+
+def clocked(record: dict, seconds: list[float]) -> dict:
+    """With the processor time of each logged step."""
+    steps = [entry for entry in record["log_history"] if "loss" in entry]
+    for entry, taken in zip(steps, seconds, strict=True):
+        entry["cpu_seconds"] = taken
+    return record
 
 
 # Settings
@@ -336,6 +345,34 @@ def test_paired_numbers_by_hand(tmp_path):
     text = write_tables(study, records, tmp_path)
     assert "Pass rate before training, the same model for all runs: 42.0." in text
     assert "Before training" not in text  # no greedy decoding, no pass@8 in this study
+
+
+def test_area_by_seconds_by_hand(tmp_path):
+    assert area_by_seconds([0.0, 1.0, 0.5], [2.0, 1.0, 4.0], 7.0) == pytest.approx((0 + 1 + 2) / 7)
+    assert area_by_seconds([0.0, 1.0, 0.5], [2.0, 1.0, 4.0], 2.5) == pytest.approx(0.5 / 2.5)  # in the second step
+    # The faster run needs 3 s; the slower one has by then finished one step and half of another
+    fast = clocked(record("plain", 1, [0.2, 0.4, 0.6], {}), [1.0, 1.0, 1.0])
+    slow = clocked(record("delta", 1, [0.2, 0.6, 0.8], {}), [2.0, 2.0, 2.0])
+    assert seconds_of_all([fast, slow]) == 3
+    study = load_study(write(tmp_path / "study.yaml"))
+    plain, delta = analyse(study, [fast, slow])
+    assert plain.estimates["reward_area_by_seconds"].mean == pytest.approx(0.4)
+    assert delta.estimates["reward_area_by_seconds"].mean == pytest.approx((2 * 0.2 + 0.6) / 3)
+    (found,) = delta.differences["seconds"]
+    assert found.mean == pytest.approx(1)
+    assert (plain.estimates["reward_area"].mean, delta.differences["reward_area"][0].wins) == (pytest.approx(0.4), 1)
+    text = write_tables(study, [fast, slow], tmp_path)
+    assert re.search(r"delta − plain +\| +-6\.7 ", text)
+    assert "mean reward over the first 3 seconds of training" in text
+
+
+def test_seconds_of_several_updates_are_summed_and_missing_ones_leave_the_figure_out():
+    twice = record("plain", 1, [0.2, 0.4], {}, steps_per_generation=2)
+    assert seconds_of_batches(clocked(twice, [1.0, 0.5, 2.0, 0.25])) == [1.5, 2.25]
+    old = record("delta", 1, [0.2, 0.4], {})
+    assert seconds_of_batches(old) == []
+    assert seconds_of_all([twice, old]) is None
+    assert "seconds" not in metrics(old, seconds_of_all([twice, old]))
 
 
 def test_comparisons_with_fewer_seeds_do_not_weigh_on_the_others(tmp_path):

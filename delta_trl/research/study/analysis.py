@@ -1,7 +1,4 @@
-"""From the records of a study's runs to its tables. The seed is the unit: a run is one observation of its method.
-
-A step of the tables is a rollout batch, so that methods with several updates a batch line up with the others.
-"""
+"""From the records of a study's runs to its tables. The seed is the unit: a run is one observation of its method."""
 
 import json
 import math
@@ -14,16 +11,28 @@ import numpy as np
 
 from ...evaluation.statistics import bootstrap_interval, holm, sign_flip_test
 from ...tables import format_table
+from .figures import (
+    AREA,
+    AREA_BY_SECONDS,
+    ENTROPY,
+    FINAL,
+    FINAL_RATES,
+    LAST_STEPS,
+    LENGTH,
+    PASS_RATE,
+    SECONDS,
+    curve,
+    final_rates,
+    metrics,
+    seconds_of_all,
+)
 from .settings import WARM, Study
 
 
-# The final reward, entropy and length are means over so many last steps: one step has 16 prompts and would be noise
-LAST_STEPS = 10
-PASS_RATE = "eval_rewards/math_reward/mean"
-FINAL_RATES = "final/"
-AREA, FINAL, ENTROPY, LENGTH = "reward_area", "final_reward", "entropy", "length"
 TITLES = {
     AREA: "area under the reward curve",
+    AREA_BY_SECONDS: "area under the reward curve, by seconds",
+    SECONDS: "seconds a step",
     FINAL: f"reward, last {LAST_STEPS} steps",
     ENTROPY: f"entropy, last {LAST_STEPS} steps",
     LENGTH: f"length, last {LAST_STEPS} steps",
@@ -74,47 +83,6 @@ class MethodRow:
     differences: dict[str, list[Difference]]
 
 
-def updates_a_batch(options: dict[str, Any]) -> int:
-    """Optimiser steps on each rollout batch."""
-    accumulation = options.get("gradient_accumulation_steps", 1)
-    updates = (options.get("steps_per_generation") or accumulation) * options.get("num_iterations", 1)
-    if updates % accumulation:
-        raise ValueError(
-            f"{updates / accumulation:g} updates a rollout batch: evaluations of such runs fall between batches. Make "
-            "steps_per_generation a multiple of gradient_accumulation_steps."
-        )
-    return updates // accumulation
-
-
-def curve(record: dict[str, Any], metric: str) -> dict[int, float]:
-    """A logged metric by step in rollout batches; the first update of a batch stands for the batch."""
-    updates = updates_a_batch(record["options"])
-    values: dict[int, float] = {}
-    for entry in record["log_history"]:
-        if metric in entry and entry[metric] is not None:
-            values.setdefault(-(-entry["step"] // updates), entry[metric])
-    return values
-
-
-def metrics(record: dict[str, Any]) -> dict[str, float]:
-    """The figures of one run."""
-    rewards, entropies, lengths = (
-        list(curve(record, name).values()) for name in ("reward", "entropy", "completions/mean_length")
-    )
-    found = {AREA: float(np.mean(rewards)), FINAL: float(np.mean(rewards[-LAST_STEPS:]))}
-    found |= {f"pass_rate@{step}": value for step, value in sorted(curve(record, PASS_RATE).items())}
-    found |= final_rates(record)
-    for name, values in ((ENTROPY, entropies), (LENGTH, lengths)):
-        if values:
-            found[name] = float(np.mean(values[-LAST_STEPS:]))
-    return found
-
-
-def final_rates(record: dict[str, Any]) -> dict[str, float]:
-    """Pass rates of the trained model, from `final.evaluate_final`."""
-    return {n: value for entry in record["log_history"] for n, value in entry.items() if n.startswith(FINAL_RATES)}
-
-
 def estimate(values: Sequence[float]) -> SeedEstimate:
     """Mean over seeds. The interval is `evaluation.statistics.bootstrap_interval`'s: percentiles, expanded because five
     or ten values resampled spread less than new ones would."""
@@ -134,9 +102,10 @@ def analyse(study: Study, records: list[dict[str, Any]]) -> list[MethodRow]:
     """Every method of the study, those without a finished run too."""
     planned = {method: study.seeds_of(method) for method in study.methods}
     figures: dict[str, dict[int, dict[str, float]]] = {method: {} for method in study.methods}
-    for record in records:
-        if record["seed"] in planned.get(record["method"], ()):
-            figures[record["method"]][record["seed"]] = metrics(record)
+    counted = [record for record in records if record["seed"] in planned.get(record["method"], ())]
+    budget = seconds_of_all(counted)
+    for record in counted:
+        figures[record["method"]][record["seed"]] = metrics(record, budget)
 
     differences: dict[str, dict[str, list[Difference]]] = {method: {} for method in study.methods}
     for name in metric_names(figures):
@@ -185,7 +154,7 @@ def metric_names(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
     names = {name for of_seed in figures.values() for found in of_seed.values() for name in found}
     rates = sorted((n for n in names if n.startswith("pass_rate@")), key=lambda n: int(n.partition("@")[2]))
     final = sorted((n for n in names if n.startswith(FINAL_RATES)), key=lambda n: int(n.partition("@")[2] or 0))
-    return [name for name in (AREA, FINAL, *rates, *final, ENTROPY, LENGTH) if name in names]
+    return [name for name in (AREA, AREA_BY_SECONDS, FINAL, *rates, *final, ENTROPY, LENGTH, SECONDS) if name in names]
 
 
 def title_of(name: str) -> str:
@@ -196,7 +165,7 @@ def title_of(name: str) -> str:
 
 def _scale(name: str) -> tuple[float, int]:
     """Factor and decimals of a metric in the tables: shares are shown in points."""
-    return {ENTROPY: (1, 4), LENGTH: (1, 1)}.get(name, (100, 1))
+    return {ENTROPY: (1, 4), LENGTH: (1, 1), SECONDS: (1, 2)}.get(name, (100, 1))
 
 
 def _interval(found: SeedEstimate | Difference, name: str, sign: str = "") -> str:
@@ -258,6 +227,11 @@ def study_notes(study: Study, rows: list[MethodRow], records: list[dict[str, Any
         seconds = [r["wall_seconds"] for r in records if r["method"] != WARM]
         if seconds:
             texts.append(f"Median wall time of a run: {np.median(seconds):.0f} s.")
+    if budget := seconds_of_all(records):
+        texts.append(
+            f"By seconds: mean reward over the first {budget:.0f} seconds of training, as many as every run has. Seconds "
+            "are processor time of a run with one thread: generation, coefficients, loss and update; no evaluation."
+        )
     return texts
 
 

@@ -1,17 +1,11 @@
-"""One run of a study whose trained model is evaluated too: `python -m delta_trl.research.study.final CONFIG SAMPLES`."""
+"""Pass rates of a study's trained model on the held-out problems."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...evaluation.options import Decoding, Engine
 from ...evaluation.statistics import average, pass_at_k
-from ...train.__main__ import main as train
 from ..held_out import held_out_samples
-from .store import FINAL_FILE
 
 
 def evaluate_final(options: dict[str, Any], samples: int) -> dict[str, float]:
@@ -38,14 +32,3 @@ def evaluate_final(options: dict[str, Any], samples: int) -> dict[str, float]:
         "final/pass@1": average(drawn).value,
         f"final/pass@{samples}": pass_at_k(drawn, samples).value,
     }
-
-
-def main(config: str, samples: str) -> None:
-    train(["--config", config])
-    options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    found = evaluate_final(options, int(samples))
-    (Path(options["output_dir"]) / FINAL_FILE).write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ...tables import new_figure
-from .analysis import ENTROPY, LENGTH, MethodRow, curve, estimate, metric_names, title_of
+from .analysis import MethodRow, estimate, metric_names, title_of
+from .figures import ENTROPY, LENGTH, SECONDS, curve
 from .settings import Study
 
 
@@ -69,7 +70,7 @@ def plot_differences(rows: list[MethodRow], path: Path) -> None:
             of_pair = {n: f for n, found in row.differences.items() for f in found if f.baseline == first.baseline}
             compared.append((f"{row.method} − {first.baseline}  (n = {first.seeds})", of_pair))
     drawn = metric_names({label: {0: of_pair} for label, of_pair in compared})
-    names = [name for name in drawn if name not in ("pass_rate@0", ENTROPY, LENGTH)]
+    names = [name for name in drawn if name not in ("pass_rate@0", ENTROPY, LENGTH, SECONDS)]
     if not names:
         return
     figure = new_figure((3.2 + 2.2 * len(names), 1.5 + 0.34 * len(compared)))

@@ -1,4 +1,4 @@
-"""Runs a study's training runs as subprocesses of `python -m delta_trl.train`, as many at a time as there are cores.
+"""Runs a study's training runs as subprocesses (`one_run`), as many at a time as there are cores.
 
 A run is finished when its record is in results.jsonl, which only this process writes: it is never repeated. Whatever
 else happens to a run (it fails, it is killed, the machine stops), the next start does it again from its beginning.
@@ -62,7 +62,7 @@ def prepare(task: TaskSettings, folder: Path) -> str:
     """
     settings = json.dumps(asdict(task))
     noted = folder / "task.json"
-    if noted.exists() and noted.read_text() != settings:
+    if noted.exists() and {"seed": 0, **json.loads(noted.read_text())} != asdict(task):  # older ones have no seed
         raise ValueError(
             f"{folder} was made for the task {noted.read_text()}; this study asks for {settings}. Results of two tasks "
             "are not mixed: choose another --folder."
@@ -72,7 +72,9 @@ def prepare(task: TaskSettings, folder: Path) -> str:
         problems = TASKS[task.name].problems(task.problems, 0)
         questions = write_problems(problems, task.held_out, data)
         shutil.rmtree(warm, ignore_errors=True)
-        warm_up(str(warm), questions, task=task.name, steps=task.warm_up_steps, error_rate=task.error_rate)
+        warm_up(
+            str(warm), questions, task=task.name, steps=task.warm_up_steps, error_rate=task.error_rate, seed=task.seed
+        )
         noted.write_text(settings)
     digest = hashlib.sha256()
     weights = sorted(warm.glob("*.safetensors"))
@@ -179,10 +181,8 @@ def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, 
 
 def _start(run: StudyRun, folder: Path, lock: int) -> subprocess.Popen:
     config = write_config(run, folder)
-    if run.final_samples is None:
-        command = ["delta_trl.train", "--config", str(config)]
-    else:
-        command = ["delta_trl.research.study.final", str(config), str(run.final_samples)]
+    samples = [] if run.final_samples is None else [str(run.final_samples)]
+    command = ["delta_trl.research.study.one_run", str(config), *samples]
     shutil.rmtree(config.parent / "output", ignore_errors=True)  # what a broken run left
     with (config.parent / "log.txt").open("wb") as log:
         return subprocess.Popen(

@@ -26,6 +26,7 @@ class TaskSettings:
         error_rate: Probability that a written step of the warm-up's solutions is wrong; the task's own by default.
         held_out: Problems kept out of warm-up and training, for the pass rate.
         problems: All problems, the held-out ones among them; by default as many as the task has.
+        seed: Of the warm-up.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TaskSettings:
     error_rate: float | None = None
     held_out: int = 1000
     problems: int | None = None
+    seed: int = 0
 
     def __post_init__(self):
         known = [name for name in TASKS if name != "code"]  # whose problems have tests in place of an answer

@@ -11,6 +11,8 @@ from ...jsonl import append_lines, read_lines, replace_lines
 RESULTS_FILE = "results.jsonl"
 # In a run's output folder: pass rates of the trained model
 FINAL_FILE = "final.json"
+# In a logged step; see `one_run.StepClock`
+CPU_SECONDS = "cpu_seconds"
 # Logged floats are float32 averages: more digits are noise, and half of the file
 LOGGED_DIGITS = 6
 
