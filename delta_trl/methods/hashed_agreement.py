@@ -165,7 +165,7 @@ class HashedAgreementGRPOConfig(DeltaGRPOConfig):
         hashed_agreement,
         needs=frozenset({"hidden", "entropies"}),
         prefix="delta",
-        work=Work(sweeps=2, columns=PLANES * TABLES, sums=5, summed_bytes=4 * TABLES * (N_SLOTS + 2 * N_PLACES)),
+        work=Work(sweeps=2, columns=PLANES * TABLES, sums=6, summed_bytes=4 * TABLES * (N_SLOTS + 2 * N_PLACES)),
     )
 
     coef_min: float = field(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config import DeltaGRPOConfig, GRPOBaseConfig
+from ..credit import Work
 
 
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ class DeltaCost:
         sweeps: How often these are read: 2K + 2.
         sweep_seconds: Reading them so often, from the GPU's memory.
         host_sweep_seconds: The same from host memory.
-        feature_flops, feature_seconds: Making features from them, through the LM head.
+        feature_flops, feature_seconds: Making features from them, through the LM head, or other products with them.
         extra_forward: Whether a forward pass is added, because TRL makes none to record.
         forward_flops, forward_seconds: Of that pass; 0 without it. Attention is counted.
         reductions: Sums over processes.
         reduced_bytes: What a process contributes to them, in all.
         gathered_bytes: The LM head, gathered under ZeRO-3 and FSDP2 for features that read it.
+        reads_head: Whether they do.
     """
 
     tokens: int
@@ -63,6 +65,15 @@ class DeltaCost:
     reductions: int
     reduced_bytes: int
     gathered_bytes: int
+    reads_head: bool
+
+    @property
+    def _features(self) -> str:
+        if not self.feature_flops:
+            return "none to compute"
+        return f"{self.feature_seconds:.2f} s in " + (
+            "the LM head" if self.reads_head else "products with hidden states"
+        )
 
     @property
     def seconds(self) -> float:
@@ -77,14 +88,14 @@ class DeltaCost:
                 "coefficients",
                 f"{self.sweep_seconds:.2f} s, or {self.host_sweep_seconds:.1f} s with them in host memory",
             ),
-            ("features", f"{self.feature_seconds:.2f} s in the LM head" if self.feature_flops else "none to compute"),
+            ("features", self._features),
             (
                 "forward pass",
                 f"one is added, {self.forward_seconds:.1f} s"
                 if self.extra_forward
                 else "none is added: TRL's is recorded",
             ),
-            ("communication", f"{self.reductions} sums, {self.reduced_bytes / 1e3:.0f} KB in all"),
+            ("communication", f"{self.reductions} sums, {self.reduced_bytes / 1e3:,.0f} KB in all"),
         ]
         if self.gathered_bytes:
             rows.append(("", f"and the LM head, {self.gathered_bytes / 1e9:.2f} GB, where weights are sharded"))
@@ -106,6 +117,7 @@ def delta_cost(
     features: str = "output_row",
     refinement_steps: int = 1,
     extra_forward: bool = False,
+    work: Work | None = None,
 ) -> DeltaCost:
     """
     Estimate what DelTA adds to a rollout batch, at the speeds above.
@@ -122,33 +134,38 @@ def delta_cost(
         features: `coef_features`.
         refinement_steps: `coef_refinement_steps`, K.
         extra_forward: Whether TRL makes no pass over the rollout batch that can be recorded; see `has_extra_forward`.
+        work: Of a method that takes other work than DelTA, whose features and K then say nothing.
     """
     local_responses = responses / processes
     local_tokens = local_responses * completion_tokens
     feature_bytes = round(local_tokens * hidden_size * element_bytes)
-    sweeps = 2 * refinement_steps + 2
-    feature_flops = HEAD_PRODUCTS[features] * 2 * local_tokens * hidden_size * vocab_size
+    rounds = refinement_steps + 1
+    # Centroids (two sums of H and their masses) and temperatures for each of K + 1 rounds, the counts, the normaliser
+    reduced = rounds * (2 * hidden_size + 2 + 6) + 3 + 2
+    reads_head = work is None and HEAD_PRODUCTS[features] > 0
+    if work is None:
+        columns = HEAD_PRODUCTS[features] * vocab_size
+        work = Work(2 * rounds, columns, 2 * rounds + 2, reduced * REDUCED_BYTES)
+    feature_flops = 2 * local_tokens * hidden_size * work.columns
     length = prompt_tokens + completion_tokens
     # Two for each weight and token; scores and their sum over half of the positions, for the causal mask
     sequence_flops = 2 * parameters * length + 2 * layers * attention_width * length**2
     forward_flops = local_responses * sequence_flops if extra_forward else 0.0
-    # Centroids (two sums of H and their masses) and temperatures for each of K + 1 rounds, the counts, the normaliser
-    rounds = refinement_steps + 1
-    reduced = rounds * (2 * hidden_size + 2 + 6) + 3 + 2
     return DeltaCost(
         tokens=responses * completion_tokens,
         feature_bytes=feature_bytes,
-        sweeps=sweeps,
-        sweep_seconds=sweeps * feature_bytes / GPU_BYTES_PER_SECOND,
-        host_sweep_seconds=sweeps * feature_bytes / HOST_BYTES_PER_SECOND,
+        sweeps=work.sweeps,
+        sweep_seconds=work.sweeps * feature_bytes / GPU_BYTES_PER_SECOND,
+        host_sweep_seconds=work.sweeps * feature_bytes / HOST_BYTES_PER_SECOND,
         feature_flops=feature_flops,
         feature_seconds=feature_flops / GPU_FLOPS,
         extra_forward=extra_forward,
         forward_flops=forward_flops,
         forward_seconds=forward_flops / GPU_FLOPS,
-        reductions=2 * rounds + 2 if processes > 1 else 0,
-        reduced_bytes=reduced * REDUCED_BYTES if processes > 1 else 0,
-        gathered_bytes=vocab_size * hidden_size * element_bytes if HEAD_PRODUCTS[features] and processes > 1 else 0,
+        reductions=work.sums if processes > 1 else 0,
+        reduced_bytes=work.summed_bytes if processes > 1 else 0,
+        gathered_bytes=vocab_size * hidden_size * element_bytes if reads_head and processes > 1 else 0,
+        reads_head=reads_head,
     )
 
 
@@ -169,6 +186,7 @@ def cost_of_run(args: GRPOBaseConfig, size: "ModelSize", prompt_tokens: int) -> 
         features=args.coef_features,
         refinement_steps=args.coef_refinement_steps,
         extra_forward=has_extra_forward(args),
+        work=args.credit.work,
     )
 
 

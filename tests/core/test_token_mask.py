@@ -11,6 +11,7 @@ from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
 from delta_trl.methods.ablations import VARIANTS, VariantGRPOConfig
 from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer
 from delta_trl.methods.gmts import GMTSConfig
+from delta_trl.methods.hashed_agreement import HashedAgreementGRPOConfig, HashedAgreementGRPOTrainer
 from delta_trl.methods.rsi_s import RSISConfig
 from delta_trl.methods.shear import SHEARConfig
 from delta_trl.token_credit import TokenCreditTrainer
@@ -158,6 +159,7 @@ METHODS = {
     "shear": (TokenCreditTrainer, SHEARConfig, {"shear_span": 4, "shear_stride": 2}),
     "gmts": (TokenCreditTrainer, GMTSConfig, {}),
     "rsi_s": (TokenCreditTrainer, RSISConfig, {}),
+    "hashed_agreement": (HashedAgreementGRPOTrainer, HashedAgreementGRPOConfig, {}),
     **{name: (DeltaGRPOTrainer, VariantGRPOConfig, {"variant": name}) for name in VARIANTS},
 }
 # A weight of these is a function of the token, or of its response, alone

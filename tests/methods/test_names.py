@@ -18,6 +18,7 @@ from delta_trl.baselines import DAPOTrainer, ForkingTokensTrainer, SAPOTrainer
 from delta_trl.config import GRPOBaseConfig
 from delta_trl.methods import names
 from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer
+from delta_trl.methods.hashed_agreement import HashedAgreementGRPOTrainer
 from delta_trl.methods.names import METHODS, TrainingMethod, methods
 from delta_trl.token_credit import TokenCreditTrainer
 from delta_trl.train.__main__ import train
@@ -36,6 +37,7 @@ EXPECTED = {
     "forking_tokens": (ForkingTokensTrainer, "dapo", 0.28, None, 0.2),
     "sapo": (SAPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
+    "hashed_agreement": (HashedAgreementGRPOTrainer, "dapo", 0.28, None, 1.0),
     **dict.fromkeys(CREDITS, (TokenCreditTrainer, "dapo", 0.28, None, 1.0)),
     **dict.fromkeys(DELTA_LIKE, (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0)),
 }
@@ -84,7 +86,7 @@ def test_two_steps_of_every_method(project, name):
     for entry in entries:
         assert (
             ("delta/coef/mean" in entry or entry["step"] == 2)
-            if name in ("delta", *DELTA_LIKE)
+            if name in ("delta", "hashed_agreement", *DELTA_LIKE)
             else "delta/seconds" not in entry
         )
         assert ("fipo/mean" in entry) == (name == "fipo")

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from support.models import build, config, misaligned
+from support.models import build, config, misaligned, tiny_model
 
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.coefficients import delta_coefficients
+from delta_trl.credit import Work
 from delta_trl.features import FEATURES
-from delta_trl.train.delta_cost import HEAD_PRODUCTS, delta_cost, has_extra_forward
+from delta_trl.methods.hashed_agreement import HashedAgreementGRPOConfig
+from delta_trl.train.delta_cost import HEAD_PRODUCTS, cost_of_run, delta_cost, has_extra_forward
+from delta_trl.train.memory import ModelSize
 
 
 QWEN3_8B = {
@@ -83,3 +86,16 @@ def test_the_extra_pass_is_foretold(options, tmp_path):
     trainer.train()
     (logged,) = (log["delta/extra_forward_passes"] for log in trainer.state.log_history if "delta/seconds" in log)
     assert has_extra_forward(args) == bool(logged)
+
+
+def test_a_method_says_what_work_it_takes_instead(tmp_path):
+    work = Work(sweeps=2, columns=224, sums=6, summed_bytes=18_874_368)
+    cost = delta_cost(**QWEN3_8B, work=work)
+    assert cost.sweep_seconds == pytest.approx(2 * 42.95e9 / 2e12, rel=1e-3)
+    assert cost.feature_flops == 2 * 256 * 20480 * 4096 * 224
+    assert (cost.reductions, cost.reduced_bytes, cost.gathered_bytes) == (6, 18_874_368, 0)
+    assert "0.02 s in products with hidden states" in str(cost)
+    assert "6 sums, 18,874 KB in all" in str(cost)
+    size = ModelSize.of(tiny_model().config)
+    args = config(tmp_path, HashedAgreementGRPOConfig)
+    assert cost_of_run(args, size, 8).sweeps == HashedAgreementGRPOConfig.credit.work.sweeps

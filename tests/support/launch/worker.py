@@ -26,6 +26,7 @@ from support.vllm_client import StandInClient, install  # noqa: E402
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer  # noqa: E402
 from delta_trl import credit as credit_module  # noqa: E402
 from delta_trl.methods.fipo import FIPOConfig, FIPOTrainer  # noqa: E402
+from delta_trl.methods.hashed_agreement import HashedAgreementGRPOConfig, HashedAgreementGRPOTrainer  # noqa: E402
 from delta_trl.methods.rlsd import RLSDConfig  # noqa: E402
 from delta_trl.methods.shear import SHEARConfig  # noqa: E402
 from delta_trl.methods.stare import STAREConfig  # noqa: E402
@@ -85,6 +86,12 @@ VARIANTS = {
         "shear_span": 4,
         "shear_stride": 2,
     },
+    # Tables of all processes, which a token's own response is subtracted from
+    "hashed agreement": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+        "max_steps": len(CASES),
+    },
     # A second pass, over longer prompts of other lengths
     "RLSD": {
         "gradient_accumulation_steps": 2,
@@ -110,6 +117,7 @@ TRAINERS = {
     "FIPO": (FIPOTrainer, FIPOConfig),
     "STARE": (TokenCreditTrainer, STAREConfig),
     "SHEAR": (TokenCreditTrainer, SHEARConfig),
+    "hashed agreement": (HashedAgreementGRPOTrainer, HashedAgreementGRPOConfig),
     "RLSD": (TokenCreditTrainer, RLSDConfig),
 }
 WITH_COEFFICIENTS = [variant for variant in VARIANTS if variant not in (*TRAINERS, "vLLM server")]
