@@ -29,37 +29,24 @@ FREE_SECONDS = 0.05  # of CPU time: quadratic work on so much text takes longer
 GROWTH = 8.0  # linear work takes 4 times as long on 4 times the text, quadratic work 16 times
 TRIES = 3  # of the measurement, of which the best counts: other processes share the machine's caches
 
-UNITS = {
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["(", ")", "[", "{", "}", "\\", "\\{", "$", "$$", "\n", " ", "\t", "!", "=", "^", "_"]
-    },
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["1", "1,", "1.", "a", "ab ", "A, ", "é", "𝐀", "\u200b", "٣", "½", "\ud800", "&", "|"]
-    },
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["`", "```\n", "```python\n", "~~~\n", "````\n", "- ", "> ", "# ", '"""', "'''\n"]
-    },
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["- ```python\n", "> ```\n", "``` ", "x```\n", "    ```python\n", '"""\n```\n']
-    },
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["\\boxed{", "\\boxed{1}", "\\boxed 1 and ", "\\boxed{1}, ", "\\frac{", "\\text{"]
-    },
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["\\frac1", "\\sqrt2 ", "\\left(", "x^{", "x_1=", "10^", "3!", "\\pm ", "\\cdot "]
-    },
-    **{f"repeated {unit!r}": unit for unit in ["<think>", "</think>", "<answer>", "</answer>", "<answer>1</answer>"]},
-    **{
-        f"repeated {unit!r}": unit
-        for unit in ["Answer: ", "answer is (", "Answer: A or ", "Answer\n", "answer is\n\n", "**Answer:**"]
-    },
-}
+# fmt: off
+REPEATED = (
+    "(", ")", "[", "{", "}", "\\", "\\{", "$", "$$", "\n", " ", "\t", "!", "=", "^", "_", "1", "1,", "1.", "a", "ab ",
+    "A, ", "é", "𝐀", "\u200b", "٣", "½", "\ud800", "&", "|", "`", "```\n", "```python\n", "~~~\n", "````\n", "- ",
+    "> ", "# ", "\"\"\"", "'''\n", "- ```python\n", "> ```\n", "``` ", "x```\n", "    ```python\n", "\"\"\"\n```\n",
+    "\\boxed{", "\\boxed{1}", "\\boxed 1 and ", "\\boxed{1}, ", "\\frac{", "\\text{", "\\frac1", "\\sqrt2 ", "\\left(",
+    "x^{", "x_1=", "10^", "3!", "\\pm ", "\\cdot ", "<think>", "</think>", "<answer>", "</answer>",
+    "<answer>1</answer>", "Answer: ", "answer is (", "Answer: A or ", "Answer\n", "answer is\n\n", "**Answer:**", ".",
+    ",", "\\\\", "a,", "x^", "1!", "(1)!", "1/", "²", "and ", "infinity", "\\text{a}", "\\sqrt{", "\\hspace{",
+    "\\begin{pmatrix}", "^{\\circ}", "1\\text{cm},", "\\{x|", "\\pmod{", "\\overline{", "\\text{five}", "\\equiv",
+    "\\left.", "\\quad ", "1 cm, ", "\\choose ", "1 ",
+)
+# fmt: on
+UNITS = {f"repeated {unit!r}": unit for unit in REPEATED}
+# Runs between parts that keep an expression from matching
+FRAMES = (("\\boxed{1", "x}"), ("x", "^x"), ("{", "}"))
+RUNS = ("(", "{", "$", "^", "=", "1", "1,", "a ", " ", "\\frac1", "\\sqrt{", "\\text{a}", "3!", "\\quad ", "1 cm, ")
+FRAMED = {f"{unit!r} after {start!r}": (start, unit, end) for start, end in FRAMES for unit in RUNS}
 
 
 def text_of(name: str, size: int, salt: int) -> str:
@@ -68,6 +55,9 @@ def text_of(name: str, size: int, salt: int) -> str:
     if kind == "repeated":
         unit = UNITS[name]
         text = unit * (size // len(unit))
+    elif name in FRAMED:
+        before, unit, after = FRAMED[name]
+        text = before + unit * (size // len(unit)) + after
     elif kind == "nested":
         opening, closing = {
             "boxes": ("\\boxed{", "}"),
@@ -84,7 +74,7 @@ def text_of(name: str, size: int, salt: int) -> str:
 
 
 NESTED = ["nested boxes", "nested fractions", "nested thoughts", "nested ()", "nested {}", "nested []"]
-FAMILIES = [*UNITS, *NESTED, *(f"mixture {number}" for number in range(12))]
+FAMILIES = [*UNITS, *NESTED, *FRAMED, *(f"mixture {number}" for number in range(12))]
 
 
 def responses(text: str):

@@ -10,14 +10,7 @@ from support.places import DATA
 
 from delta_trl.rewards import grade, math_reward, opens_thought, same_answers, scorable
 from delta_trl.rewards.math import grading
-from delta_trl.rewards.math.equations import subject
 from delta_trl.rewards.math.extraction import extract_answer
-from delta_trl.rewards.math.golds import gold_questions
-from delta_trl.rewards.math.limits import too_costly
-from delta_trl.rewards.math.rule import Pair
-from delta_trl.rewards.math.rules import decide
-from delta_trl.rewards.math.spelling import canonical
-from delta_trl.rewards.math.units import without_units
 
 
 FLOOR = 0.92  # of each family
@@ -112,47 +105,6 @@ def test_other_members_of_the_families():
     verdicts = grade([rf"Hence $\boxed{{{answer}}}$." for _, answer, _ in MORE], [gold for gold, _, _ in MORE])
     missed = [(*case, v.reason) for case, v in zip(MORE, verdicts, strict=True) if v.score != case[2]]
     assert not missed
-
-
-# Runs of what regular expressions may stumble over, between parts that keep them from matching.
-RUN_TEXT = r"""
-. , $ { } \ ( [ ^ ^{ _ = 1 1, a x^ | ! 1! (1)! \text{ \text{a} \frac \frac{ \frac1 \sqrt{ \boxed{ \boxed{1} \hspace{ \pm
-\begin{pmatrix} ^{\circ} 1\text{cm}, \{x| \pmod{ \overline{ ² ½ \text{five} \\ 1/ \equiv \left. infinity
-"""
-RUNS = [*RUN_TEXT.split(), " ", "1 ", "a ", "and ", "\\quad ", "1 cm, ", "\\boxed{1}, ", "\\choose "]
-FRAMES = [("", ""), (r"\boxed{1", "x}"), ("x", "^x"), ("{", "}")]
-SHORT, LONG = 2_000, 16_000  # characters
-MOST_GROWTH = 30  # times; linear is 8, quadratic 64, and a busy machine makes some noise
-TOO_FAST_TO_TELL = 0.15  # seconds of CPU time
-
-
-def seconds_in_the_parent(text: str) -> float:
-    """CPU time of everything that reads an answer outside the workers, without its limit on the length."""
-    start = time.process_time()
-    extract_answer(text)
-    answer = canonical(text)
-    for gold in ("5", "x+1", "x=3", "1, 2"):
-        decide(Pair(gold, answer))
-        decide(Pair(answer, gold))
-    subject(answer)
-    without_units(answer)
-    too_costly(answer)
-    gold_questions(answer)
-    return time.process_time() - start
-
-
-def test_time_grows_no_more_than_linearly_with_the_length():
-    slow = []
-    for before, after in FRAMES:
-        for run in RUNS:
-            short, long = (before + run * (length // len(run)) + after for length in (SHORT, LONG))
-            if (taken := seconds_in_the_parent(long)) > TOO_FAST_TO_TELL:
-                canonical.cache_clear()
-                taken = min(taken, seconds_in_the_parent(long + " "))
-                growth = taken / min(seconds_in_the_parent(short + " " * i) for i in range(3))
-                if growth > MOST_GROWTH:
-                    slow.append((before, run, after, taken, growth))
-    assert not slow
 
 
 def test_nested_boxes_cost_no_more_than_their_length():
