@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Compare methods over seeds on a task that one core learns in a minute or two:
+"""Compare methods over seeds on a task that one core learns in minutes:
 
     python scripts/study.py --config configs/study/ledger.yaml
 
-1. Make the task's data, and warm up the model that all runs start from.
+1. Make the task's data, and warm up the model that all runs start from, or take the pretrained one that the task names.
 2. Train every method on every seed, one thread each, as many at a time as there are cores.
 3. Write tables, plots and the records of every run into outputs/study/NAME.
 
@@ -17,6 +17,7 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -30,6 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", help="only these (default: all)")
     add("--seeds", type=int, help="only the first so many seeds (default: all)")
     add("--jobs", type=int, help="runs at a time (default: the number of cores)")
+    add("--model", help="a pretrained model's folder or name on the Hub, in place of the one that the task names")
     add("--folder", type=Path, help="where everything is written (default: outputs/study/NAME)")
     add("--tables", action="store_true", help="only tables and plots, from finished runs or else docs/results")
     add("--discard", action="store_true", help="remove results that were made with other settings, and run them again")
@@ -47,6 +49,8 @@ def main() -> None:
         if args.jobs is not None and args.jobs < 1:
             raise ValueError(f"--jobs must be at least 1; got {args.jobs}.")
         study = load_study(args.config)
+        if args.model is not None:
+            study = with_model(study, args.model)
         folder = (args.folder or ROOT / "outputs" / "study" / study.name).resolve()
         if args.tables:
             take_shipped_records(study, folder)
@@ -57,6 +61,17 @@ def main() -> None:
         print(report(study, folder))
     if failures:
         sys.exit(f"error: {len(failures)} runs failed. The same command tries them again.")
+
+
+def with_model(study, model: str):
+    """The study with another place, or another pretrained model, to start from."""
+    if study.task.model is None:
+        raise ValueError(
+            f"--model {model} has no place here: {study.name} warms a model of its own up. Leave --model out, or name "
+            "task.model in the study's file."
+        )
+    place = str(Path(model).resolve()) if Path(model).is_dir() else model
+    return replace(study, task=replace(study.task, model=place))
 
 
 def take_shipped_records(study, folder: Path) -> None:
@@ -87,8 +102,10 @@ def report(study, folder: Path) -> str:
 def run(study, folder: Path, args: argparse.Namespace) -> list:
     """Everything that is open; what failed."""
     os.chdir(ROOT)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if study.task.model is None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from delta_trl.research.study import runner
+    from delta_trl.research.study.start import prepare
     from delta_trl.rewards.pool import available_cores
     from delta_trl.train.stopping import Stopped
 
@@ -97,10 +114,10 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with runner.locked(folder) as lock:
-            fingerprint = runner.prepare(study.task, folder)
-            todo = runner.open_runs(runs, folder, fingerprint, args.discard)
+            start = prepare(study.task, folder)
+            todo = runner.open_runs(runs, folder, start.fingerprint, args.discard)
             jobs, done = args.jobs or available_cores(), len(runs) - len(todo)
-            return runner.execute(todo, folder, fingerprint, jobs=jobs, done=done, lock=lock)
+            return runner.execute(todo, folder, start, jobs=jobs, done=done, lock=lock)
     except Stopped as stop:
         print(f"{stop}: finished runs are kept, and the same command does the others.", file=sys.stderr)
         sys.exit(128 + stop.number)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +42,8 @@ OF_THE_TRAINER: tuple[Dependence, ...] = (
 )
 # What logs, and is left out by transformers in its list of what is installed: flyte always, azure_ml where mlflow is
 NOT_ALWAYS_LISTED = ("azure_ml", "flyte")
+# What `platform.machine` says of processors that may have AMX or AVX512-BF16
+X86 = ("x86_64", "amd64")
 # A weight's size where the model's config says nothing, as transformers draws weights
 USUAL_WEIGHT = 0.02
 
@@ -134,6 +137,23 @@ def lost_updates(args: GRPOBaseConfig, model_args: ModelConfig, config: PreTrain
         f"with dtype {model_args.dtype!r}, only DeepSpeed and FSDP2 keep a float32 copy of the weights. On one GPU without "
         f"DeepSpeed, and under DDP, an update smaller than 1/{1 / kept:g} of a weight is lost, which at learning_rate="
         f"{args.learning_rate:g} is most of them: use dtype 'float32' there (with bf16 on, matrix products stay in bf16)."
+    )
+
+
+def slow_bfloat16(args: GRPOBaseConfig, model_args: ModelConfig) -> str | None:
+    """
+    What to do where bf16 is chosen on a CPU that has no instructions for it; None elsewhere.
+
+    x86 processors alone are judged: of others, torch does not say what they have.
+    """
+    chosen = "bf16" if args.bf16 else "dtype 'bfloat16'" if model_args.dtype == "bfloat16" else None
+    if chosen is None or args.device.type != "cpu" or platform.machine().lower() not in X86:
+        return None
+    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+        return None
+    return (
+        f"{chosen} on this CPU, which has neither AMX nor AVX512-BF16: matrix products in bfloat16 are emulated, and several "
+        "times slower than in float32. --bf16 false --dtype float32 is the faster way here."
     )
 
 

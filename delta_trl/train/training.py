@@ -19,7 +19,7 @@ from ..hub import typed_command
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
 from .arguments import ScriptArguments
-from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates
+from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates, slow_bfloat16
 from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
 from .shapes import check_tokenizer, check_weights, read_model_config
@@ -73,6 +73,8 @@ def build(
     start = decided_by_main(args, lambda: with_data(start, data))
     if not keeps_float32_copy(args) and (lost := lost_updates(args, model_args, config)):
         notes.append(f"{lost[0].upper()}{lost[1:]}")
+    if slow := slow_bfloat16(args, model_args):
+        notes.append(slow)
     if args.log_completions and "num_completions_to_print" not in script_args.named:
         args.num_completions_to_print = 0  # TRL would print all of them, a table of a rollout batch for each log
         notes.append(

@@ -16,7 +16,7 @@ from trl import GRPOTrainer, ModelConfig
 from delta_trl import DeltaGRPOTrainer
 from delta_trl.report.runs import read_training_runs
 from delta_trl.train.__main__ import main, train
-from delta_trl.train.checks import lost_updates
+from delta_trl.train.checks import lost_updates, slow_bfloat16
 
 
 @pytest.fixture
@@ -183,6 +183,45 @@ def test_what_has_an_effect_is_not_talked_about(project, caplog, arguments):
     text = said(project, caplog, *arguments)
     for part in ("nothing", "num_completions_to_print", "is lost"):
         assert part not in text
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Has torch see another processor: what it is called, and whether it has either kind of instructions for bfloat16."""
+
+    def seen(machine: str = "x86_64", *, amx: bool = False, avx512: bool = False) -> None:
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "chosen"),
+    [
+        ({"bf16": True}, "float32", "bf16"),
+        ({"bf16": False}, "bfloat16", "dtype 'bfloat16'"),
+        ({"bf16": True}, None, "bf16"),
+    ],
+)
+def test_bfloat16_without_instructions_for_it_is_called_slow(tmp_path, cpu, options, dtype, chosen):
+    args, model_args = config(tmp_path, **options), ModelConfig(dtype=dtype)
+    for machine in ("x86_64", "AMD64"):
+        cpu(machine)
+        said = slow_bfloat16(args, model_args)
+        assert said.startswith(f"{chosen} on this CPU, which has neither AMX nor AVX512-BF16")
+        assert "--bf16 false --dtype float32 is the faster way" in said
+    for machine, instructions in (("x86_64", {"amx": True}), ("x86_64", {"avx512": True}), ("aarch64", {})):
+        cpu(machine, **instructions)
+        assert slow_bfloat16(args, model_args) is None
+    cpu()
+    assert slow_bfloat16(config(tmp_path, bf16=False), ModelConfig(dtype="float32")) is None
+
+
+def test_slow_bfloat16_is_said_once(project, caplog, cpu):
+    cpu()
+    assert said(project, caplog, "--bf16", "true").count("neither AMX nor AVX512-BF16") == 1
 
 
 def test_few_lines_are_printed_for_a_step_unless_asked_for(project, capsys):

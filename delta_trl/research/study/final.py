@@ -22,7 +22,8 @@ def evaluate_final(options: dict[str, Any], samples: int) -> dict[str, float]:
         "prompt_format": options["prompt_format"],
         "seed": options["seed"],
     }
-    engine = Engine(backend="transformers", dtype=options["dtype"], batch_size=options["per_device_eval_batch_size"])
+    dtype = "bfloat16" if options.get("bf16") else options["dtype"]  # what the training's matrix products are in
+    engine = Engine(backend="transformers", dtype=dtype, batch_size=options["per_device_eval_batch_size"])
     sampled = Decoding(samples=samples, temperature=options.get("temperature", 1.0), **shared)
     greedy = Decoding(samples=1, temperature=0.0, **shared)
     drawn = [held_out_samples(output, problems, output / "sampled", sampled, engine)]

@@ -5,8 +5,6 @@ else happens to a run (it fails, it is killed, the machine stops), the next star
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 import signal
@@ -15,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,9 @@ from tqdm import tqdm
 from ...jsonl import parse_json
 from ...train.arguments import parse as parse_arguments
 from ...train.stopping import stopped_by_signals
-from ..tasks import TASKS, warm_up, write_problems
 from .origin import git_state, versions
-from .settings import WARM, Study, StudyRun, TaskSettings
+from .settings import WARM, Study, StudyRun
+from .start import Start
 from .store import FINAL_FILE, append_record, read_records, write_records
 
 
@@ -54,40 +52,11 @@ class Failure:
     log: str
 
 
-def prepare(task: TaskSettings, folder: Path) -> str:
-    """Write the task's data and warm a model up, unless an earlier start did. Returns a fingerprint of both.
-
-    Raises:
-        ValueError: The folder has the data and the model of other task settings.
-    """
-    settings = json.dumps(asdict(task))
-    noted = folder / "task.json"
-    if noted.exists() and {"seed": 0, **json.loads(noted.read_text())} != asdict(task):  # older ones have no seed
-        raise ValueError(
-            f"{folder} was made for the task {noted.read_text()}; this study asks for {settings}. Results of two tasks "
-            "are not mixed: choose another --folder."
-        )
-    warm, data = folder / "warm", folder / "data"
-    if not noted.exists():  # the last file to be written
-        problems = TASKS[task.name].problems(task.problems, 0)
-        questions = write_problems(problems, task.held_out, data)
-        shutil.rmtree(warm, ignore_errors=True)
-        warm_up(
-            str(warm), questions, task=task.name, steps=task.warm_up_steps, error_rate=task.error_rate, seed=task.seed
-        )
-        noted.write_text(settings)
-    digest = hashlib.sha256()
-    weights = sorted(warm.glob("*.safetensors"))
-    for file in (data / "train.jsonl", data / "test.jsonl", *weights, warm / "tokenizer.json"):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def placed(run: StudyRun, folder: Path) -> dict[str, Any]:
-    """The run's complete options for `python -m delta_trl.train`."""
+def placed(run: StudyRun, folder: Path, model: Path) -> dict[str, Any]:
+    """The run's complete options for `python -m delta_trl.train`, which starts from `model`."""
     return {
         **run.options,
-        "model_name_or_path": str(folder / "warm"),
+        "model_name_or_path": str(model),
         "dataset_name": str(folder / "data" / "train.jsonl"),
         "held_out_name": str(folder / "data" / "test.jsonl"),
         "max_prompt_length": None,
@@ -95,11 +64,11 @@ def placed(run: StudyRun, folder: Path) -> dict[str, Any]:
     }
 
 
-def write_config(run: StudyRun, folder: Path) -> Path:
+def write_config(run: StudyRun, folder: Path, model: Path) -> Path:
     """The run's YAML file: `python -m delta_trl.train --config` of it repeats the run by hand."""
     path = folder / "runs" / run.name / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(placed(run, folder), sort_keys=False))
+    path.write_text(yaml.safe_dump(placed(run, folder, model), sort_keys=False))
     return path
 
 
@@ -128,7 +97,7 @@ def open_runs(runs: list[StudyRun], folder: Path, fingerprint: str, discard: boo
     return [run for run in runs if (run.method, run.seed) not in done]
 
 
-def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, done: int, lock: int) -> list[Failure]:
+def execute(runs: list[StudyRun], folder: Path, start: Start, *, jobs: int, done: int, lock: int) -> list[Failure]:
     """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
 
     Args:
@@ -147,15 +116,15 @@ def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, 
             while waiting or active:
                 while waiting and len(active) < jobs:
                     run = waiting.pop(0)
-                    active[_start(run, folder, lock)] = (run, time.monotonic())
+                    active[_start(run, folder, start.model, lock)] = (run, time.monotonic())
                 counts = {"running": len(active), "failed": len(failures), "waiting": len(waiting)}
                 if shown != counts:
                     bar.set_postfix(counts)
                     shown = counts
                 time.sleep(POLL_SECONDS)
                 for process in [p for p in active if p.poll() is not None]:
-                    run, start = active.pop(process)
-                    wall = time.monotonic() - start
+                    run, began = active.pop(process)
+                    wall = time.monotonic() - began
                     outcome = _outcome(run, process.returncode, folder)
                     if isinstance(outcome, Failure):
                         failures.append(outcome)
@@ -164,7 +133,7 @@ def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, 
                     record = {
                         "method": run.method,
                         "seed": run.seed,
-                        "key": run.key(fingerprint),
+                        "key": run.key(start.fingerprint),
                         "options": run.options,
                         **origin,
                         "wall_seconds": wall,
@@ -179,8 +148,8 @@ def execute(runs: list[StudyRun], folder: Path, fingerprint: str, *, jobs: int, 
     return failures
 
 
-def _start(run: StudyRun, folder: Path, lock: int) -> subprocess.Popen:
-    config = write_config(run, folder)
+def _start(run: StudyRun, folder: Path, model: Path, lock: int) -> subprocess.Popen:
+    config = write_config(run, folder, model)
     samples = [] if run.final_samples is None else [str(run.final_samples)]
     command = ["delta_trl.research.study.one_run", str(config), *samples]
     shutil.rmtree(config.parent / "output", ignore_errors=True)  # what a broken run left
@@ -279,7 +248,7 @@ def check_runs(study: Study) -> None:
             continue
         try:
             with tempfile.TemporaryDirectory() as folder, _unchanged_environment():
-                parse_arguments(["--config", str(write_config(run, Path(folder)))])
+                parse_arguments(["--config", str(write_config(run, Path(folder), Path(folder)))])
         except (ValueError, TypeError) as error:
             message = f"The options of method {run.method!r} do not fit the training command: {error}"
             raise ValueError(message) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...train.yaml_file import read_yaml
+from ..language import LANGUAGE_TASKS
 from ..tasks import TASKS
 
 
@@ -18,15 +19,17 @@ WARM = "warm"
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The made task, and the warmed-up model that every run starts from.
+    """The task, and the model that every run starts from: one that is warmed up, or a pretrained one as it is.
 
     Attributes:
-        name: One of `delta_trl.research.tasks.TASKS`.
-        warm_up_steps: Of the supervised warm-up; the task's own by default.
-        error_rate: Probability that a written step of the warm-up's solutions is wrong; the task's own by default.
+        name: One of `delta_trl.research.tasks.TASKS`, or with `model` of `delta_trl.research.language.LANGUAGE_TASKS`.
+        warm_up_steps: Of the supervised warm-up; the task's own by default, None with `model`.
+        error_rate: Probability that a written step of the warm-up's solutions is wrong; the task's own by default, None
+            with `model`.
         held_out: Problems kept out of warm-up and training, for the pass rate.
         problems: All problems, the held-out ones among them; by default as many as the task has.
         seed: Of the warm-up.
+        model: A pretrained model, a folder or a name on the Hub, which is not warmed up; None: a tiny one that is.
     """
 
     name: str
@@ -35,13 +38,26 @@ class TaskSettings:
     held_out: int = 1000
     problems: int | None = None
     seed: int = 0
+    model: str | None = None
 
     def __post_init__(self):
         known = [name for name in TASKS if name != "code"]  # whose problems have tests in place of an answer
-        if self.name not in known:
-            raise ValueError(f"task.name must be one of {', '.join(known)}; got {self.name!r}.")
-        made = TASKS[self.name]
-        own = {"warm_up_steps": made.warm_up_steps, "error_rate": made.error_rate, "problems": made.n_problems}
+        if self.name not in [*known, *LANGUAGE_TASKS]:
+            raise ValueError(f"task.name must be one of {', '.join([*known, *LANGUAGE_TASKS])}; got {self.name!r}.")
+        made = (TASKS | LANGUAGE_TASKS)[self.name]
+        own = {"problems": made.n_problems}
+        if self.model is None:
+            if self.name in LANGUAGE_TASKS:
+                raise ValueError(
+                    f"task.name {self.name!r} needs task.model, a pretrained model: there is no warm-up for it. Name a "
+                    f"folder or a model on the Hub, or take one of {', '.join(known)}."
+                )
+            own |= {"warm_up_steps": made.warm_up_steps, "error_rate": made.error_rate}
+        elif unused := [name for name in ("warm_up_steps", "error_rate", "seed") if getattr(self, name)]:
+            raise ValueError(
+                f"task has {', '.join(unused)}, and task.model={self.model!r} is trained as it is, without a warm-up. "
+                "Remove one of the two."
+            )
         for name, value in own.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -81,7 +97,7 @@ class StudyRun:
         return f"{self.method}-seed{self.seed}"
 
     def key(self, fingerprint: str) -> str:
-        """Changes with the run's options, the data and the warm model, but not with where they lie."""
+        """Changes with the run's options, the data and the model it starts from, but not with where they lie."""
         final = [] if self.final_samples is None else [self.final_samples]
         text = json.dumps([self.options, fingerprint, *final], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
