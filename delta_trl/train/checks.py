@@ -152,8 +152,8 @@ def slow_bfloat16(args: GRPOBaseConfig, model_args: ModelConfig) -> str | None:
     if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
         return None
     return (
-        f"{chosen} on this CPU, which has neither AMX nor AVX512-BF16: matrix products in bfloat16 are emulated, and several "
-        "times slower than in float32. --bf16 false --dtype float32 is the faster way here."
+        f"{chosen} on this CPU, which has neither AMX nor AVX512-BF16: matrix products in bfloat16 are emulated, and "
+        "several times slower than in float32. --bf16 false --dtype float32 is the faster way here."
     )
 
 

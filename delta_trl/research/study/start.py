@@ -73,8 +73,8 @@ def pretrained_folder(model: str) -> Path:
         except (OSError, ValueError) as error:  # those of the Hub are both
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"task.model is {model!r}, which is neither a folder nor to be had from the Hub ({reason}). Give the model's "
-                "folder, with scripts/study.py as --model."
+                f"task.model is {model!r}, which is neither a folder nor to be had from the Hub ({reason}). Give the "
+                "model's folder, with scripts/study.py as --model."
             ) from error
     if not (any(folder.glob("*.safetensors")) and (folder / "tokenizer.json").exists()):
         raise ValueError(
