@@ -50,9 +50,17 @@ def markup(messages: list[dict[str, str]]) -> str:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(0, "zero"), (13, "thirteen"), (40, "forty"), (99, "ninety-nine"), (100, "one hundred"), (407, "four hundred and seven"),
-     (660, "six hundred and sixty"), (919, "nine hundred and nineteen")],
-)  # fmt: skip
+    [
+        (0, "zero"),
+        (13, "thirteen"),
+        (40, "forty"),
+        (99, "ninety-nine"),
+        (100, "one hundred"),
+        (407, "four hundred and seven"),
+        (660, "six hundred and sixty"),
+        (919, "nine hundred and nineteen"),
+    ],
+)
 def test_numbers_are_written_as_in_english(number, words):
     assert in_words(number) == words
 

@@ -4,17 +4,21 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from support.commands import parse, run_script
+from huggingface_hub.errors import OfflineModeIsEnabled
+from support.commands import load_script, parse, run_script
+from support.models import tiny_model
 from support.places import ROOT
 
 from delta_trl.research.study.analysis import analyse, effect_size, estimate, write_tables
@@ -29,8 +33,10 @@ from delta_trl.research.study.figures import (
 )
 from delta_trl.research.study.plots import plot_differences, plot_rewards
 from delta_trl.research.study.runner import Failure, _outcome, check_runs, open_runs
-from delta_trl.research.study.settings import WARM, StudyRun, load_study
+from delta_trl.research.study.settings import WARM, StudyRun, TaskSettings, load_study
+from delta_trl.research.study.start import prepare
 from delta_trl.research.study.store import append_record, pack_records, read_records, rounded
+from delta_trl.research.tasks import character_tokenizer
 from delta_trl.train.__main__ import train
 
 
@@ -105,7 +111,10 @@ def clocked(record: dict, seconds: list[float]) -> dict:
     [
         ({"sedes": [1]}, "unknown keys: sedes"),
         ({"task": {"name": "ledger", "steps": 3}}, "task has unknown keys: steps"),
-        ({"task": {"name": "sudoku"}}, "one of quickstart, ledger, precedence; got 'sudoku'"),
+        ({"task": {"name": "sudoku"}}, "one of quickstart, ledger, precedence, number_words, .*; got 'sudoku'"),
+        ({"task": {"name": "larger"}}, "'larger' needs task.model, a pretrained model"),
+        ({"task": {"name": "larger", "model": "x", "warm_up_steps": 4}}, "has warm_up_steps, and task.model='x' is"),
+        ({"task": {"name": "ledger", "model": "x", "error_rate": 0.5}}, "has error_rate, and task.model='x' is"),
         ({"task": {"name": "ledger", "held_out": 6561}}, "held_out must be between 1 and"),
         ({"methods": {}}, "methods must map names to options"),
         ({"methods": {"plain": {"option": {}}}}, r"methods\.plain has unknown keys: option"),
@@ -258,6 +267,84 @@ def test_a_result_belongs_to_its_options_data_and_model(tmp_path):
         open_runs(study.runs(), tmp_path, "other")
     assert len(open_runs(study.runs(), tmp_path, "other", discard=True)) == len(study.runs())
     assert read_records(tmp_path) == []
+
+
+# What runs start from
+
+
+def made_start(folder: Path, task: str) -> bytes:
+    """A study's folder as an earlier start leaves it, with files in place of data and model. The model's weights."""
+    for name in ("data", "warm"):
+        (folder / name).mkdir(parents=True)
+    for name in ("data/train.jsonl", "data/test.jsonl", "warm/model.safetensors", "warm/tokenizer.json"):
+        (folder / name).write_text(name)
+    (folder / "task.json").write_text(task)
+    return (folder / "warm" / "model.safetensors").read_bytes()
+
+
+def test_folders_of_earlier_studies_stay_valid(tmp_path):
+    """As written since there are studies: what the file says, and the fingerprint that their records' keys come from."""
+    made_start(
+        tmp_path, '{"name": "ledger", "warm_up_steps": 600, "error_rate": 0.25, "held_out": 1000, "problems": 6561}'
+    )
+    start = prepare(TaskSettings("ledger"), tmp_path)
+    assert start.model == tmp_path / "warm"
+    assert start.fingerprint == "78256e0852910bc905a32b75091f086c736e938f379d690bbb48fce0405ce707"
+    with pytest.raises(ValueError, match="Results of two tasks are not mixed"):
+        prepare(TaskSettings("ledger", held_out=10), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """Stands for a pretrained model: tiny, random, and of another architecture than the warmed-up ones."""
+    folder, tokenizer = tmp_path_factory.mktemp("pretrained"), character_tokenizer()
+    tiny_model("llama", tokenizer, max_position_embeddings=512).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_pretrained_model_is_the_start_as_it_is_wherever_it_lies(tmp_path, pretrained):
+    task = TaskSettings("larger", held_out=20, problems=60, model=str(pretrained))
+    first = prepare(task, tmp_path / "study")
+    assert first.model == pretrained
+    assert not (tmp_path / "study" / "warm").exists()
+    assert json.loads((tmp_path / "study" / "task.json").read_text()) == {
+        "name": "larger", "held_out": 20, "problems": 60,
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "study" / "data" / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == 40
+    assert all(row["question"].startswith("Which is larger, ") for row in rows)
+
+    moved = shutil.copytree(pretrained, tmp_path / "moved")
+    assert prepare(replace(task, model=str(moved)), tmp_path / "study") == replace(first, model=moved)
+    other = bytearray((moved / "model.safetensors").read_bytes())
+    other[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(other)
+    assert prepare(replace(task, model=str(moved)), tmp_path / "study").fingerprint != first.fingerprint
+
+
+def test_a_pretrained_model_that_is_not_there_is_named(tmp_path, monkeypatch):
+    def offline(*arguments, **options):
+        raise OfflineModeIsEnabled("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(
+        ValueError, match=r"'nobody/nothing', which is neither a folder nor .* \(no network\).*--model"
+    ):
+        prepare(TaskSettings("larger", model="nobody/nothing"), tmp_path / "study")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty lacks \*\.safetensors or tokenizer\.json.*save_pretrained"):
+        prepare(TaskSettings("larger", model=str(tmp_path / "empty")), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_another_pretrained_model_is_named_where_there_is_one(tmp_path, pretrained):
+    script = load_script("scripts/study.py")
+    study = load_study(write(tmp_path / "study.yaml", task={"name": "larger", "model": "somebody/something"}))
+    assert script.with_model(study, "a/b").task == replace(study.task, model="a/b")
+    assert script.with_model(study, os.path.relpath(pretrained)).task.model == str(pretrained)
+    with pytest.raises(ValueError, match="study warms a model of its own up"):
+        script.with_model(load_study(write(tmp_path / "study.yaml")), "a/b")
 
 
 # Records
@@ -583,3 +670,28 @@ def test_a_run_can_be_repeated_by_hand(finished):
     for name in ("reward", "loss", "grad_norm", "delta/coef/std"):
         values = [entry[name] for entry in found["log_history"] if name in entry]
         assert [entry[name] for entry in history if name in entry] == values
+
+
+@pytest.mark.slow
+def test_a_study_from_a_pretrained_model_continues(tmp_path, pretrained):
+    """In bfloat16, as on a CPU with instructions for it. A stopped study does what is open, and nothing twice."""
+    prompt = "<user>{question}</user>"
+    task = {"name": "larger", "held_out": 8, "problems": 40, "model": "nobody/nothing"}
+    settings = {**SETTINGS, "bf16": True, "eval_strategy": "no", "prompt_format": prompt}
+    methods = {"plain": {"options": {"trainer": "dapo"}}, "delta": {"options": {"trainer": "delta"}}}
+    study = {"task": task, "settings": settings, "methods": methods, "seeds": [1], "final_samples": 2}
+    path, folder = write(tmp_path / "tiny.yaml", **study), tmp_path / "out"
+    result = run(path, folder, "--model", pretrained, "--methods", "plain")
+    assert result.returncode == 0, result.stderr
+    before = (folder / "results.jsonl").read_bytes()
+    result = run(path, folder, "--model", pretrained)
+    assert result.returncode == 0, result.stderr
+    assert "3/3" in result.stderr
+    assert (folder / "results.jsonl").read_bytes().startswith(before)
+    records = {record["method"]: record for record in read_records(folder)}
+    assert set(records) == {WARM, "plain", "delta"}
+    for record in records.values():
+        assert record["options"]["bf16"] is True
+        assert set(final_rates(record)) == {"final/greedy", "final/pass@1", "final/pass@2"}
+    made = yaml.safe_load((folder / "runs" / "delta-seed1" / "config.yaml").read_text())
+    assert made["model_name_or_path"] == str(pretrained)
