@@ -1,4 +1,4 @@
-"""The supervised warm-up of a small model on a CPU: what the made tasks and SmolLM2's run share."""
+"""The supervised warm-up of a small model on a CPU, for the made tasks."""
 
 from pathlib import Path
 from typing import Any
