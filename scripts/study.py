@@ -30,7 +30,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--config", type=Path, required=True, help="the study, such as configs/study/ledger.yaml")
     add("--methods", nargs="+", help="only these (default: all)")
     add("--seeds", type=int, help="only the first so many seeds (default: all)")
-    add("--jobs", type=int, help="runs at a time (default: the number of cores)")
+    add("--jobs", type=int, help="runs at a time (default: the number of cores; with --gpu 1)")
+    add(
+        "--gpu",
+        action="store_true",
+        help="train on the GPU whatever the settings' use_cpu says; not to be mixed with a CPU's",
+    )
     add("--model", help="a pretrained model's folder or name on the Hub, in place of the one that the task names")
     add("--folder", type=Path, help="where everything is written (default: outputs/study/NAME)")
     add("--tables", action="store_true", help="only tables and plots, from finished runs or else docs/results")
@@ -51,6 +56,8 @@ def main() -> None:
         study = load_study(args.config)
         if args.model is not None:
             study = with_model(study, args.model)
+        if args.gpu:
+            study = replace(study, settings={**study.settings, "use_cpu": False})
         folder = (args.folder or ROOT / "outputs" / "study" / study.name).resolve()
         if args.tables:
             take_shipped_records(study, folder)
@@ -116,7 +123,7 @@ def run(study, folder: Path, args: argparse.Namespace) -> list:
         with runner.locked(folder) as lock:
             start = prepare(study.task, folder)
             todo = runner.open_runs(runs, folder, start.fingerprint, args.discard)
-            jobs, done = args.jobs or available_cores(), len(runs) - len(todo)
+            jobs, done = args.jobs or (1 if args.gpu else available_cores()), len(runs) - len(todo)
             return runner.execute(todo, folder, start, jobs=jobs, done=done, lock=lock)
     except Stopped as stop:
         print(f"{stop}: finished runs are kept, and the same command does the others.", file=sys.stderr)

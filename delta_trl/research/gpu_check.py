@@ -10,7 +10,7 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +21,7 @@ import torch
 
 from ..coefficients import delta_coefficients
 from ..config import CHECKPOINTING
+from ..jsonl import parse_json
 from .gpu_bench import Bench, Sizes
 
 
@@ -188,7 +189,12 @@ CHECKS = ("equal_bounds", "coefficients", "modes", "steps", "offload", "wide")
 
 
 def run_checks(
-    device: str, sizes: Sizes, output: Path, checks: Sequence[str] = CHECKS, seconds: float = 500
+    device: str,
+    sizes: Sizes,
+    output: Path,
+    checks: Sequence[str] = CHECKS,
+    seconds: float = 500,
+    resume: bool = False,
 ) -> list[Finding]:
     """
     Run the checks, and write `output`/gpu_check.json and gpu_check.md after each row.
@@ -199,31 +205,50 @@ def run_checks(
         output: Folder.
         checks: Names of `CHECKS`.
         seconds: No further check starts after this; what did not run is said in the table.
+        resume: Keep what an earlier call left in `output` for the same device, versions and sizes, and run the other checks.
     """
-    check, rows, start = Check(device, sizes), [], time.monotonic()
+    check, start = Check(device, sizes), time.monotonic()
     machine = {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", "peft")},
         "sizes": asdict(sizes),
     }
     output.mkdir(parents=True, exist_ok=True)
-    for name in checks:
+    rows, done, took = _earlier(output, machine) if resume else ([], {}, 0.0)  # done: how many rows a check gave
+
+    def write() -> None:
+        write_findings(output, rows, {**machine, "seconds": took + time.monotonic() - start, "done": done})
+
+    for name in [name for name in checks if name not in done]:
+        if time.monotonic() - start > seconds:
+            rows.append(Finding(name, math.nan, "", ok=False, note=f"not run: {seconds:g} seconds were over"))
+            write()
+            continue
+        before = len(rows)
         try:
-            if time.monotonic() - start > seconds:
-                found: Iterable[Finding] = [
-                    Finding(name, math.nan, "", ok=False, note=f"not run: {seconds:g} seconds were over")
-                ]
-            else:
-                found = getattr(check, name)()
-            for row in found:
+            for row in getattr(check, name)():
                 rows.append(row)
-                write_findings(output, rows, {**machine, "seconds": time.monotonic() - start})
+                write()
         except Exception as error:  # one check that fails must not cost the results of the others
             traceback.print_exc()
             rows.append(Finding(name, math.nan, "", ok=False, note=f"{type(error).__name__}: {error}".splitlines()[0]))
-            write_findings(output, rows, {**machine, "seconds": time.monotonic() - start})
+        done[name] = len(rows) - before
+        write()
         check.free()
     return rows
+
+
+def _earlier(output: Path, machine: dict[str, Any]) -> tuple[list[Finding], dict[str, int], float]:
+    """Rows of the checks that are done in `output`, how many each gave, and seconds; nothing from another machine."""
+    try:
+        report = parse_json((output / "gpu_check.json").read_bytes())
+    except (FileNotFoundError, ValueError):  # there is none, or its writing was cut off
+        return [], {}, 0.0
+    if any(report.get(name) != json.loads(json.dumps(value)) for name, value in machine.items()):
+        return [], {}, 0.0
+    done = report.get("done", {})
+    # What comes after these rows is of a check that was cut off, or says that one was not run
+    return [Finding(**row) for row in report["rows"][: sum(done.values())]], done, report["seconds"]
 
 
 def write_findings(output: Path, rows: Sequence[Finding], machine: dict[str, Any]) -> None:

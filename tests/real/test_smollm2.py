@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from peft import LoraConfig
+from support.places import ROOT
 from support.smollm2 import trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
@@ -16,7 +18,8 @@ from trl import ModelConfig
 from delta_trl import DeltaGRPOConfig
 from delta_trl.data import DataArguments, PromptFormat
 from delta_trl.report import heat_map, write_report
-from delta_trl.research.smollm2 import gym_solution, model_from_package
+from delta_trl.research.language import LANGUAGE_TASKS
+from delta_trl.research.smollm2 import model_from_package
 from delta_trl.train.plan import make_plan
 
 
@@ -53,8 +56,19 @@ def test_chat_template_and_end_tokens(tokenizer):
     assert chat.count_tokens([chat.render("1+1=?")], tokenizer)[0] > 30
 
 
-def test_gym_solutions():
-    assert gym_solution("Calculate 4 - 1 - 17.\n") == r"4-1=3, 3-17=-14. \boxed{-14}"
+@pytest.mark.parametrize("name", LANGUAGE_TASKS)
+def test_the_tasks_prompts_are_the_chat_templates(tokenizer, name):
+    """But for the system message, which the template puts before a conversation that has none."""
+    messages = LANGUAGE_TASKS[name].messages()
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    system, mark, prompt = rendered.partition("<|im_start|>user\n")
+    assert system.count("<|im_start|>") == 1
+    paths = [*(ROOT / "configs/study").glob(f"smollm2_{name}*.yaml")]
+    if name == "number_words":
+        paths.append(ROOT / "configs/smollm2_135m/delta.yaml")
+    for path in paths:
+        content = yaml.safe_load(path.read_text())
+        assert content.get("settings", content)["prompt_format"] == mark + prompt
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +122,7 @@ import json, re, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
 from transformers import AutoTokenizer
+from support.places import ROOT
 from support.smollm2 import trained
 
 def peak():  # getrusage would say that of the test's own process, from which this one was forked, if it is larger

@@ -132,8 +132,11 @@ def test_problems_pass_through_the_loader(name, tmp_path):
     assert data.held_out["solution"] == [problem["final_answer"] for problem in task.problems(20)]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/study").glob("smollm2_*.yaml")), ids=lambda path: path.stem)
-def test_studies_ask_in_the_models_markup_with_the_tasks_example(path):
-    study = yaml.safe_load(path.read_text())
-    task = LANGUAGE_TASKS[study["task"]["name"]]
-    assert study["settings"]["prompt_format"] == markup(task.messages())
+PROMPTED = [*(ROOT / "configs/study").glob("smollm2_*.yaml"), ROOT / "configs/smollm2_135m/delta.yaml"]
+
+
+@pytest.mark.parametrize("path", sorted(PROMPTED), ids=lambda path: path.stem)
+def test_studies_and_recipe_ask_in_the_models_markup_with_the_tasks_example(path):
+    content = yaml.safe_load(path.read_text())
+    name = content["task"]["name"] if "task" in content else "number_words"
+    assert content.get("settings", content)["prompt_format"] == markup(LANGUAGE_TASKS[name].messages())
