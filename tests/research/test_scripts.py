@@ -183,6 +183,30 @@ def test_quickstart_runs_from_start_to_end(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.slow
+def test_the_real_models_script_trains_and_evaluates_and_does_nothing_twice(project, tmp_path, monkeypatch, capsys):
+    """With a tiny model in place of SmolLM2; `make test-real` has that one. The training is a process of its own."""
+    script = load_script("scripts/smollm2.py")
+    monkeypatch.setattr(script, "HELD_OUT", 8)
+    sizes = {"--max_steps": 1, "--per_device_train_batch_size": 8, "--gradient_accumulation_steps": 1}
+    options = {**sizes, "--num_generations": 4, "--prompt_format": "{question}\n", "--output_dir": tmp_path / "run"}
+    further = [str(word) for pair in options.items() for word in pair]
+    written = []
+    for _ in range(2):
+        script.run(tmp_path / "smollm2", str(project / "model"), ROOT / "configs/smollm2_135m/delta.yaml", further)
+        printed = capsys.readouterr().out
+        for when in ("before", "after"):
+            assert f"Pass rate {when} training: greedy 0.0 ± 0.0%, sampled 0.0 ± 0.0% (8 unseen problems)." in printed
+        written.append((tmp_path / "run" / "model.safetensors").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    train_rows, test_rows = (
+        {json.loads(line)["question"] for line in (tmp_path / "smollm2/data" / name).read_text().splitlines()}
+        for name in ("train.jsonl", "test.jsonl")
+    )
+    assert (len(train_rows), len(test_rows), train_rows & test_rows) == (891, 8, set())
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
 def test_the_benchmark_measures_every_part(tmp_path):
     """So small that the figures mean nothing: every part runs, and says what it measured."""
     sizes = ["--repeats", 1, "--completions", 8, "--length", 4, "--tokens", 100, 300]

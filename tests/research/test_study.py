@@ -114,7 +114,10 @@ def clocked(record: dict, seconds: list[float]) -> dict:
         ({"task": {"name": "sudoku"}}, "one of quickstart, ledger, precedence, number_words, .*; got 'sudoku'"),
         ({"task": {"name": "larger"}}, "'larger' needs task.model, a pretrained model"),
         ({"task": {"name": "larger", "model": "x", "warm_up_steps": 4}}, "has warm_up_steps, and task.model='x' is"),
-        ({"task": {"name": "ledger", "model": "x", "error_rate": 0.5}}, "has error_rate, and task.model='x' is"),
+        (
+            {"task": {"name": "ledger", "model": "x", "error_rate": 0.5, "seed": 3}},
+            "has error_rate, seed, and task.model",
+        ),
         ({"task": {"name": "ledger", "held_out": 6561}}, "held_out must be between 1 and"),
         ({"methods": {}}, "methods must map names to options"),
         ({"methods": {"plain": {"option": {}}}}, r"methods\.plain has unknown keys: option"),
@@ -309,7 +312,7 @@ def test_a_pretrained_model_is_the_start_as_it_is_wherever_it_lies(tmp_path, pre
     assert first.model == pretrained
     assert not (tmp_path / "study" / "warm").exists()
     assert json.loads((tmp_path / "study" / "task.json").read_text()) == {
-        "name": "larger", "held_out": 20, "problems": 60,
+        "name": "larger", "held_out": 20, "problems": 60, "seed": 0,
     }  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "study" / "data" / "train.jsonl").read_text().splitlines()]
     assert len(rows) == 40
