@@ -10,7 +10,7 @@ PIP_ARGS ?=
 # The trainer, its maths and its options: what a version of TRL, transformers or torch can break
 CORE := $(addprefix tests/core/test_,coefficients.py features.py trainer.py token_credit.py token_mask.py modes.py config.py base.py)
 
-.PHONY: quickstart test test-fast test-portable test-oldest test-newest test-vllm test-real gpu-check lint clean
+.PHONY: quickstart test test-fast test-portable test-oldest test-newest test-vllm test-real gpu-check lint docs dist clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"delta_trl needs Python 3.11 or later, and {sys.executable} is {v}. Name another one: make PYTHON=python3.12 ...")'
@@ -69,6 +69,28 @@ test-vllm: $(REAL)/.installed
 test-real: $(REAL)/.installed
 	$(REAL_PYTEST) tests/real/test_smollm2.py tests/real/test_reasoning_gym.py
 
+# The site, from docs/ and the docstrings, in an environment of its own: open build/site/index.html. Dead links are errors.
+DOCS := .venv-docs
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet $(PIP_ARGS) --requirement docs/requirements.txt
+	@touch $@
+
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/python scripts/site_pages.py
+	$(DOCS)/bin/zensical build --clean --strict
+
+# The wheel and the sdist, checked, and the wheel's command from an empty environment
+dist: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build twine
+	rm -rf dist .venv-dist
+	$(BIN)/python -m build --outdir dist > /dev/null
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt dist/*.whl
+	cd dist && ../.venv-dist/bin/delta-trl --help && ../.venv-dist/bin/delta-trl --version
+
 gpu-check:
 	$(PYTHON) scripts/gpu_check.py
 
@@ -76,6 +98,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry delta_trl
+	$(BIN)/ty check --quiet --python $(VENV)
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest $(REAL) outputs
+	rm -rf .venv .venv-oldest .venv-newest .venv-dist .venv-docs $(REAL) dist site outputs

@@ -4,13 +4,13 @@ import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id
@@ -20,7 +20,7 @@ from .config import GRPOBaseConfig
 from .hub import HubMixin
 from .progress import ReadableProgressCallback
 from .responses import opens_thought
-from .seams import check_seams, check_untested_version
+from .seams import check_seams, check_untested_version, with_signature_of
 from .token_mask import SCORED
 
 
@@ -41,13 +41,18 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
     """
 
     config_class: ClassVar[type[GRPOBaseConfig]] = GRPOBaseConfig
+    args: GRPOBaseConfig
+    model: PreTrainedModel
     # Methods of GRPOTrainer that are overridden, and the parameters that the overriding ones rely on
     _seams: ClassVar[dict[str, tuple[str, ...]]] = {
         "_generate_and_score_completions": ("inputs",),
         "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     }
 
-    def __init__(self, model, reward_funcs=None, args: GRPOBaseConfig | None = None, *positional, **kwargs):
+    @with_signature_of(GRPOTrainer.__init__)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: GRPOBaseConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
         check_seams(type(self))
         # TRL turns checkpointing off and on for every pass without gradient, under the names that transformers had for it
         # until 5.18: three warnings in every step, about nothing that a user could change
@@ -66,7 +71,7 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         check_model(model, args.model_init_kwargs)
         # Before the model is loaded: TRL would find out at the end of the first rollout batch. What a rollout function
         # returns besides completions is handed to the rewards as well, and is not known before it runs.
-        train_dataset = kwargs.get("train_dataset", positional[0] if positional else None)
+        train_dataset = kwargs.get("train_dataset", rest[0] if rest else None)
         options = {
             "has_environment": kwargs.get("environment_factory") is not None,
             "has_rollout_func": kwargs.get("rollout_func") is not None,
@@ -74,14 +79,14 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         }
         check_reward_columns(reward_funcs, train_dataset, **options)
         if evaluates(args):
-            eval_dataset = kwargs.get("eval_dataset", positional[1] if len(positional) > 1 else None)
+            eval_dataset = kwargs.get("eval_dataset", rest[1] if len(rest) > 1 else None)
             check_eval_columns(reward_funcs, eval_dataset, **options)
         if isinstance(train_dataset, Dataset) and (shortage := rollout_batch_shortage(len(train_dataset), args)):
             warnings.warn(shortage, stacklevel=3)
-        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        super().__init__(model, reward_funcs, args, *rest, **kwargs)
         check_untested_version(self)
 
-    def add_callback(self, callback) -> None:
+    def add_callback(self, callback: Any) -> None:
         super().add_callback(callback)
         # A readable progress line replaces the one that transformers adds by itself, whichever came first
         callbacks = self.callback_handler.callbacks
@@ -89,12 +94,14 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
             for one in [one for one in callbacks if type(one) in (ProgressCallback, PrinterCallback)]:
                 self.remove_callback(one)
 
-    def _generate_and_score_completions(self, inputs):
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
         batch[SCORED] = self._scored
         return batch
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> torch.Tensor:
         # A reward function that raises on one process leaves the others waiting in TRL's gather of the rewards, with
         # nothing saved. So that process takes part in the gather, all hear of it, and all stop with a checkpoint.
         error, reward_funcs = None, self.reward_funcs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 from accelerate.utils import is_peft_model
-from transformers import AutoConfig, TrainerCallback
+from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 if TYPE_CHECKING:
@@ -252,7 +252,14 @@ class NoRewardDifferenceCallback(TrainerCallback):
         self.patience = patience
         self.seen = 0
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         share = (logs or {}).get("frac_reward_zero_std")
         if share is None or self.seen >= self.patience:
             return

@@ -243,7 +243,7 @@ def range_map(alpha: torch.Tensor, credited: torch.Tensor, coef_min: float, coef
     return torch.where(credited, coef_min + (coef_max - coef_min) * alpha, coef_min)
 
 
-def _check_shapes(features, advantages, feature_scale) -> None:
+def _check_shapes(features: torch.Tensor, advantages: torch.Tensor, feature_scale: torch.Tensor | None) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
             f"features must be a floating-point tensor of shape (N, H), one row a token; got {features.dtype} of shape "

@@ -5,15 +5,17 @@ from concurrent.futures import Future
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from accelerate.logging import get_logger
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from .commands import own_command
+from .run_folder import REPORT
 from .version import __version__
 
 
@@ -45,11 +47,15 @@ OBJECTIVE = (
 )
 
 
+# What is mixed in is a trainer; at run time the trainer's class brings that
+_Trainer = GRPOTrainer if TYPE_CHECKING else object
+
+
 class PushError(RuntimeError):
     """The final push failed; the message says where the model is and how to push it later."""
 
 
-class HubMixin:
+class HubMixin(_Trainer):
     """
     For a TRL trainer: a model card that says how the model was made, and pushes that fail without losing anything.
 
@@ -76,7 +82,7 @@ class HubMixin:
                 "not outlive the run. HF_TOKEN (or hub_token) has to be a token with write permission."
             )
 
-    def push_to_hub(self, *args, **kwargs):
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         self._pushing, self._saved = True, False
         try:
             return super().push_to_hub(*args, **kwargs)
@@ -128,20 +134,29 @@ class HubMixin:
     def _card_sections(self, dataset: str | None) -> str:
         grpo = GRPOConfig.__dataclass_fields__
         own = [f.name for f in fields(self.args) if f.name not in grpo]
-        of_loss = [name for name in grpo if name.startswith(f"{self.args.loss_type}_")]
+        of_loss = [name for name in grpo if name.startswith(f"{self.args.loss_type}_")]  # ty: ignore[missing-attribute]
         options = "".join(f"| `{name}` | {getattr(self.args, name)} |\n" for name in (*own, *OBJECTIVE, *of_loss))
         rewards = ", ".join(f"`{name}`" for name in self.reward_func_names)
         processes = self.accelerator.num_processes
         versions = f"delta_trl {__version__}, accelerate {version('accelerate')}, peft {version('peft')}"
         return (
             f"\n## How this model was made\n\n### Method options\n\n| option | value |\n|---|---|\n{options}\n"
+            f"{self._report_section()}"
             f"### Data and rewards\n\n- Dataset: {dataset or 'not named'}\n- Reward functions: {rewards}\n\n"
             f"### Command\n\n```bash\n{typed_command()}\n```\n\n"
             f"On {processes} process{'es' if processes > 1 else ''}, with {versions}.\n"
         )
 
+    def _report_section(self) -> str:
+        if not (Path(self.args.output_dir) / REPORT).exists():
+            return ""
+        return (
+            f"### Report\n\n[`{REPORT}`]({REPORT}) has the curves of this run, and completions in which every token is "
+            "coloured by its coefficient. It is one file: download it, and open it in a browser.\n\n"
+        )
 
-def push_failure(trainer, error: BaseException) -> str:
+
+def push_failure(trainer: HubMixin, error: BaseException) -> str:
     """What failed, where the model is, and the command that pushes it later."""
     args = trainer.args
     folder = shlex.quote(str(args.output_dir))

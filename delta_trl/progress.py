@@ -1,9 +1,10 @@
 """`ReadableProgressCallback`: what a training shows while it runs."""
 
 import sys
+from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 # Label, key in the logs, format. In reading order; what a log does not hold is left out.
@@ -35,21 +36,39 @@ class ReadableProgressCallback(ProgressCallback):
     it, and shows both, until `trainer.remove_callback(transformers.ProgressCallback)` is called before this one is added.
     """
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._shows_bar = sys.stderr.isatty() and not args.disable_tqdm
         if self._shows_bar:
             super().on_train_begin(args, state, control, **kwargs)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._shows_bar:
             super().on_step_end(args, state, control, **kwargs)
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
         if sys.stderr.isatty() and not args.disable_tqdm:
             super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or logs is None:
             return
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
         parts = []
@@ -62,6 +81,8 @@ class ReadableProgressCallback(ProgressCallback):
             tqdm.write(f"{label} {state.global_step}/{state.max_steps}  " + "  ".join(parts), file=sys.stdout)
             sys.stdout.flush()  # a pipe would keep the line
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._shows_bar:
             super().on_train_end(args, state, control, **kwargs)

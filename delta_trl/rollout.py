@@ -74,7 +74,7 @@ class Rollout:
     policy: Policy | None = None
     batch: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[Mapping[str, Any]] = ()
-    replay: Callable[[Sequence[Any] | None], torch.Tensor] | None = None
+    replay: Callable[..., torch.Tensor] | None = None
     reduce: Callable[[torch.Tensor], torch.Tensor] = _alone
     gather: Callable[[torch.Tensor], torch.Tensor] = _alone
     generator: torch.Generator = field(default_factory=torch.Generator)

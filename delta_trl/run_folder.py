@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 RUN_FILE = "delta_trl_run.json"
 STATE_FILE = "trainer_state.json"
 CHECKPOINT = "checkpoint-"  # and the step: a checkpoint's folder, as transformers names it
+REPORT = "report.html"
 COMPLETIONS = "completions"  # the folder of TRL's own completions, as TRL names it, and of token records
 TOKEN_RECORDS = "coefficients_"  # and the step, with five digits or more
 # Files and folders of a run, by which one is recognised and which --overwrite_output_dir removes
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 CONTENTS = (f"{CHECKPOINT}*", STATE_FILE, *WEIGHTS, f"{COMPLETIONS}/*")
-REMOVED = (*CONTENTS, COMPLETIONS, RUN_FILE, "*.safetensors.index.json", "training_args.bin", "report.html")
+REMOVED = (*CONTENTS, COMPLETIONS, RUN_FILE, "*.safetensors.index.json", "training_args.bin", REPORT)
 # Of a token record: lists with one entry for each token, and all columns without which it cannot be shown
 TOKEN_LISTS = ("completion_ids", "tokens", "coefficients", "log_probs")
 TOKEN_COLUMNS = ("step", "prompt", "advantage", "reward", *TOKEN_LISTS)

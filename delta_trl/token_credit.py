@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from accelerate.logging import get_logger
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
@@ -18,7 +19,7 @@ from .credit import Credit
 from .features import Policy
 from .hidden_states import HiddenStates, record_hidden_states
 from .rollout import Rollout
-from .seams import check_seams
+from .seams import check_seams, with_signature_of
 from .token_mask import COUNTED, counted_tokens, token_mask
 
 
@@ -68,6 +69,7 @@ class TokenCreditTrainer(GRPOBaseTrainer):
     """
 
     config_class = TokenCreditConfig
+    args: TokenCreditConfig
     _seams: ClassVar[dict[str, tuple[str, ...]]] = {
         **GRPOBaseTrainer._seams,
         "_generate_and_score_completions": ("inputs",),
@@ -78,14 +80,17 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         "compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
     }
 
-    def __init__(self, model, reward_funcs=None, args: TokenCreditConfig | None = None, *positional, **kwargs):
+    @with_signature_of(GRPOTrainer.__init__)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: TokenCreditConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
         credit = getattr(self.config_class if args is None else args, "credit", None)
         if isinstance(credit, Credit):
             self._name, self._paper = credit.name, dict(credit.paper)
             self._tag_names = list(dict.fromkeys(("trl", "grpo", credit.prefix, credit.name.lower())))
             if "teacher" in credit.needs:
                 check_seams(_WithTeacher)
-                check_teacher(credit.name, positional[0] if positional else kwargs.get("train_dataset"), kwargs)
+                check_teacher(credit.name, rest[0] if rest else kwargs.get("train_dataset"), kwargs)
         elif args is None or isinstance(args, self.config_class):  # another kind of config is refused as such
             raise ValueError(
                 f"{(self.config_class if args is None else type(args)).__name__} points to no method of token credit. Give "
@@ -95,7 +100,7 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         self._passes: list[RecordedPass] | None = None
         self._memory: dict[str, Any] = {}
         self._first_step: int | None = None  # of this process's first rollout batch
-        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        super().__init__(model, reward_funcs, args, *rest, **kwargs)
         if self.args.credit_enabled:
             self._require_no_dropout(
                 f"{self._name}'s coefficients come from a forward pass of their own, and would describe another network "
@@ -233,7 +238,9 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         finally:
             self._passes = None
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
         forward = super()._get_per_token_logps_and_entropies
         # Only the first pass: TRL makes the policy's own before the reference's
         if self._passes != [] or model is not self.model:
@@ -249,7 +256,9 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         self._passes.append(RecordedPass(outputs[0], outputs[1], hidden_states))
         return outputs
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         coefficients = inputs.get("token_coefficients")
         if coefficients is None and self.model.training and self.args.credit_enabled:
             raise RuntimeError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
+from trl import GRPOTrainer
 
 from .coefficients import Coefficients
 from .config import DeltaGRPOConfig
@@ -12,6 +13,7 @@ from .metrics import coefficient_metrics
 from .records import completion_records
 from .rollout import Rollout
 from .run_folder import write_token_records
+from .seams import with_signature_of
 from .token_credit import RecordedPass, TokenCreditTrainer
 from .token_mask import token_mask
 
@@ -49,9 +51,13 @@ class DeltaGRPOTrainer(TokenCreditTrainer):
     """
 
     config_class = DeltaGRPOConfig
+    args: DeltaGRPOConfig
 
-    def __init__(self, model, reward_funcs=None, args: DeltaGRPOConfig | None = None, *positional, **kwargs):
-        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+    @with_signature_of(GRPOTrainer.__init__)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: DeltaGRPOConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._completion_records: list[dict[str, Any]] = []
 
     def _coefficients_added(self, batch: dict[str, Any], recorded: RecordedPass) -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from ..sandbox.inside.values import encode
 
@@ -40,7 +41,8 @@ def tests_of_asserts(asserts: Sequence[str]) -> tuple[dict[str, object], int]:
 def _call(text: str) -> tuple[str, str, object] | None:
     """The function's name, the text of a tuple of arguments, and the expected value."""
     try:
-        (statement,) = ast.parse(text.strip()).body
+        body: list[Any] = ast.parse(text.strip()).body
+        (statement,) = body
         test = statement.test  # AttributeError unless it is an assertion
         expected: object = True
         if isinstance(test, ast.Compare):

@@ -12,7 +12,11 @@ import lzma
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
 
 
 READ_FORMATS = ".jsonl, .json, .csv or .parquet"
@@ -39,14 +43,14 @@ def is_saved_dataset(path: Path) -> bool:
     return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def read_saved_dataset(path: Path, split: str):
+def read_saved_dataset(path: Path, split: str) -> "Dataset":
     """The `datasets.Dataset` of a folder that `save_to_disk` wrote. Raises ValueError for a split that it has not."""
     from datasets import load_from_disk
 
     return split_of(load_from_disk(str(path)), split, str(path))
 
 
-def split_of(dataset, split: str, name: str):
+def split_of(dataset: "Dataset | DatasetDict", split: str, name: str) -> "Dataset":
     """One of a `DatasetDict`; any other dataset as it is."""
     if not isinstance(dataset, Mapping):
         return dataset
@@ -85,7 +89,7 @@ def file_columns(path: Path, split: str, rows: int | None) -> list[str]:
     return list(names)
 
 
-def parquet_features(files: Sequence[Path]):
+def parquet_features(files: Sequence[Path]) -> "Features":
     """The `datasets.Features` of all columns of Parquet files."""
     import pyarrow as pa
     from datasets import Features
@@ -97,7 +101,7 @@ def parquet_features(files: Sequence[Path]):
         raise UnusableValue(f"the Parquet files do not go together: {error}") from error
 
 
-def _open_text(path: Path, **options) -> IO[str]:
+def _open_text(path: Path, **options: Any) -> IO[str]:
     opened = _OPEN.get(path.suffix.lower(), open)
     return opened(path, "rt", encoding="utf-8-sig", **options)
 

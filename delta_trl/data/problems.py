@@ -219,7 +219,7 @@ def load_math_dataset(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     check_golds: bool = True,
     max_prompt_length: int | None = None,
-    **options,
+    **options: Any,
 ) -> ProblemData:
     """
     `load_problem_data` with `options` that are the fields of `DataArguments`, except that prompts of any length stay unless
@@ -236,7 +236,7 @@ def load_code_dataset(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_prompt_length: int | None = None,
-    **options,
+    **options: Any,
 ) -> ProblemData:
     """Programming problems with the column `tests` for `code_reward`: `load_math_dataset` with `problem_type="code"`."""
     return load_math_dataset(
@@ -252,7 +252,7 @@ def load_reasoning_gym(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_prompt_length: int | None = None,
-    **data_options,
+    **data_options: Any,
 ) -> ProblemData:
     """Generate problems, remove repeated ones and prompts that are too long, and render the prompts.
 

@@ -124,7 +124,7 @@ def find_benchmarks(
 
 def _local_benchmark(path: str, question_column: str | None, answer_column: str | None) -> Benchmark:
     is_code = answer_column is None and has_tests(Path(path))
-    name = Path(path).name.partition(format_of(Path(path)))[0]
+    name = Path(path).name.partition(format_of(Path(path)) or ".")[0]
     return Benchmark(
         name=name,
         title=name,

@@ -93,7 +93,7 @@ def encode_prompt(
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"]
     prompt_format.check(tokenizer)
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    text: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     return text, tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -257,7 +257,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
     saved = source.on_hub or any(source.folder.glob("tokenizer*"))
     revision = {"revision": source.revision} if source.on_hub and source.revision else {}
-    return AutoTokenizer.from_pretrained(source.path if saved else source.base, **revision)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.path if saved else source.base, **revision)
+    return tokenizer
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> list[int]:

@@ -4,13 +4,17 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..data.prompts import CODE_INSTRUCTION, INSTRUCTION
 from ..rewards import Verdict, grade, same_answers
 from .livecodebench import PLACE, tests_at
 from .multiple_choice import grade_choice
 from .problem import Problem
+
+
+if TYPE_CHECKING:
+    from ..sandbox import Sandbox
 
 
 logger = logging.getLogger(__name__)
@@ -85,7 +89,7 @@ class CodeGrader(Grader):
     SECONDS = 6.0  # of CPU time a test, as LiveCodeBench allows
 
     @cached_property
-    def sandbox(self):
+    def sandbox(self) -> "Sandbox":
         from ..sandbox import Sandbox
 
         return Sandbox()

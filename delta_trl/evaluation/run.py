@@ -65,7 +65,7 @@ class Task:
             raise ValueError(f"limit must be at least 1, got {limit}.")
         loaded = []
         for benchmark in benchmarks:
-            problems = load_problems(benchmark, GRADERS["code"].sandbox)
+            problems = load_problems(benchmark, GRADERS["code"].sandbox)  # ty: ignore[missing-attribute]
             if limit is not None and limit < len(problems):
                 benchmark = replace(benchmark, title=f"{benchmark.title} (first {limit} of {len(problems)})")
             loaded.append((benchmark, tuple(problems[:limit])))

@@ -296,5 +296,5 @@ class VariantGRPOConfig(DeltaGRPOConfig):
                 raise ValueError(f"variant={self.variant!r} does not read {option.name}: leave it out.")
 
     @property
-    def credit(self) -> Variant:
+    def credit(self) -> Variant:  # ty: ignore[incompatible-property-override]
         return VARIANTS[self.variant]

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from torch.nn.functional import pad
+from trl import GRPOTrainer
 
 from ..base import GRPOBaseTrainer
 from ..config import GRPOBaseConfig
+from ..seams import with_signature_of
 from ..token_mask import counted_tokens
 
 
@@ -202,9 +204,14 @@ class FIPOTrainer(GRPOBaseTrainer):
             }"""),  # noqa: E501
     }
 
-    def __init__(self, model, reward_funcs=None, args: FIPOConfig | None = None, *positional, **kwargs):
+    args: FIPOConfig
+
+    @with_signature_of(GRPOTrainer.__init__)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: FIPOConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
         self._loss_inputs: dict[str, Any] | None = None
-        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._require_no_dropout("Log-ratios would be noise, which FIPO's weights add up.")
         args = self.args
         if args.generation_boundary == 1:
@@ -215,7 +222,9 @@ class FIPOTrainer(GRPOBaseTrainer):
                 "steps_per_generation or num_iterations, or lower gradient_accumulation_steps."
             )
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         if not self.model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # A copy, for the advantages: TRL keeps this dict for further updates, which would otherwise weight them again.

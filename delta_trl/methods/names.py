@@ -37,11 +37,11 @@ class TrainingMethod:
     preset: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def config_class(self) -> type:
+    def config_class(self) -> Any:
         return _load(self.config)
 
     @property
-    def trainer_class(self) -> type:
+    def trainer_class(self) -> Any:
         if self.trainer is not None:
             return _load(self.trainer)
         has_credit = self.config_class.credit is not None
@@ -182,6 +182,6 @@ def check_method(name: str, args: Any) -> None:
             )
 
 
-def _load(path: str) -> type:
+def _load(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -46,7 +46,7 @@ def hinted(prompt: str | list[dict[str, Any]], solution: Any, hint: str) -> str 
     for number in reversed(range(len(prompt))):
         message = prompt[number]
         if message["role"] == "user" and isinstance(message["content"], str):
-            return [*prompt[:number], {**message, "content": message["content"] + hint}, *prompt[number + 1 :]]
+            return [*prompt[:number], {**message, "content": message["content"] + hint}, *prompt[number + 1 :]]  # ty: ignore[invalid-explicit-return]
     raise ValueError(f"RLSD puts its hint into the last user message, but this prompt has none with a text: {prompt}.")
 
 

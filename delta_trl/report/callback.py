@@ -2,8 +2,9 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from ..run_folder import token_record_files
@@ -42,7 +43,7 @@ class HeatMapCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer, every: int = 10):
-        if not trainer.args.log_completions:
+        if not getattr(trainer.args, "log_completions", False):
             raise ValueError(
                 "HeatMapCallback shows recorded tokens, and this trainer records none: log_completions is False. Set "
                 "log_completions=True in its config."
@@ -55,7 +56,14 @@ class HeatMapCallback(TrainerCallback):
         # An earlier run may have left records in the same folder
         self._sent = _newest(trainer.args.output_dir)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         # The records of a step are written after its log. The last ones are there when the Trainer logs its summary, and
         # not later: at the end of training the backends close.
         newest = _newest(args.output_dir)
@@ -64,7 +72,7 @@ class HeatMapCallback(TrainerCallback):
             self._sent, self._due = newest, state.global_step + self._every
             self._send(args, state.global_step, telling_heat_maps(newest[0]))
 
-    def _send(self, args, step: int, maps: list[HeatMap]) -> None:
+    def _send(self, args: TrainingArguments, step: int, maps: list[HeatMap]) -> None:
         for callback in self._trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_text(KEY, "\n\n".join(map(extremes_table, maps)), step)

@@ -160,7 +160,7 @@ def _flat_text(lines: dict[str, str], metrics: dict, names: list[str]) -> str:
 
 def _metrics(run: TrainingRun) -> dict[str, tuple[list[float], list[float]]]:
     keys = {key for entry in run.history for key in entry if key not in NOT_DRAWN and not key.startswith("train_")}
-    metrics = {key: curve for key in keys if (curve := run.curve(key))[0]}
+    metrics: dict[str, Any] = {key: curve for key in keys if (curve := run.curve(key))[0]}
     means = dict(zip(*metrics.get(MEAN, ([], [])), strict=True))
     for side in (POSITIVE, NEGATIVE):
         own = [

@@ -3,11 +3,16 @@
 import functools
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..run_folder import REPORT
 from .text import number, visible
+
+
+if TYPE_CHECKING:
+    from .runs import TrainingRun
 
 
 logger = logging.getLogger(__name__)
@@ -104,13 +109,15 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
         every=drawn["every"],
         data={"curves": packed_curves, "completions": [data for _, data in shown]},
     )
-    path = Path(output) if output is not None else Path(folders[0]) / "report.html"
+    path = Path(output) if output is not None else Path(folders[0]) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _token_data(run, summary, max_completions: int, max_bytes: int) -> tuple[dict | None, dict | None]:
+def _token_data(
+    run: "TrainingRun", summary: Any, max_completions: int, max_bytes: int
+) -> tuple[dict | None, dict | None]:
     """What the template and the scripts need of one run's token records."""
     from .curves import coefficient_histogram
     from .selection import select_completions

@@ -138,7 +138,13 @@ def _group(path: Path, completions: Completions, counted: np.ndarray, start: int
     )
 
 
-def _add_tokens(sums, first_text, completions, advantages, counted) -> np.ndarray:
+def _add_tokens(
+    sums: np.ndarray,
+    first_text: dict[int, str],
+    completions: Completions,
+    advantages: np.ndarray,
+    counted: np.ndarray,
+) -> np.ndarray:
     """Add a file's tokens to the sums of each id, shape (7, ids); remember how each id reads."""
     present, first, inverse = np.unique(completions.ids[counted], return_index=True, return_inverse=True)
     if not present.size:

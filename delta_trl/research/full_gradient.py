@@ -203,7 +203,7 @@ class _FullGradient:
 
 
 def _dot(one: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
-    return sum((x.double() * y.double()).sum() for x, y in zip(one, other, strict=True))
+    return sum((x.double() * y.double()).sum() for x, y in zip(one, other, strict=True))  # ty: ignore[invalid-explicit-return]
 
 
 def _parameters(model: PreTrainedModel, part: str) -> list[nn.Parameter]:

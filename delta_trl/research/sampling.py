@@ -31,7 +31,7 @@ class RolloutSampler:
     """
 
     def __init__(self, model: PreTrainedModel, args: DeltaGRPOConfig, train_dataset: Dataset, tokenizer):
-        args.credit = Credit("a measurement", self._keep, needs=frozenset(NEEDS))
+        args.credit = Credit("a measurement", self._keep, needs=frozenset(NEEDS))  # ty: ignore[invalid-attribute-access]
         self.model = model
         self.trainer = TokenCreditTrainer(
             model=model, reward_funcs=math_reward, args=args, train_dataset=train_dataset, processing_class=tokenizer

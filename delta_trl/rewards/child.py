@@ -66,6 +66,7 @@ class GradingWorker:
             str(os.getpid()),
             *map(str, limits),
         ]
+        self.command = command
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

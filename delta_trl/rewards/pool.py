@@ -183,7 +183,7 @@ class WorkerPool:
         if others_live:
             self._most_workers = sum(w.is_ready for w in self._workers)  # go on with those
             return
-        command = " ".join(worker.process.args[:4])
+        command = " ".join(worker.command[:4])
         self.close()
         raise RuntimeError(
             f"The process that checks answers did not start ({command}). It needs {self._needs} and POSIX. {reason}"

@@ -18,6 +18,7 @@ import sys
 import traceback
 import types
 from pathlib import Path
+from typing import Any
 
 
 ORPHAN_POLL_SECONDS = 5.0  # how often an idle worker checks that its parent lives, should the pipe not tell
@@ -28,11 +29,11 @@ class OutOfTime(BaseException):
     """Not an Exception: sympy and math-verify swallow those."""
 
 
-def _raise_out_of_time(signum, frame):
+def _raise_out_of_time(signum: int, frame: Any) -> None:
     raise OutOfTime
 
 
-def load_job(name: str):
+def load_job(name: str) -> Any:
     """A job by folder, module and class, as in "math/algebra.job.MathJob", the folder beside this file.
 
     As part of a package that stands for the folder's: to import that one by name would need it on the path, and run the

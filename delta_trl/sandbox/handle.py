@@ -77,6 +77,7 @@ class Worker:
             command += [str(theirs.fileno()), "landlock" if use_landlock else "no landlock", str(os.getpid())]
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
             kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # to find libpython
+            self.command = command
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -96,7 +97,7 @@ class Worker:
             answer = self._receive(START_SECONDS)
         except WorkerDied:
             raise SandboxUnavailable(
-                f"The sandbox's worker did not start ({' '.join(self.process.args[:5])}); its exit status is "
+                f"The sandbox's worker did not start ({' '.join(self.command[:5])}); its exit status is "
                 f"{self.process.poll()}. Run that command with the arguments `0 landlock 0` to see why."
             ) from None
         if "error" in answer:

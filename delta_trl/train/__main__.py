@@ -9,13 +9,23 @@ without any.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..commands import one_line_errors, quiet_dependencies
 from .option_names import answer, trainer_argument
 
 
-def train(script_args, data_args, args, model_args) -> None:
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from ..config import GRPOBaseConfig
+    from ..data import DataArguments
+    from .arguments import ScriptArguments
+
+
+def train(
+    script_args: "ScriptArguments", data_args: "DataArguments", args: "GRPOBaseConfig", model_args: "ModelConfig"
+) -> None:
     """Train, or print the plan, with what `arguments.parse` returns."""
     from .training import build, run
 
@@ -25,7 +35,9 @@ def train(script_args, data_args, args, model_args) -> None:
         run(*build(script_args, data_args, args, model_args), data_args)
 
 
-def print_plan(script_args, data_args, args, model_args) -> None:
+def print_plan(
+    script_args: "ScriptArguments", data_args: "DataArguments", args: "GRPOBaseConfig", model_args: "ModelConfig"
+) -> None:
     from .checks import check_start
     from .plan import make_plan
     from .rewards import load_rewards

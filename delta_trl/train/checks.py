@@ -71,7 +71,7 @@ def check_start(script_args: Any, data_args: Any, args: GRPOBaseConfig, model_ar
         notes.append(f"label_smoothing_factor={args.label_smoothing_factor}: no loss of this trainer reads it.")
     held_out = "held_out_share" if data_args.held_out_share else "held_out_name" if data_args.held_out_name else None
     if evaluates(args) and not held_out:
-        option = "eval_on_start" if args.eval_strategy == "no" else f"eval_strategy {args.eval_strategy.value!r}"
+        option = "eval_on_start" if args.eval_strategy == "no" else f"eval_strategy {args.eval_strategy.value!r}"  # ty: ignore[missing-attribute]
         raise ValueError(
             f"{option} has no problems to evaluate: set held_out_share, for instance 0.02, or held_out_name, or leave "
             "it out."
@@ -116,7 +116,7 @@ def check_packages(args: GRPOBaseConfig) -> None:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError) as error:
         if "need to pass a" not in str(error):  # the model, which is not loaded yet
-            raise ValueError(f"optim {args.optim.value!r} cannot be used here: {error}") from error
+            raise ValueError(f"optim {args.optim.value!r} cannot be used here: {error}") from error  # ty: ignore[missing-attribute]
 
 
 def lost_updates(args: GRPOBaseConfig, model_args: ModelConfig, config: PreTrainedConfig) -> str | None:

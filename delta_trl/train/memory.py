@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
@@ -108,10 +108,11 @@ def hidden_state_bytes(args: GRPOBaseConfig, size: ModelSize, element_bytes: int
     elements = responses * args.max_completion_length * size.config.hidden_size
     rows = elements * element_bytes
     working = args.credit.copies * 4 * elements
+    options: Any = args  # of DelTA
     # The LM head, gathered, and chunks of float32 logits; hidden gradients then overwrite the states
-    if args.coef_features != "output_row":
+    if options.coef_features != "output_row":
         working += size.config.vocab_size * size.config.hidden_size * element_bytes + 3 * LOGIT_CHUNK_ELEMENTS * 4
-    offloaded = args.coef_offload == "always" or (args.coef_offload == "auto" and rows > OFFLOAD_SHARE * free)
+    offloaded = options.coef_offload == "always" or (options.coef_offload == "auto" and rows > OFFLOAD_SHARE * free)
     return (working, rows) if offloaded else (working + rows, 0)
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..commands import DEBUG
 from ..methods.names import DEFAULT, ENTRY_POINTS
@@ -40,7 +40,7 @@ class SectionedParser(argparse.ArgumentParser):
     sections: Mapping[str, Iterable[str]] = {}  # titles, and the names of their options
     listed: list[dict[str, Any]] | None = None  # the options, from before a YAML file changed their defaults
 
-    def error(self, message: str) -> None:  # argparse would print the usage of 250 options first
+    def error(self, message: str) -> NoReturn:  # argparse would print the usage of 250 options first
         raise ValueError(message)
 
     def format_help(self) -> str:

@@ -27,7 +27,7 @@ class Parser(SectionedParser, TrlParser):
 
     def __init__(
         self,
-        dataclass_types: Iterable[type],
+        dataclass_types: Iterable[Any],
         *,
         sections: Mapping[str, Iterable[str]] | None = None,
         usage: str | None = None,
@@ -73,7 +73,7 @@ class Parser(SectionedParser, TrlParser):
             self._take_yaml(self.config_file, ignore_unknown_keys)
         return tuple(self.parse_args_into_dataclasses(rest))
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         namespace, remaining = super().parse_known_args(args, namespace)
         if remaining:  # before a dataclass is made, which may not like the machine
             raise self.refusal(remaining[0], COMMAND_LINE)

@@ -59,7 +59,7 @@ class PlanArguments:
 def plan_arguments(arguments: list[str] | None) -> PlanArguments:
     """The plan's options alone, read before a config is built: its checks depend on the number of processes."""
     parser = HfArgumentParser(PlanArguments, add_help=False, allow_abbrev=False)
-    return parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[0]
+    return parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[0]  # ty: ignore[invalid-explicit-return]
 
 
 def config_on(processes: int | None, config_class: type[GRPOBaseConfig] = DeltaGRPOConfig) -> type[GRPOBaseConfig]:
@@ -69,7 +69,7 @@ def config_on(processes: int | None, config_class: type[GRPOBaseConfig] = DeltaG
     for 8 GPUs passes through the same checks.
     """
 
-    class PlannedConfig(config_class):
+    class PlannedConfig(config_class):  # ty: ignore[unsupported-base]
         world_size = processes or int(os.environ.get("WORLD_SIZE", "1"))
 
         def __post_init__(self):

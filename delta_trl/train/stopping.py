@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..commands import end_with_parent, own_command
 from ..hub import command_line
@@ -31,7 +32,7 @@ def stopped_by_signals() -> Iterator[None]:
         yield
         return
 
-    def stop(number, frame):
+    def stop(number: int, frame: Any) -> None:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise Stopped(number)

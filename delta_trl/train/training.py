@@ -5,11 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig
 
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns, evaluates
@@ -18,6 +19,7 @@ from ..data import DataArguments, load_problem_data
 from ..hub import typed_command
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
+from ..trainer import DeltaGRPOTrainer
 from .arguments import ScriptArguments
 from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates, slow_bfloat16
 from .resume import Start, run_record, starting_point, with_data
@@ -105,6 +107,10 @@ def build(
     trainer.add_callback(NoRewardDifferenceCallback)
     trainer.add_callback(RecordCallback(start.record))
     trainer.add_callback(LengthCallback)
+    if args.log_completions and isinstance(trainer, DeltaGRPOTrainer) and find_spec("jinja2"):
+        from ..report import HeatMapCallback
+
+        trainer.add_callback(HeatMapCallback(trainer))  # sends to those of report_to that can show them
     return trainer, start
 
 
@@ -114,7 +120,7 @@ class RecordCallback(TrainerCallback):
     def __init__(self, record: dict[str, Any]):
         self.record = record
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             write_record(self.record, Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}")
 
@@ -126,7 +132,9 @@ class LengthReached(Exception):
 class LengthCallback(TrainerCallback):
     """Raises `LengthReached` once the checkpoint is loaded: transformers would make one step more, in every such start."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if 0 < state.max_steps <= state.global_step:
             raise LengthReached
 
@@ -183,9 +191,24 @@ def _train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> Non
         logger.info(f"{start.checkpoint} has {steps}: nothing is left to train, and its model is saved as the result.")
     trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
     trainer.save_state()
+    if args.push_to_hub and trainer.is_world_process_zero():
+        _write_report(folder)  # before the card, which links it
     trainer.create_model_card(model_name=folder.name, dataset_name=data_args.dataset_name)
     trainer.accelerator.print(f"Model and metrics (trainer_state.json) saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=data_args.dataset_name)
         trainer.accelerator.print(f"Model pushed to the Hub as {trainer.hub_model_id}.")
     trainer.end()
+
+
+def _write_report(folder: Path) -> None:
+    """What goes up beside the model. A report that cannot be written is said, and keeps nothing else back."""
+    if find_spec("jinja2") is None:
+        logger.warning("The model goes up without a report, which needs jinja2: pip install 'delta_trl[report]'.")
+        return
+    from ..report import write_report
+
+    try:
+        write_report([folder])
+    except (OSError, ValueError) as error:
+        logger.warning(f"The model goes up without a report: {error}")

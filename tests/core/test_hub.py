@@ -26,6 +26,7 @@ MODEL_FILES = {
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    "report.html",
     "tokenizer.json",
     "tokenizer_config.json",
     "training_args.bin",
@@ -112,6 +113,8 @@ def test_every_strategy_pushes_a_model_that_loads_back(project):
         card = (hub.root / USER / "end/README.md").read_text()
         assert "--hub_strategy end" in card
         assert 'model="tester/end"' in card
+        assert "[`report.html`](report.html) has the curves of this run" in card
+        assert "reward" in (hub.root / USER / "end/report.html").read_text()
         assert "--hub_token '***'" in (hub.root / "team/secret/README.md").read_text()
 
 

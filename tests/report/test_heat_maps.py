@@ -3,6 +3,8 @@
 import html
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from support.models import build, config
+from support.places import ROOT
 from support.report_pages import HOSTILE, Page
 
 from delta_trl import DeltaGRPOTrainer
@@ -162,3 +165,35 @@ def test_the_callback_refuses_what_it_could_not_show(tmp_path):
     trainer.args.log_completions = True
     with pytest.raises(ValueError, match="at least 1; got 0"):
         HeatMapCallback(trainer, every=0)
+
+
+READ_TRACKIO = """
+import json, sqlite3, sys
+from pathlib import Path
+(database,) = (p for p in Path(sys.argv[1]).rglob("*.db") if "made" in p.name)
+rows = [json.loads(metrics) for (metrics,) in sqlite3.connect(database).execute("select metrics from metrics order by id")]
+print(json.dumps(rows))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
+def test_one_option_sends_metrics_and_heat_maps_to_trackio(project):
+    """The real package, on a local folder."""
+    folder = project / "trackio"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "TRACKIO_DIR": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    command = [sys.executable, "-m", "delta_trl", "train", "--config", "config.yaml", "--report_to", "trackio"]
+    command += ["--log_completions", "true", "--project", "made"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=project, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    read = subprocess.run([sys.executable, "-c", READ_TRACKIO, str(folder)], capture_output=True, text=True)
+    rows = json.loads(read.stdout)
+    assert [row["train/global_step"] for row in rows if "train/reward" in row] == [1, 2, 3]
+    assert all("train/delta/coef/std" in row for row in rows if "train/reward" in row)
+    assert any(KEY in row for row in rows)

@@ -100,4 +100,4 @@ def choose_methods(names: Sequence[str] | None = None) -> tuple[dict[str, Credit
     names = known if names is None else names
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"There is no method {', '.join(unknown)}; there are {', '.join(known)}.")
-    return tuple({name: table[name] for name in names if name in table} for table in tables)
+    return tuple({name: table[name] for name in names if name in table} for table in tables)  # ty: ignore[invalid-explicit-return]

@@ -60,7 +60,7 @@ class CreditScorer(TrainerCallback):
     ):
         self.methods, self.after_update, self.task, self.on_batch = methods, after_update, task, on_batch
         self.batch_number = first_batch
-        args.credit = Credit("a measurement", self._score, needs=frozenset(NEEDS))
+        args.credit = Credit("a measurement", self._score, needs=frozenset(NEEDS))  # ty: ignore[invalid-attribute-access]
         self.trainer = TokenCreditTrainer(args=args, callbacks=[self], **trainer_arguments)
         self._policy = {name: tensor.detach().clone() for name, tensor in self.trainer.model.state_dict().items()}
 

@@ -86,9 +86,9 @@ class MethodRow:
 def estimate(values: Sequence[float]) -> SeedEstimate:
     """Mean over seeds. The interval is `evaluation.statistics.bootstrap_interval`'s: percentiles, expanded because five
     or ten values resampled spread less than new ones would."""
-    values = np.array(values, dtype=float)
-    low, high = bootstrap_interval([values]) if len(values) > 1 else (None, None)
-    return SeedEstimate(float(values.mean()), low, high, len(values))
+    numbers = np.array(values, dtype=float)
+    low, high = bootstrap_interval([numbers]) if len(numbers) > 1 else (None, None)
+    return SeedEstimate(float(numbers.mean()), low, high, len(numbers))
 
 
 def effect_size(differences: Sequence[float]) -> float | None:

@@ -52,8 +52,8 @@ def seconds_of_batches(record: dict[str, Any]) -> list[float]:
 
 def area_by_seconds(rewards: Sequence[float], seconds: Sequence[float], budget: float) -> float:
     """Mean reward over the first `budget` seconds of training, in which a step's reward holds for its seconds."""
-    seconds = np.array(seconds, dtype=float)
-    held = np.clip(budget - (np.cumsum(seconds) - seconds), 0, seconds)
+    lasted = np.array(seconds, dtype=float)
+    held = np.clip(budget - (np.cumsum(lasted) - lasted), 0, lasted)
     return float(held @ np.array(rewards, dtype=float) / budget)
 
 

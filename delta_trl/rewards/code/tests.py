@@ -14,6 +14,7 @@ With `fn_name` a function of the program, or of its class `Solution`, is called.
 import functools
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from .compare import ORACLES, read_value
 
@@ -116,7 +117,7 @@ def _length(item: object) -> int:
         raise ValueError("an item of the tests is nested too deep") from None
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     """Lists for tuples, as JSON has it."""
     try:
         return read_value(json.dumps(value))

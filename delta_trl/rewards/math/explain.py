@@ -1,11 +1,12 @@
 r"""Why an answer was accepted or refused: what each side was read as, and the rule that decided."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..pool import POOL
 from .extraction import extract_answer
 from .golds import canonical_gold, gold_questions
-from .grading import ask_workers, decide_texts, grade
+from .grading import Verdict, ask_workers, decide_texts, grade
 from .reasons import MEANING
 from .rules import RULES
 from .spelling import canonical
@@ -87,7 +88,16 @@ def explain(gold: str, answer: str | None = None, *, completion: str | None = No
     return _explanation(verdict, gold, given, gold_read, answer_read, rules, why, _compared(tree))
 
 
-def _explanation(verdict, gold, answer, gold_read, answer_read, rules, why, compared) -> Explanation:
+def _explanation(
+    verdict: Verdict,
+    gold: Any,
+    answer: str | None,
+    gold_read: str | None,
+    answer_read: str | None,
+    rules: tuple[str, ...],
+    why: str,
+    compared: Any,
+) -> Explanation:
     return Explanation(verdict.score, verdict.reason, str(gold), answer, gold_read, answer_read, rules, why, compared)
 
 

@@ -52,7 +52,7 @@ def gold_questions(gold: str) -> tuple[Tree, ...] | None:
         questions = [gold_questions(part) for part in parts]
         if any(question is None for question in questions):
             return None
-        return tuple(dict.fromkeys(each for question in questions for each in question))
+        return tuple(dict.fromkeys(each for question in questions for each in question or ()))
     body = without_units(subject(parts[0] if parts else gold))[0]
     return () if obviously_scorable(body) else ((SCORABLE, body),)
 

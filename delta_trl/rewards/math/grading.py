@@ -49,7 +49,7 @@ _MEMO: collections.OrderedDict[Tree, str] = collections.OrderedDict()
 
 def ask_workers(questions: Sequence[Tree]) -> dict[Tree, str]:
     """The workers' reply to each question: a tree of `verdicts`, or (SCORABLE, gold)."""
-    reasons = {question: _MEMO.get(question) for question in questions}
+    reasons: dict[Tree, Any] = {question: _MEMO.get(question) for question in questions}
     unknown = [question for question, reason in reasons.items() if reason is None]
     for question, (reply, repeatable) in zip(unknown, POOL.run(unknown), strict=True):
         reasons[question] = TIMED_OUT if reply is None else reply

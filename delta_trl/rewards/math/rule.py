@@ -33,24 +33,27 @@ class Pair:
         return decide(Pair(gold, answer, is_step or self.is_step, self.depth + 1))
 
 
+Decide = Callable[[Pair], str | Tree | None]
+
+
 @dataclass(frozen=True)
 class Rule:
     """A named rule; `examples` are (gold, answer, reason)."""
 
     name: str
-    decide: Callable[[Pair], str | Tree | None]
+    decide: Decide
     examples: tuple[tuple[str, str, str], ...]
 
     @property
     def purpose(self) -> str:
-        return self.decide.__doc__
+        return self.decide.__doc__ or ""
 
 
 RULES: list[Rule] = []
 
 
-def rule(name: str, *examples: tuple[str, str, str]):
-    def add(function):
+def rule(name: str, *examples: tuple[str, str, str]) -> Callable[[Decide], Decide]:
+    def add(function: Decide) -> Decide:
         RULES.append(Rule(name, function, examples))
         return function
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import Any
 
 import sympy as s
 from sympy.core.function import AppliedUndef
@@ -138,7 +139,9 @@ def has_nearly_nothing(parsed) -> bool:
     parsed = parsed.as_immutable() if isinstance(parsed, s.MatrixBase) else parsed
     least = NEARLY_NOTHING_BESIDE_LETTERS if parsed.free_symbols else NEARLY_NOTHING
     for node in s.preorder_traversal(parsed):
-        parts = node.args if isinstance(node, (s.Add, s.exp)) else node.args[1:] if isinstance(node, s.Pow) else ()
+        parts: Any = (
+            node.args if isinstance(node, (s.Add, s.exp)) else node.args[1:] if isinstance(node, s.Pow) else ()
+        )
         sizes = (abs(part.evalf(5)) for part in parts if not part.free_symbols)
         if any(size.is_number and size.is_finite and 0 < size < least for size in sizes):
             return True
