@@ -15,7 +15,7 @@ from delta_trl.research.study.store import read_records
 
 
 README = ROOT / "README.md"
-PAGES = sorted([README, *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 STUDIES = ROOT / "docs" / "results" / "study"
 
 
