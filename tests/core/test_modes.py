@@ -111,10 +111,12 @@ def test_torch_compile(tmp_path, collected, schedule, monkeypatch):
     trainer = run(tmp_path, schedule, **options)
     assert type(trainer.model_wrapped).__name__ == "OptimizedModule"
     assert_coefficients_are_the_policys(trainer, collected)
-    compiled = run(tmp_path, schedule, **options, learning_rate=1e-2)
-    plain = run(tmp_path, schedule, learning_rate=1e-2)
+    # SGD: Adam makes a full step of what rounding leaves of a gradient that is nearly 0
+    training = {"optim": "sgd", "learning_rate": 0.1}
+    compiled, plain = run(tmp_path, schedule, **options, **training), run(tmp_path, schedule, **training)
     for one, other in zip(plain.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
+    assert not any(map(torch.equal, compiled.model.parameters(), trainer.model.parameters()))  # it trained
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

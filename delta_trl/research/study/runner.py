@@ -25,7 +25,7 @@ from ...train.arguments import parse as parse_arguments
 from ...train.stopping import stopped_by_signals
 from .origin import git_state, versions
 from .settings import WARM, Study, StudyRun
-from .start import Start
+from .start import StudyStart
 from .store import FINAL_FILE, append_record, read_records, write_records
 
 
@@ -97,7 +97,9 @@ def open_runs(runs: list[StudyRun], folder: Path, fingerprint: str, discard: boo
     return [run for run in runs if (run.method, run.seed) not in done]
 
 
-def execute(runs: list[StudyRun], folder: Path, start: Start, *, jobs: int, done: int, lock: int) -> list[Failure]:
+def execute(
+    runs: list[StudyRun], folder: Path, start: StudyStart, *, jobs: int, done: int, lock: int
+) -> list[Failure]:
     """Run what is open, `jobs` at a time, one thread each. Returns the runs that failed.
 
     Args:

@@ -16,7 +16,7 @@ MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
-class Start:
+class StudyStart:
     """
     Attributes:
         model: Folder of the model.
@@ -27,7 +27,7 @@ class Start:
     fingerprint: str
 
 
-def prepare(task: TaskSettings, folder: Path) -> Start:
+def prepare(task: TaskSettings, folder: Path) -> StudyStart:
     """Write the task's data, and warm a model up or find the pretrained one, unless an earlier start did.
 
     Raises:
@@ -55,7 +55,7 @@ def prepare(task: TaskSettings, folder: Path) -> Start:
     for file in (data / "train.jsonl", data / "test.jsonl", *weights, model / "tokenizer.json"):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-    return Start(model, digest.hexdigest())
+    return StudyStart(model, digest.hexdigest())
 
 
 def pretrained_folder(model: str) -> Path:
