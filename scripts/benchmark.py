@@ -7,12 +7,14 @@
 Parts: step (training step, DeltaGRPOTrainer over GRPOTrainer), published (features recomputed in K + 2 passes, as published,
 over ours), coefficients (the maths alone, against plain reads of the same bytes), scaling (its time a token, as N grows),
 memory (what the maths takes besides the features; on CUDA also the peak with and without offload), features (the other
-features over output_row).
+features over output_row), agreement (hashed_agreement: its step over DAPO's on the made tasks' model, its time a token as N
+grows, its memory, and its maths over a pass of an LM head).
 """
 
 import argparse
 import json
 import platform
+import time
 from pathlib import Path
 
 
@@ -21,7 +23,7 @@ SHAPES = {  # as in delta_trl.research.gpu_bench.Sizes
     "qwen3-0.6b": (1024, 28, 3072, 16, 8, 128, 151936),
     "qwen3-8b": (4096, 36, 12288, 32, 8, 128, 151936),
 }
-PARTS = ("step", "published", "coefficients", "scaling", "memory", "features")
+PARTS = ("step", "published", "coefficients", "scaling", "memory", "features", "agreement")
 
 
 def show(row: dict) -> str:
@@ -38,18 +40,32 @@ def main() -> None:
     add("--repeats", type=int, default=5, help="counted turns of each side")
     add("--completions", type=int, default=32, help="completions of a rollout batch")
     add("--length", type=int, default=128, help="tokens of a completion")
-    add("--tokens", type=int, nargs="+", default=[10_000, 100_000], help="N of 'coefficients'")
+    add("--tokens", type=int, nargs="+", default=[10_000, 100_000], help="N of 'coefficients' and 'agreement'")
+    add(
+        "--clock",
+        choices=("wall", "processor"),
+        default="wall",
+        help="what seconds are; processor time needs one thread",
+    )
     add("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
 
     import torch
 
+    if arguments.clock == "processor" and (arguments.device != "cpu" or torch.get_num_threads() > 1):
+        parser.error(
+            "--clock processor measures the CPU with one thread: set OMP_NUM_THREADS=1 and leave --device cpu."
+        )
+
     from delta_trl.research.cost import CostBench
 
     a = arguments
-    bench = CostBench(a.device, SHAPES[a.shape], a.completions, a.length, a.tokens, a.repeats)
+    clock = time.process_time if a.clock == "processor" else time.perf_counter
+    bench = CostBench(a.device, SHAPES[a.shape], a.completions, a.length, a.tokens, a.repeats, clock)
     machine = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()} CPU"
-    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.repeats} turns")
+    print(
+        f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.repeats} turns, {a.clock} time"
+    )
     rows = []
     for part in arguments.only:
         for row in getattr(bench, part)():

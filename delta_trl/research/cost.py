@@ -2,16 +2,24 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..coefficients import delta_coefficients
 from ..features import FEATURES
+from ..methods.hashed_agreement import HashedAgreementGRPOConfig
+from ..rollout import Rollout
 from ..sweeps import chunks
-from .gpu_bench import Bench, Sizes
-from .tasks import arithmetic_problems
+from .gpu_bench import GROUP, Bench, Sizes
+from .sampling import sampling_config
+from .tasks import arithmetic_problems, tiny_qwen3
+
+
+# Of the part `agreement`: H where N grows, tokens of the pass of an LM head, and of a response
+AGREEMENT_SIZE, HEAD_TOKENS, RESPONSE = 256, 256, 100
 
 
 class CostBench(Bench):
@@ -23,6 +31,7 @@ class CostBench(Bench):
         length: Tokens of a completion.
         token_counts: N of the part `coefficients`.
         repeats: Counted turns of each side.
+        clock: Gives seconds. Processor time says more on a machine with other work, of a single thread.
     """
 
     def __init__(
@@ -33,8 +42,9 @@ class CostBench(Bench):
         length: int,
         token_counts: Sequence[int],
         repeats: int,
+        clock: Callable[[], float] = time.perf_counter,
     ):
-        super().__init__(device, Sizes(model=(), completions=completions, repeats=repeats))
+        super().__init__(device, Sizes(model=(), completions=completions, repeats=repeats), clock)
         self.shape, self.length, self.token_counts = shape, length, token_counts
         self.shared = None  # the model of all trainers
 
@@ -177,6 +187,66 @@ class CostBench(Bench):
         for name in FEATURES:
             if name != "output_row":
                 yield compare_turns(f"features and maths, {name} / output_row", seconds[name], seconds["output_row"])
+
+    def agreement(self) -> Iterator[dict]:
+        """`hashed_agreement`: its step over DAPO's on the made tasks' model, its time a token as N grows, its memory, and
+        its maths over a pass of an LM head."""
+        self.shared = tiny_qwen3(self.tokenizer).to(self.device)
+        tokens = self.sizes.completions * self.length
+        for updates in (4, 1):
+            trainers = {kind: self.sampling(kind, updates) for kind in ("hashed_agreement", "dapo")}
+            seconds = self.turns(self.rollout_sides(trainers))
+            name = f"step, {tokens} tokens, {updates} update{'s' * (updates > 1)}: hashed_agreement / DAPO"
+            yield compare_turns(name, seconds["hashed_agreement"], seconds["dapo"])
+        self.shared = None
+
+        counts = sorted(self.token_counts)
+        sides = {n: self.agreement_maths(n, AGREEMENT_SIZE) for n in counts}
+        seconds = {n: [s / n for s in taken] for n, taken in self.turns(sides).items()}
+        for n in counts[1:]:
+            name = f"hashed_agreement, N = {n}, H = {AGREEMENT_SIZE}: time a token / that of N = {counts[0]}"
+            yield compare_turns(name, seconds[n], seconds[counts[0]])
+        features, extra = counts[-1] * AGREEMENT_SIZE * 4, self.peak(sides[counts[-1]])
+        yield {
+            "name": f"memory, hashed_agreement, N = {counts[-1]}, H = {AGREEMENT_SIZE}: besides the hidden states",
+            "hidden_states_megabytes": features / 1e6,
+            "peak_megabytes": extra / 1e6,
+        }
+        del sides
+
+        size, vocabulary, n = self.shape[0], self.shape[-1], counts[0]
+        head = torch.randn(vocabulary, size, device=self.device)
+        hidden = torch.randn(HEAD_TOKENS, size, device=self.device)
+        seconds = self.turns({"maths": self.agreement_maths(n, size), "head": lambda: hidden @ head.T})
+        yield compare_turns(
+            f"hashed_agreement, H = {size}, N = {n}: a token / logits of one, V = {vocabulary}",
+            [s / n for s in seconds["maths"]],
+            [s / HEAD_TOKENS for s in seconds["head"]],
+        )
+
+    def agreement_maths(self, n: int, size: int) -> Callable[[], torch.Tensor]:
+        """The function that makes coefficients of n random tokens, of which groups of responses share places."""
+        generator = torch.Generator().manual_seed(0)
+        responses = torch.arange(n) // RESPONSE
+        groups = int(responses[-1]) // GROUP + 1
+        centres = torch.randn(1000, size, generator=generator)
+        hidden = torch.empty(n, size)
+        for part in hidden.split(8192):
+            at = torch.randint(len(centres), (len(part),), generator=generator)
+            part.copy_(centres[at]).add_(torch.randn(part.shape, generator=generator), alpha=0.3)
+        log_probs = -torch.rand(n, generator=generator)
+        rollout = Rollout(
+            hidden=hidden.to(self.device),
+            log_probs=log_probs.to(self.device),
+            ids=torch.randint(self.shape[-1], (n,), generator=generator).to(self.device),
+            advantages=torch.where(responses % 2 == 0, 1.0, -1.0).to(self.device),
+            responses=responses.to(self.device),
+            entropies=torch.rand(n, generator=generator).to(self.device),
+            group_size=GROUP,
+            n_groups=groups,
+        )
+        options = sampling_config(self.folder, 1, 2, HashedAgreementGRPOConfig)
+        return lambda: options.credit(rollout, options).values
 
 
 def compare_turns(name: str, numerator: list[float], denominator: list[float]) -> dict:

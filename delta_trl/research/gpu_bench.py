@@ -14,8 +14,10 @@ from datasets import Dataset
 from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOTrainer
 
-from ..config import CHECKPOINTING, DeltaGRPOConfig
+from ..baselines import DAPOTrainer
+from ..config import CHECKPOINTING, DeltaGRPOConfig, GRPOBaseConfig
 from ..methods.fipo import FIPOConfig, FIPOTrainer
+from ..methods.hashed_agreement import HashedAgreementGRPOConfig, HashedAgreementGRPOTrainer
 from ..trainer import DeltaGRPOTrainer
 from .tasks import character_tokenizer
 
@@ -41,10 +43,10 @@ TINY = Sizes((32, 2, 64, 2, 1, 16, 512), (64, 4, 128, 4, 2, 16, 512), (16, 48), 
 
 
 class Bench:
-    """Builds trainers on random models and rollouts, and measures them."""
+    """Builds trainers on random models and rollouts, and measures them by `clock`, in seconds."""
 
-    def __init__(self, device: str, sizes: Sizes):
-        self.device, self.sizes = torch.device(device), sizes
+    def __init__(self, device: str, sizes: Sizes, clock: Callable[[], float] = time.perf_counter):
+        self.device, self.sizes, self.clock = torch.device(device), sizes, clock
         self.is_cuda = self.device.type == "cuda"
         self.tokenizer = character_tokenizer()
         self.folder = tempfile.mkdtemp(prefix="gpu_check_")
@@ -52,7 +54,7 @@ class Bench:
     def now(self) -> float:
         if self.is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
     def model(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Qwen3ForCausalLM:
         keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
@@ -94,6 +96,8 @@ class Bench:
             "grpo": (GRPOTrainer, DeltaGRPOConfig),
             "delta": (DeltaGRPOTrainer, DeltaGRPOConfig),
             "fipo": (FIPOTrainer, FIPOConfig),
+            "dapo": (DAPOTrainer, GRPOBaseConfig),
+            "hashed_agreement": (HashedAgreementGRPOTrainer, HashedAgreementGRPOConfig),
         }[kind]
         parts = 4
         settings = {
