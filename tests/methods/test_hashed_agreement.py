@@ -217,7 +217,12 @@ def test_places_with_a_single_visitor_are_neither_credited_nor_blamed():
     far = torch.randn(2, H, generator=torch.Generator().manual_seed(5))
     hidden = rollout.hidden.clone()
     hidden[alone] = 50 * far
-    found = λ(dataclasses.replace(rollout, hidden=hidden))
+    # Token 20, of another response and at another place, has the slot of token 3 in the first table
+    at, tried = places(hidden, hidden.mean(0))[:, 0].long(), torch.arange(2**21)
+    wanted = slots(at[3:4], rollout.ids[3:4], 0)[0]
+    ids = rollout.ids.clone()
+    ids[20] = tried[slots(at[20].expand_as(tried), tried, 0)[0] == wanted][0]
+    found = λ(dataclasses.replace(rollout, hidden=hidden, ids=ids))
     half = found[alone]
     assert half[0] == half[1]
     raw = found / half[0]  # λ over that of α = ½, 1

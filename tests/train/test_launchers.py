@@ -129,7 +129,7 @@ def test_fipo_weighs_tokens_in_the_second_update_only(one_process):
     assert all((entry["fipo/mean"] == 1) == (number % 2 == 0) for number, entry in enumerate(entries[: 2 * 4]))
 
 
-@pytest.mark.parametrize("variant", ["STARE", "RLSD"])
+@pytest.mark.parametrize("variant", ["STARE", "RLSD", "hashed agreement"])
 def test_the_rivals_weights_differ_in_the_cases_that_have_a_contrast(one_process, variant):
     for case, rows in zip(CASES, one_process[1][variant]["coefficients"], strict=True):
         if case != "no advantage at all":
