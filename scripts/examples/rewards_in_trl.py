@@ -13,7 +13,7 @@
 UV_NO_SOURCES takes delta_trl from the package index instead of the checkout. The model is random and tiny, and learns
 nothing: put your own in its place. `code_reward` runs programs in a sandbox, which needs Linux; elsewhere leave it out.
 
-Cost: CPU_MINUTES on 2 CPU cores, once the packages are installed; nothing else is downloaded.
+Cost: about 20 seconds of processor time, once the packages are installed; nothing else is downloaded.
 """
 
 from datasets import Dataset
