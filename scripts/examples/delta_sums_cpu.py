@@ -12,8 +12,8 @@
 
 UV_NO_SOURCES takes delta_trl from the package index instead of the checkout.
 
-Cost: about 2 minutes of processor time (reckoned from shorter runs with one thread) and 1 GB of memory, once the packages are
-installed; nothing else is downloaded.
+Cost: about 2 minutes of processor time (reckoned from shorter runs with one thread) and 1 GB of memory, once the packages
+are installed; nothing else is downloaded.
 """
 
 import argparse
