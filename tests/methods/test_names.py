@@ -208,7 +208,7 @@ def test_a_plan_has_the_methods_own_config(project, capsys):
         train(*parsed)
         printed = capsys.readouterr().out
         assert f"{name}, 2 processes" in printed
-        (states[name],) = (line for line in printed.splitlines() if line.startswith("hidden states"))
+        states[name] = next(line for line in printed.splitlines() if line.startswith("hidden states"))
     assert states["fipo"] == states["sapo"]
 
 
