@@ -51,7 +51,9 @@ def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     }
     show("before training", model, folder / "evaluation" / "before", described)
     if not (trained / "trainer_state.json").exists():  # the last file that is written
-        resume = ["--resume_from_checkpoint", "true"] if list(trained.glob("checkpoint-*")) else []
+        resume = (
+            ["--resume_from_checkpoint", "true"] if trained.is_dir() else []
+        )  # without a checkpoint it begins anew
         subprocess.run([sys.executable, "-m", "delta_trl.train", *options, *resume], check=True)
     show("after training", trained, folder / "evaluation" / trained.name, described)
     print(f"Report: {write_report([trained])}")

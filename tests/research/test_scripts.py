@@ -190,6 +190,8 @@ def test_the_real_models_script_trains_and_evaluates_and_does_nothing_twice(proj
     sizes = {"--max_steps": 1, "--per_device_train_batch_size": 8, "--gradient_accumulation_steps": 1}
     options = {**sizes, "--num_generations": 4, "--prompt_format": "{question}\n", "--output_dir": tmp_path / "run"}
     further = [str(word) for pair in options.items() for word in pair]
+    (tmp_path / "run/completions").mkdir(parents=True)  # of a run that was cut off before its first checkpoint
+    (tmp_path / "run/completions/completions_00001.parquet").touch()
     written = []
     for _ in range(2):
         script.run(tmp_path / "smollm2", str(project / "model"), ROOT / "configs/smollm2_135m/delta.yaml", further)
