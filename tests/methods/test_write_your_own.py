@@ -78,7 +78,7 @@ def test_it_is_compared_and_scored(run, tmp_path):
     printed = run(*line, "--folder", tmp_path / "study", "--jobs", "1")
     assert re.search(r"^\| mine ", printed, re.MULTILINE)
 
-    sizes = ["--task", "precedence", "--batches", "1", "--prompts", "8"]
+    sizes = ["--task", "precedence", "--batches", "1", "--prompts", "16"]
     folders = ["--model", tmp_path / "study" / "warm", "--folder", tmp_path / "credit"]
     printed = run(*commands()[1], *sizes, *folders)
     assert re.search(r"^\| mine .*\d\.\d{3}", printed, re.MULTILINE)
