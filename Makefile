@@ -69,7 +69,8 @@ test-vllm: $(REAL)/.installed
 test-real: $(REAL)/.installed
 	$(REAL_PYTEST) tests/real/test_smollm2.py tests/real/test_reasoning_gym.py
 
-# The site, from docs/ and the docstrings, in an environment of its own: open build/site/index.html. Dead links are errors.
+# The site, from docs/ and the docstrings, in an environment of its own: open build/site/index.html, or for the
+# search `python -m http.server -d build/site`. Dead links are errors.
 DOCS := .venv-docs
 
 $(DOCS)/.installed: docs/requirements.txt
@@ -101,4 +102,4 @@ lint: $(VENV)/.installed
 	$(BIN)/ty check --quiet --python $(VENV)
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-dist .venv-docs $(REAL) dist site outputs
+	rm -rf .venv .venv-oldest .venv-newest .venv-dist .venv-docs $(REAL) dist build outputs

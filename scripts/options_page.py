@@ -29,8 +29,13 @@ method.
 
 
 def shown(value: object) -> str:
-    """A value as it is written in YAML."""
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value, ensure_ascii=False, default=str)}`"
+    """A value as it is written in YAML, in a cell of a table."""
+    is_plain = isinstance(value, str) and "\n" not in value
+    return in_cell(f"`{value if is_plain else json.dumps(value, ensure_ascii=False, default=str)}`")
+
+
+def in_cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def default(option: Field) -> object:
@@ -41,7 +46,7 @@ def table(options: list[Field]) -> str:
     rows = ["| option | default | meaning |", "|:--|:--|:--|"]
     for option in (option for option in options if option.init):
         # argparse takes % for a placeholder, so help texts double it
-        meaning = option.metadata["help"].replace("%%", "%").replace("|", "\\|")
+        meaning = in_cell(option.metadata["help"].replace("%%", "%"))
         rows.append(f"| `{option.name}` | {shown(default(option))} | {meaning} |")
     return "\n".join(rows)
 
@@ -64,18 +69,28 @@ def page() -> str:
         own = [option for option in fields(config) if option.name not in known]
         known |= {option.name for option in own}
         changed = {o.name: default(o) for o in fields(config) if o.name in trl and default(o) != trl[o.name]}
-        if own or changed:
-            parts.append(f"## {config.__name__}\n\nFor `--trainer` {trainers}.\n")
+        parent = config.__base__
+        inherited = {option.name: default(option) for option in fields(parent)} if parent is not GRPOConfig else {}
+        ours = [o for o in fields(config) if o.name in inherited and o.name not in trl]
+        other = {o.name: default(o) for o in ours if default(o) != inherited[o.name]}
+        if own or changed or other:
+            also = (
+                f" It has the options of [`{parent.__name__}`](#{parent.__name__.lower()}) too."
+                if parent in names_of
+                else ""
+            )
+            parts.append(f"## {config.__name__}\n\nFor `--trainer` {trainers}.{also}\n")
         if own:
             parts.append(table(own) + "\n")
-        if changed:
-            differences = [f"`{name}` is {shown(value)} ({shown(trl[name])})" for name, value in changed.items()]
-            parts.append(f"Defaults that differ from `GRPOConfig` (its own in brackets): {', '.join(differences)}.\n")
+        for base, values, differing in (("GRPOConfig", trl, changed), (parent.__name__, inherited, other)):
+            if differing:
+                texts = [f"`{name}` is {shown(value)} ({shown(values[name])})" for name, value in differing.items()]
+                parts.append(f"Defaults that differ from `{base}` (its own in brackets): {', '.join(texts)}.\n")
 
     presets = ["| `--trainer` | what it is | settings that it fixes |", "|:--|:--|:--|"]
     for name, method in methods().items():
         fixed = ", ".join(f"`{option}: {json.dumps(value)}`" for option, value in method.preset.items())
-        presets.append(f"| `{name}` | {method.help} | {fixed or '–'} |")
+        presets.append(f"| `{name}` | {in_cell(method.help)} | {fixed or '–'} |")
     parts.append("## Trainers\n\n" + "\n".join(presets) + "\n")
     parts.append("## Data\n\n" + table(list(fields(DataArguments))) + "\n")
     parts.append("## The training command\n\n" + table(list(fields(ScriptArguments))) + "\n")
