@@ -29,7 +29,7 @@ test-fast: lint
 
 # The tests that ask or train a model, as on older CPUs and with two threads. PORTABLE_ARGS="--minutes 30" bounds the time.
 test-portable: $(VENV)/.installed
-	$(BIN)/python tests/support/portable.py $(PORTABLE_ARGS) -q -n auto --dist loadfile
+	PYTHONPATH=tests $(BIN)/python -m support.portable $(PORTABLE_ARGS) -q -n auto --dist loadfile
 
 # The lowest and the newest versions that pyproject.toml allows, each in an environment of its own. Left out with the
 # lowest: torch 2.8 has no grouped matrix product for experts on a CPU, and transformers 5.10 reads tiny images otherwise.

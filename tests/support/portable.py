@@ -1,6 +1,6 @@
 """The tests that ask or train a model, on this CPU as it is and computing as older ones: `make test-portable`.
 
-python tests/support/portable.py [--minutes 60] [arguments for pytest]
+PYTHONPATH=tests python -m support.portable [--minutes 60] [arguments for pytest]
 
 Each instruction set runs with one thread and with two, and a table says what became of each. What the minutes do not suffice
 for is left out, and named. The exit status is 1 if a test failed.
