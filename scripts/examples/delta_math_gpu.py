@@ -14,7 +14,7 @@ UV_NO_SOURCES takes delta_trl from the package index instead of the checkout. --
 your account.
 
 Cost: 100 steps of 64 completions, at most 1,024 tokens each, so up to 6.6 million tokens. It is planned for 24 GB of GPU
-memory. No GPU was at hand when this was written, so neither time nor memory was measured: try `--steps 2` first, whose
+memory. Neither time nor memory was measured on a GPU: try `--steps 2` first, whose
 progress line tells the time of a step. The model and the data are 1.5 GB of downloads.
 """
 
