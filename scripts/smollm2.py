@@ -51,9 +51,8 @@ def run(folder: Path, model: str, config: Path, further: list[str]) -> None:
     }
     show("before training", model, folder / "evaluation" / "before", described)
     if not (trained / "trainer_state.json").exists():  # the last file that is written
-        resume = (
-            ["--resume_from_checkpoint", "true"] if trained.is_dir() else []
-        )  # without a checkpoint it begins anew
+        # What was cut off before its first checkpoint begins anew
+        resume = ["--resume_from_checkpoint", "true"] if trained.is_dir() else []
         subprocess.run([sys.executable, "-m", "delta_trl.train", *options, *resume], check=True)
     show("after training", trained, folder / "evaluation" / trained.name, described)
     print(f"Report: {write_report([trained])}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.models import build, config, tiny_model
 from support.rivals import RIVALS, solved_prompts
+from support.rollouts import rollouts_with_tool_output
 from support.vllm_client import StandInClient, install
 from trl import GRPOTrainer
 
@@ -58,17 +59,6 @@ def constant(completions, **kwargs):
     return [1.0 if i < 4 else float(i % 4) for i in range(len(completions))]
 
 
-def with_tool_output(prompts, trainer):
-    encode = trainer.processing_class
-    completions = [encode(f"{i}ab{'7' * (i * i % 5)}c?")["input_ids"] for i in range(len(prompts))]
-    return {
-        "prompt_ids": [encode(prompt)["input_ids"] for prompt in prompts],
-        "completion_ids": completions,
-        "logprobs": None,
-        "env_mask": [[1, 0, 0] + [1] * (len(ids) - 3) for ids in completions],
-    }
-
-
 def half_truncated(prompts, trainer):
     """Every other completion has no end."""
     tokenizer = trainer.processing_class
@@ -107,7 +97,7 @@ CASES = {
         0,
         0,
     ),  # which are not even written for TRL
-    "tool": ({}, {"rollout_func": with_tool_output}, 0, 0.3),
+    "tool": ({}, {"rollout_func": rollouts_with_tool_output}, 0, 0.3),
     "unscored": ({}, {"reward_funcs": some_unscored}, 0, 5 / 8),
     "sequence_mask": (SEQUENCES, {}, -5.0, 1 / 2),
     "token_mask": (TOKENS, {}, -5.0, 1 / 20),

@@ -18,6 +18,7 @@ from support.models import (
     tiny_model,
 )
 from support.reference import reference_coefficients, reference_lambda
+from support.rollouts import rollouts_with_tool_output
 from transformers import OPTConfig, OPTForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -241,18 +242,6 @@ def test_under_lora_the_adapted_policy_is_recorded_not_the_reference(tmp_path, c
     valid = batch["completion_mask"].bool()
     torch.testing.assert_close(features, adapted[valid], rtol=1e-4, atol=1e-4)
     assert (features - reference[valid]).abs().max() > 0.1
-
-
-def rollouts_with_tool_output(prompts, trainer):
-    """Completions with two tokens in the middle that the model did not write."""
-    encode = trainer.processing_class
-    completions = [encode(f"{i}ab{'7' * (i * i % 5)}c?")["input_ids"] for i in range(len(prompts))]
-    return {
-        "prompt_ids": [encode(prompt)["input_ids"] for prompt in prompts],
-        "completion_ids": completions,
-        "logprobs": None,
-        "env_mask": [[1, 0, 0] + [1] * (len(ids) - 3) for ids in completions],
-    }
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -2,18 +2,18 @@
 """The code reward against programs that try for a reward without solving, and honest programs that looked like them."""
 
 import os
-import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support.changed_sandbox import change_inside
 
 from delta_trl.rewards.code.compare import read_value, same_set, same_text, same_value
 from delta_trl.rewards.code.grading import grade_program
 from delta_trl.rewards.code.tests import read_tests
-from delta_trl.sandbox import Limits, Sandbox, handle
+from delta_trl.sandbox import Limits, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +135,8 @@ def test_where_memory_runs_out_programs_end_before_the_trainer(sandbox):
 
 def test_a_program_whose_worker_died_before_it_was_confined_is_not_run(tmp_path, monkeypatch):
     """Nothing would end it: here the worker is killed while its child has yet to ask to die with it."""
-    for file in handle.INSIDE.glob("*.py"):
-        shutil.copy(file, tmp_path)
-    text = (tmp_path / "program.py").read_text()
-    slow = text.replace("        isolation.enter(", "        __import__('time').sleep(1)\n        isolation.enter(")
-    assert slow != text
-    (tmp_path / "program.py").write_text(slow)
-    monkeypatch.setattr(handle, "INSIDE", tmp_path)
+    enter = "        isolation.enter("
+    change_inside(tmp_path, monkeypatch, "program.py", (enter, f"        __import__('time').sleep(1)\n{enter}"))
     sandbox = Sandbox(workers=1)
     sandbox.run("")
     (worker,) = sandbox.pids()

@@ -5,7 +5,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.changed_sandbox import change_inside
 from support.places import ROOT
 
 from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, handle
@@ -339,13 +339,7 @@ def test_nothing_outlives_a_killed_parent():
 
 def test_a_sandbox_with_a_hole_refuses_to_run(tmp_path, monkeypatch):
     """The self-test is what notices: here the filter is not loaded."""
-    for file in handle.INSIDE.glob("*.py"):
-        shutil.copy(file, tmp_path)
-    text = (tmp_path / "isolation.py").read_text()
-    broken = text.replace("        _load_filter(self._filter)\n", "")
-    assert broken != text
-    (tmp_path / "isolation.py").write_text(broken)
-    monkeypatch.setattr(handle, "INSIDE", tmp_path)
+    change_inside(tmp_path, monkeypatch, "isolation.py", ("        _load_filter(self._filter)\n", ""))
     sandbox = Sandbox(workers=1)
     with pytest.raises(SandboxUnavailable, match=r"does not hold.*make a memory file.*fork"):
         sandbox.run("print(1)")

@@ -2,17 +2,17 @@
 """What programs, and the runs of one program, can reach of each other and of the process that started them."""
 
 import os
-import shutil
 import signal
 import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from support.changed_sandbox import change_inside
 
 from delta_trl.rewards.code.grading import grade_program
 from delta_trl.rewards.code.tests import read_tests
-from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, handle
+from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable
 
 
 SUM = {"inputs": ["1 2\n", "3 4\n", "5 6\n"], "outputs": ["3\n", "7\n", "11\n"]}
@@ -120,14 +120,13 @@ def test_no_program_changes_a_later_one(sandbox, attack):
 
 def test_a_sandbox_whose_programs_share_memory_refuses_to_run(tmp_path, monkeypatch):
     """The self-test is what notices: here the sources are shared and writable."""
-    for file in handle.INSIDE.glob("*.py"):
-        shutil.copy(file, tmp_path)
-    text = (tmp_path / "library.py").read_text()
-    broken = text.replace("            fcntl.fcntl(sources, fcntl.F_ADD_SEALS, SEALS)\n", "")
-    broken = broken.replace("flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ", "flags=mmap.MAP_SHARED")
-    assert broken.count("MAP_SHARED") == 1
-    (tmp_path / "library.py").write_text(broken)
-    monkeypatch.setattr(handle, "INSIDE", tmp_path)
+    change_inside(
+        tmp_path,
+        monkeypatch,
+        "library.py",
+        ("            fcntl.fcntl(sources, fcntl.F_ADD_SEALS, SEALS)\n", ""),
+        ("flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ", "flags=mmap.MAP_SHARED"),
+    )
     with pytest.raises(SandboxUnavailable, match="change what a later program imports"):
         Sandbox(workers=1).run("print(1)")
 

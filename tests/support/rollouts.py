@@ -17,3 +17,15 @@ def made_rollout(n=50, seed=0, **fields):
         entropies=torch.rand(n, generator=generator),
         **fields,
     )
+
+
+def rollouts_with_tool_output(prompts, trainer):
+    """Completions with two tokens in the middle that the model did not write."""
+    encode = trainer.processing_class
+    completions = [encode(f"{i}ab{'7' * (i * i % 5)}c?")["input_ids"] for i in range(len(prompts))]
+    return {
+        "prompt_ids": [encode(prompt)["input_ids"] for prompt in prompts],
+        "completion_ids": completions,
+        "logprobs": None,
+        "env_mask": [[1, 0, 0] + [1] * (len(ids) - 3) for ids in completions],
+    }
