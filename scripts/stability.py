@@ -25,6 +25,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of rollouts and disturbances (default: %(default)s)")
     add("--folder", type=Path, default=Path("outputs/stability"), help="where results go (default: %(default)s)")
     add("--kinds", nargs="+", help="only these: flipped, kept, responses, formatting (default: all)")
+    add("--of", nargs="+", help="only these features, and hashed_agreement (default: all)")
     return parser.parse_args(arguments)
 
 

@@ -7,6 +7,8 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 
+from ..rollout import Rollout
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -15,7 +17,8 @@ class Pool:
 
     Attributes:
         features (`dict`): From a name of `FEATURES` to v, shape (N, ·), float32.
-        log_probs, ids, responses (`torch.Tensor`): Shape (N,): as in `Rollout`.
+        hidden (`torch.Tensor`): Shape (N, H): as in `Rollout`.
+        log_probs, entropies, ids, responses (`torch.Tensor`): Shape (N,): as in `Rollout`.
         classes (`np.ndarray`): Shape (N,): indices of `credit.tokens.CLASSES`.
         wording (`torch.Tensor`): Shape (N,), bool: tokens without a digit and outside the box.
         rewards (`torch.Tensor`): Shape (B,), 0 or 1.
@@ -23,13 +26,31 @@ class Pool:
     """
 
     features: dict[str, torch.Tensor]
+    hidden: torch.Tensor
     log_probs: torch.Tensor
+    entropies: torch.Tensor
     ids: torch.Tensor
     responses: torch.Tensor
     classes: np.ndarray
     wording: torch.Tensor
     rewards: torch.Tensor
     group: int
+
+    def rollout(self, numbers: torch.Tensor, advantages: torch.Tensor, first: int, responses: int) -> Rollout:
+        """
+        A rollout batch of the tokens with these numbers, with these advantages, both shape (N,): those of `responses`
+        responses from number `first` on.
+        """
+        return Rollout(
+            hidden=self.hidden[numbers],
+            log_probs=self.log_probs[numbers],
+            entropies=self.entropies[numbers],
+            ids=self.ids[numbers],
+            advantages=advantages,
+            responses=self.responses[numbers] - first,
+            group_size=self.group,
+            n_groups=responses // self.group,
+        )
 
 
 def save_pool(pool: Pool, path: Path) -> None:

@@ -2,14 +2,14 @@
 
 A pool of responses is sampled once and cut into rollout batches. Each is disturbed, and λ compared with that of the same
 batch undisturbed. For every feature this is done with the published method, and with centroids that are a moving average
-over the batches so far.
+over the batches so far; for our own method as it is.
 
 The comparison is between tokens whose advantage has the same sign in both, side by side.
 """
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..features import FEATURES
 from ..jsonl import append_lines
 from ..rollout import Rollout
 from .credit.measures import ADVANTAGE_SIDES, measure, rank_correlation
+from .credit.methods import trained
 from .credit.tokens import TOKEN_TASKS, token_classes
 from .full_gradient import coefficients_from
 from .pool import Pool, load_pool, save_pool
@@ -31,6 +32,8 @@ from .sampling import RolloutSampler, begin_measurement
 # Weight of the earlier batches' centroids in the moving average; corrected for its start at 0
 MOMENTUM = 0.9
 MOVING_AVERAGE = "moving average"
+# Methods of `--trainer` that are measured beside the features: those that know no centroids
+METHODS, NO_CENTROIDS = ("hashed_agreement",), "none"
 
 # What is done to a rollout batch, with its levels
 DISTURBANCES = {
@@ -109,7 +112,33 @@ class Centroids:
         return coefficients_from(margins_at, advantages).values
 
 
-def examine(pool: Pool, kind: str, level: float, batch_size: int, seed: int = 0) -> list[dict[str, Any]]:
+# λ of a rollout batch from its tokens' numbers in the pool and advantages, shape (N,), its first response, and how many
+BatchCredit = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
+
+
+def ways(pool: Pool, of: Sequence[str] | None = None) -> Iterator[tuple[str, str, Callable[[], BatchCredit]]]:
+    """
+    For each feature, with and without a moving average, and each of `METHODS`: its name, what is done about centroids, and
+    what begins a sequence of rollout batches. Those with the names `of`, or all.
+    """
+    for name, v in pool.features.items():
+        for method, momentum in (("published", 0.0), (MOVING_AVERAGE, MOMENTUM)):
+
+            def begin(v: torch.Tensor = v, momentum: float = momentum) -> BatchCredit:
+                centroids = Centroids(momentum)
+                return lambda numbers, advantages, first, size: centroids.coefficients(v[numbers], advantages)
+
+            if of is None or name in of:
+                yield name, method, begin
+    for name in METHODS:
+        if of is None or name in of:
+            credit = trained(name)
+            yield name, NO_CENTROIDS, lambda credit=credit: lambda *batch: credit(pool.rollout(*batch))
+
+
+def examine(
+    pool: Pool, kind: str, level: float, batch_size: int, seed: int = 0, of: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """
     Disturb every rollout batch of a pool in one way.
 
@@ -119,36 +148,39 @@ def examine(pool: Pool, kind: str, level: float, batch_size: int, seed: int = 0)
         batch_size: Responses of a rollout batch, unless the level says so. Its λ is compared with the undisturbed batch's,
             or for kind "responses" with that of the whole pool.
         seed: Of the disturbance.
+        of: Features and methods, by name; default all.
 
     Returns:
-        For each feature, method ("published" or `MOVING_AVERAGE`) and batch: how λ agrees with the undisturbed λ of the same
-        method on each side (`rank_correlation`), its mean and standard deviation on each side, and its AUCs.
+        For each feature or method, what is done about its centroids ("published", `MOVING_AVERAGE`, `NO_CENTROIDS`) and
+        batch: how λ agrees with the undisturbed λ of the same on each side (`rank_correlation`), its mean and standard
+        deviation on each side, and its AUCs.
     """
     size = int(level) if kind == "responses" else batch_size
     clean = advantages_of(pool.rewards, pool.group)
     records = []
-    for feature, v in pool.features.items():
-        for method, momentum in (("published", 0.0), (MOVING_AVERAGE, MOMENTUM)):
-            reference, disturbed = Centroids(momentum), Centroids(momentum)
-            whole = Centroids().coefficients(v, clean[pool.responses]) if kind == "responses" else None
-            for number in range(len(clean) // size):
-                inside = torch.div(pool.responses, size, rounding_mode="floor") == number
-                numbers = inside.nonzero()[:, 0]
-                responses = pool.responses[numbers]
-                before = clean[responses]
-                expected = reference.coefficients(v[numbers], before) if whole is None else whole[numbers]
-                after, rows = before, torch.arange(len(numbers))
-                if kind == "flipped":
-                    rewards = flip(pool.rewards, level, seed)
-                    after = advantages_of(rewards, pool.group)[responses]
-                elif kind == "kept":
-                    within = clean[number * size : (number + 1) * size]
-                    after = keep(within, pool.group, level, seed + number)[responses - number * size]
-                elif kind == "formatting":
-                    rows = with_formatting(pool.wording[numbers], responses, level, seed + number)
-                values = disturbed.coefficients(v[numbers][rows], after[rows])
-                found = _compare(pool, numbers[rows], values, expected[rows], before[rows], after[rows])
-                records.append({"feature": feature, "method": method, "batch": number, **found})
+    for name, method, start in ways(pool, of):
+        reference, disturbed = start(), start()
+        everything = torch.arange(len(pool.ids))
+        whole = start()(everything, clean[pool.responses], 0, len(clean)) if kind == "responses" else None
+        for number in range(len(clean) // size):
+            first = number * size
+            inside = torch.div(pool.responses, size, rounding_mode="floor") == number
+            numbers = inside.nonzero()[:, 0]
+            responses = pool.responses[numbers]
+            before = clean[responses]
+            expected = reference(numbers, before, first, size) if whole is None else whole[numbers]
+            after, rows = before, torch.arange(len(numbers))
+            if kind == "flipped":
+                rewards = flip(pool.rewards, level, seed)
+                after = advantages_of(rewards, pool.group)[responses]
+            elif kind == "kept":
+                within = clean[first : first + size]
+                after = keep(within, pool.group, level, seed + number)[responses - first]
+            elif kind == "formatting":
+                rows = with_formatting(pool.wording[numbers], responses, level, seed + number)
+            values = disturbed(numbers[rows], after[rows], first, size)
+            found = _compare(pool, numbers[rows], values, expected[rows], before[rows], after[rows])
+            records.append({"feature": name, "method": method, "batch": number, **found})
     return records
 
 
@@ -188,8 +220,10 @@ def sample_pool(sampler: RolloutSampler, rows: Sequence[dict[str, str]], prompts
         task = TOKEN_TASKS["precedence" if any("*" in question for question in questions) else "ledger"]
         parts.append(
             {
+                "hidden": rollout.hidden.clone(),  # before features, which may overwrite it
                 **{name: rollout.features(name).clone() for name in FEATURES},
                 "log_probs": rollout.log_probs,
+                "entropies": rollout.entropies,
                 "ids": rollout.ids,
                 "responses": rollout.responses + number * prompts * rollout.group_size,
                 "classes": torch.from_numpy(token_classes(rollout, tokenizer, task, questions)),
@@ -215,6 +249,7 @@ def measure_stability(
     max_completion_length: int = 200,
     seed: int = 0,
     kinds: Sequence[str] | None = None,
+    of: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Sample a pool and examine it at every level. The pool is kept in `folder`/pool.pt and records in `folder`/levels.jsonl as
@@ -231,6 +266,8 @@ def measure_stability(
             f"responses={responses} must be a multiple of batch_size={batch_size}, that of group={group}, and there are "
             f"{len(rows)} problems for {responses // group} groups."
         )
+    if unknown := sorted(set(of or ()) - {*FEATURES, *METHODS}):
+        raise ValueError(f"Not measured of {', '.join(unknown)}; there are {', '.join((*FEATURES, *METHODS))}.")
     prompts = batch_size // group
     settings = {
         "responses": responses,
@@ -238,6 +275,7 @@ def measure_stability(
         "group": group,
         "max_completion_length": max_completion_length,
         "seed": seed,
+        **({"of": list(of)} if of else {}),
     }
     levels_file, pool_file = Path(folder) / "levels.jsonl", Path(folder) / "pool.pt"
     sampler, records = begin_measurement(model, rows, levels_file, prompts=prompts, settings=settings)
@@ -255,7 +293,7 @@ def measure_stability(
         if kind != "responses" or level <= responses
     ]
     for kind, level in tqdm(todo, desc="Levels"):
-        record = {"kind": kind, "level": level, "batches": examine(pool, kind, level, batch_size, seed)}
+        record = {"kind": kind, "level": level, "batches": examine(pool, kind, level, batch_size, seed, of)}
         append_lines(levels_file, [record])
         records.append(record)
     return records

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..tables import new_figure
-from .stability import DISTURBANCES, MOVING_AVERAGE
+from .stability import DISTURBANCES, MOVING_AVERAGE, NO_CENTROIDS
 
 
 KIND_TITLES = {
@@ -77,9 +77,11 @@ def draw_stability(rows: Sequence[dict[str, Any]], path: str | os.PathLike, titl
     for column, kind in enumerate(kinds):
         for axis, name in zip(axes[:, column], ("rank_correlation_positive", "credit_auc"), strict=True):
             for number, feature in enumerate(features):
-                for method, style in (("published", "-"), (MOVING_AVERAGE, ":")):
+                for method, style in (("published", "-"), (MOVING_AVERAGE, ":"), (NO_CENTROIDS, "--")):
                     key = (kind, feature, method)
                     chosen = [r for r in rows if (r["kind"], r["feature"], r["method"]) == key and name in r]
+                    if not chosen:
+                        continue
                     axis.plot(
                         [r["level"] for r in chosen],
                         [r[name][0] for r in chosen],

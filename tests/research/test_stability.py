@@ -11,11 +11,14 @@ from support.models import tiny_model
 
 from delta_trl.coefficients import delta_coefficients
 from delta_trl.features import FEATURES
+from delta_trl.research.credit.methods import trained
 from delta_trl.research.credit.tokens import REST
 from delta_trl.research.pool import Pool, load_pool, save_pool
 from delta_trl.research.sampling import problem_rows
 from delta_trl.research.stability import (
+    METHODS,
     MOVING_AVERAGE,
+    NO_CENTROIDS,
     Centroids,
     advantages_of,
     examine,
@@ -99,8 +102,10 @@ def pool(responses: int = 32, length: int = 12) -> Pool:
     number = torch.arange(responses).repeat_interleave(length)
     return Pool(
         features={"output_row": torch.randn(n, 4, generator=generator) + rewards[number][:, None]},
+        hidden=torch.randn(n, 4, generator=generator),
         log_probs=-torch.rand(n, generator=generator),
-        ids=torch.zeros(n, dtype=torch.int64),
+        entropies=torch.rand(n, generator=generator),
+        ids=torch.randint(3, (n,), generator=generator),
         responses=number,
         classes=np.full(n, REST),
         wording=torch.rand(n, generator=generator) < 0.6,
@@ -151,7 +156,30 @@ def test_undisturbed_batches_agree_with_themselves(kind, calm, wild):
         assert agreement(wild) < 0.999
     assert agreement(wild) > 0
     methods = {r["method"] for r in examine(pool(), kind, wild, 16)}
-    assert methods == {"published", MOVING_AVERAGE}
+    assert methods == {"published", MOVING_AVERAGE, NO_CENTROIDS}
+
+
+@pytest.mark.parametrize("kind", ["flipped", "kept", "responses"])
+def test_a_method_without_centroids_is_measured_as_it_is(kind):
+    """Its λ of each cut batch is that of the same tokens as a rollout batch of their own."""
+    calm = {"flipped": 0.0, "kept": 1.0, "responses": 16}[kind]
+    found = [r for r in examine(pool(), kind, calm, 16) if r["feature"] == "hashed_agreement"]
+    assert [r["batch"] for r in found] == [0, 1]
+    credit, everyone = trained("hashed_agreement"), pool()
+    for record in found:
+        first = 16 * record["batch"]
+        numbers = ((everyone.responses >= first) & (everyone.responses < first + 16)).nonzero()[:, 0]
+        advantages = advantages_of(everyone.rewards, 4)[everyone.responses[numbers]]
+        values = credit(everyone.rollout(numbers, advantages, first, 16))
+        assert values.std() > 0.05
+        assert record["mean_positive"] == pytest.approx(values[advantages > 0].mean().item(), rel=1e-6)
+        if kind != "responses":  # which compares with the whole pool
+            assert record["rank_correlation_positive"] == pytest.approx(1)
+
+
+def test_what_is_measured_can_be_chosen():
+    found = examine(pool(), "flipped", 0.3, 16, of=["hashed_agreement"])
+    assert {r["feature"] for r in found} == {"hashed_agreement"}
 
 
 @pytest.mark.slow
@@ -173,11 +201,13 @@ def test_a_measurement_continues_and_is_drawn(tmp_path, monkeypatch):
     assert measure() == everything
     lines = (tmp_path / "out" / "levels.jsonl").read_text().splitlines()
     assert len(lines) == 1 + len(everything)
-    assert {entry["feature"] for entry in json.loads(lines[1])["batches"]} == set(FEATURES)
+    assert {entry["feature"] for entry in json.loads(lines[1])["batches"]} == {*FEATURES, *METHODS}
     rows = stability_rows(everything)
     assert "| output_row | published | share of rewards flipped | 0.4 |" in stability_table(rows)
     assert draw_stability(rows, tmp_path / "stability.png", "tiny").stat().st_size > 20_000
     with pytest.raises(ValueError, match="group: 4 in the file, now 8"):
         measure(group=8)
+    with pytest.raises(ValueError, match="Not measured of typo; there are output_row"):
+        measure(of=["typo"])
     with pytest.raises(ValueError, match="responses=30 must be a multiple"):
         measure(responses=30)
