@@ -85,9 +85,9 @@ def of_others(values: torch.Tensor, keys: torch.Tensor, responses: torch.Tensor,
     return table[keys] - torch.zeros_like(values).index_add_(0, own, values)[own]
 
 
-def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> Coefficients:
+def agreements(rollout: Rollout) -> tuple[torch.Tensor, str | None]:
     """
-    λ of the definition above, on all processes. All 1 without a token on either side, or with a value that is not finite.
+    z of the definition above, shape (N,), float32, 0 where A = 0; or 0 throughout, and why.
 
     Raises:
         `ValueError`: on all processes, if one response has tokens on several: its own sums could not be subtracted.
@@ -105,14 +105,14 @@ def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> 
     sums = rollout.reduce(torch.cat([part.double() for part in parts]))
     (*sides, broken, doubts, squares), present, centre = sums.split([len(part) for part in parts])
     if broken > 0 or not centre.isfinite().all():  # a hidden state of a token with A = 0, too: 0 · NaN = NaN
-        return all_ones(rollout, NON_FINITE)
+        return torch.zeros_like(a), NON_FINITE
     if (present > 1).any():
         raise ValueError(
             f"Response {int(present.argmax())} of this rollout batch has tokens on {int(present.max())} processes. "
             "hashed_agreement compares a token with other responses, and needs all of a response on one process."
         )
     if min(sides) == 0:
-        return all_ones(rollout, NO_CONTRAST)
+        return torch.zeros_like(a), NO_CONTRAST
 
     count, tiny = sum(sides), torch.finfo(a.dtype).tiny
     place, ids, responses = (
@@ -147,8 +147,26 @@ def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> 
     ridge = RIDGE * rollout.reduce(n.sum().double()) / count
     z = torch.zeros_like(rollout.log_probs, dtype=torch.float32)
     z[used] = a.sign() * agreement / (n + ridge.to(n)).clamp(min=tiny)
-    sigma = rollout.reduce(z.abs().sum().double()) / count
-    return Coefficients(bounded(rollout, options, torch.sigmoid(z / sigma.to(z).clamp(min=tiny))))
+    return z, None
+
+
+def by_mean_size(rollout: Rollout, z: torch.Tensor) -> torch.Tensor:
+    """z / σ, σ the mean of |z| over all processes' tokens with A ≠ 0, at all others of which z is 0. Shape (N,)."""
+    total, count = rollout.reduce(torch.stack([z.abs().sum(), rollout.sides.sum()]).double())
+    return z / (total / count).to(z).clamp(min=torch.finfo(z.dtype).tiny)
+
+
+def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> Coefficients:
+    """
+    λ of the definition above, on all processes. All 1 without a token on either side, or with a value that is not finite.
+
+    Raises:
+        `ValueError`: as `agreements`.
+    """
+    z, fallback = agreements(rollout)
+    if fallback is not None:
+        return all_ones(rollout, fallback)
+    return Coefficients(bounded(rollout, options, torch.sigmoid(by_mean_size(rollout, z))))
 
 
 @dataclass

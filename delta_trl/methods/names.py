@@ -112,8 +112,13 @@ METHODS = {
         config="delta_trl.methods.hashed_agreement:HashedAgreementGRPOConfig",
         trainer="delta_trl.methods.hashed_agreement:HashedAgreementGRPOTrainer",
     ),
+    "joined_agreement": TrainingMethod(
+        "our own: the same, and a linear model of the advantage for places that nobody else visited",
+        config="delta_trl.methods.joined_agreement:JoinedAgreementGRPOConfig",
+        trainer="delta_trl.methods.hashed_agreement:HashedAgreementGRPOTrainer",
+    ),
     "place_agreement": _variant(
-        "our own: the same with every pair of tokens compared, in quadratic time", "place_agreement"
+        "our own: hashed_agreement with every pair of tokens compared, in quadratic time", "place_agreement"
     ),
     "group_agreement": _variant(
         "our own: tokens weighted by whether the prompt's other responses want the same", "group_agreement"

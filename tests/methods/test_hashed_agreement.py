@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import threading
 
 import pytest
 import torch
+from support.agreement import HIDDEN, ROLLOUTS, literal_coefficients, literal_z, made, on_two_processes, over_mean_size
 from support.models import build, config, losses_and_weights, misaligned
 from trl import GRPOTrainer
 
@@ -14,8 +14,6 @@ from delta_trl.config import GRPOBaseConfig
 from delta_trl.methods.hashed_agreement import (
     N_SLOTS,
     PLANES,
-    RIDGE,
-    TABLES,
     HashedAgreementGRPOConfig,
     HashedAgreementGRPOTrainer,
     places,
@@ -24,84 +22,19 @@ from delta_trl.methods.hashed_agreement import (
 from delta_trl.rollout import Rollout
 
 
-H, G = 16, 4
-
-
-def made(rewards, lengths=None, seed=0, vocabulary=5, n_places=6, **fields) -> Rollout:
-    """Responses that wander over a few places, with noise; a list of rewards for each prompt group."""
-    generator = torch.Generator().manual_seed(seed)
-    rewards = torch.tensor(rewards)
-    spread = rewards.std(1, correction=min(1, rewards.shape[1] - 1), keepdim=True)
-    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
-    lengths = torch.tensor(lengths or [9] * len(advantages))
-    responses = torch.arange(len(advantages)).repeat_interleave(lengths)
-    n, centres = len(responses), torch.randn(n_places, H, generator=generator)
-    at = torch.randint(n_places, (n,), generator=generator)
-    return Rollout(
-        hidden=centres[at] + 0.1 * torch.randn(n, H, generator=generator) + 1,
-        log_probs=-2 * torch.rand(n, generator=generator),
-        ids=torch.randint(vocabulary, (n,), generator=generator),
-        advantages=advantages[responses],
-        responses=responses,
-        entropies=torch.rand(n, generator=generator),
-        group_size=rewards.shape[1],
-        n_groups=len(rewards),
-        **fields,
-    )
-
-
 def λ(rollout: Rollout, **options) -> torch.Tensor:
     found = HashedAgreementGRPOConfig.credit(rollout, config("unused", HashedAgreementGRPOConfig, **options))
     assert found.fallback is None
     return found.values
 
 
-def literal(rollout: Rollout, low=0.5, high=1.5, credited=True) -> list[float]:
-    """λ by the definition, pair by pair, over the buckets and slots of the module."""
-    used = [i for i, a in enumerate(rollout.advantages.tolist()) if a != 0]
-    a, h = rollout.advantages.double().tolist(), rollout.hidden.float()
-    at = places(rollout.hidden, h[used].mean(0)).tolist()
-    slot_of = [
-        list(zip(*(x.tolist() for x in slots(torch.tensor(at)[:, t], rollout.ids, t)), strict=True))
-        for t in range(TABLES)
-    ]
-    d = [1 - math.exp(x) for x in rollout.log_probs.tolist()]
-    c = (rollout.log_probs.double() + rollout.entropies.double()).tolist()
-    mean_d, mean_c = sum(d[i] for i in used) / len(used), sum(c[i] ** 2 for i in used) / len(used)
-    n, sums = dict.fromkeys(used, 0.0), dict.fromkeys(used, 0.0)
-    for i in used:
-        for t in range(TABLES):
-            others = [j for j in used if rollout.responses[j] != rollout.responses[i]]
-            here = [j for j in others if at[i][t] == at[j][t]]
-            n[i] += len(here) / TABLES
-            if here:
-                same = [j for j in others if slot_of[t][i][0] == slot_of[t][j][0]]
-                by_token = sum(slot_of[t][i][1] * slot_of[t][j][1] * a[j] * math.sqrt(d[i] * d[j]) for j in same)
-                by_choice = sum(c[i] * a[j] * c[j] for j in here)
-                sums[i] += (by_token / mean_d + by_choice / mean_c) / TABLES
-    ridge = RIDGE * sum(n.values()) / len(used)
-    z = {i: math.copysign(1, a[i]) * sums[i] / (n[i] + ridge) for i in used}
-    sigma = sum(map(abs, z.values())) / len(used)
-    raw = [low + (high - low) / (1 + math.exp(-z[i] / sigma)) if i in z else low for i in range(len(a))]
-    counted = used if credited else range(len(a))
-    mean = sum(raw[i] for i in counted) / len(counted)
-    return [value / mean for value in raw]
-
-
-ROLLOUTS = {
-    "three prompts": {"rewards": [[1.0, 0, 0, 1], [0, 0.2, 0, 1], [1, 0, 1, 1]]},
-    "one prompt": {"rewards": [[1.0, 0, 0, 1]]},
-    "a prompt without advantages": {"rewards": [[1.0, 0, 0, 1], [1, 1, 1, 1]]},
-    "uneven lengths": {"rewards": [[1.0, 0, 0, 1], [0, 0, 0, 1]], "lengths": [1, 20, 3, 9, 2, 14, 5, 7]},
-    "a vocabulary of 151,936": {"rewards": [[1.0, 0, 0, 1], [0, 0, 0, 1]], "vocabulary": 151_936},
-}
-
-
 @pytest.mark.parametrize("name", ROLLOUTS)
 def test_coefficients_are_the_definition(name):
     rollout = made(**ROLLOUTS[name])
-    torch.testing.assert_close(λ(rollout).tolist(), literal(rollout), rtol=1e-4, atol=1e-5)
-    expected = literal(rollout, 0.8, 1.2, credited=False)
+    x = over_mean_size(literal_z(rollout))
+    expected = literal_coefficients(x, len(rollout.ids))
+    torch.testing.assert_close(λ(rollout).tolist(), expected, rtol=1e-4, atol=1e-5)
+    expected = literal_coefficients(x, len(rollout.ids), 0.8, 1.2, credited=False)
     found = λ(rollout, coef_min=0.8, coef_max=1.2, coef_normalize="all")
     torch.testing.assert_close(found.tolist(), expected, rtol=1e-4, atol=1e-5)
     assert λ(rollout)[rollout.advantages != 0].std() > 0.05
@@ -109,9 +42,9 @@ def test_coefficients_are_the_definition(name):
 
 def test_two_states_share_a_place_as_often_as_their_angle_says():
     generator = torch.Generator().manual_seed(0)
-    one, other = torch.nn.functional.normalize(torch.randn(2, 4000, H, generator=generator), dim=2)
+    one, other = torch.nn.functional.normalize(torch.randn(2, 4000, HIDDEN, generator=generator), dim=2)
     other = torch.nn.functional.normalize(other - (other * one).sum(1, keepdim=True) * one, dim=1)
-    centre = torch.full((H,), 3.0)
+    centre = torch.full((HIDDEN,), 3.0)
     for degrees in (5, 15, 30):
         angle = math.radians(degrees)
         turned = math.cos(angle) * one + math.sin(angle) * other
@@ -134,29 +67,9 @@ def test_slots_are_spread_evenly_however_large_the_vocabulary():
 
 @pytest.mark.parametrize("cut", [18, 45, 72])
 def test_two_processes_equal_one(cut):
-    """Threads in place of processes: `reduce` waits for both and sums. With the last cut, one process has no advantage."""
+    """With the last cut, one process has no advantage."""
     whole = made([[1.0, 0, 0, 1], [0, 0.2, 0, 1], [1, 1, 1, 1]])
-    barrier, given, results = threading.Barrier(2, timeout=60), [None, None], [None, None]
-
-    def process(rank):
-        def reduce(tensor):
-            given[rank] = tensor
-            barrier.wait()
-            total = given[0] + given[1]
-            barrier.wait()
-            return total
-
-        rows = slice(0, cut) if rank == 0 else slice(cut, None)
-        names = ("hidden", "log_probs", "ids", "advantages", "responses", "entropies")
-        part = dataclasses.replace(whole, **{name: getattr(whole, name)[rows] for name in names}, reduce=reduce)
-        results[rank] = λ(part)
-
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    torch.testing.assert_close(torch.cat(results), λ(whole), rtol=0, atol=1e-5)
+    torch.testing.assert_close(on_two_processes(λ, whole, cut), λ(whole), rtol=0, atol=1e-5)
 
 
 def test_sums_over_processes_are_few():
@@ -214,7 +127,7 @@ def test_places_with_a_single_visitor_are_neither_credited_nor_blamed():
     rollout = made([[1.0, 0, 0, 1], [0, 0, 0, 1]])
     alone = torch.zeros(len(rollout.ids), dtype=torch.bool)
     alone[[3, 40]] = True
-    far = torch.randn(2, H, generator=torch.Generator().manual_seed(5))
+    far = torch.randn(2, HIDDEN, generator=torch.Generator().manual_seed(5))
     hidden = rollout.hidden.clone()
     hidden[alone] = 50 * far
     # Token 20, of another response and at another place, has the slot of token 3 in the first table

@@ -29,6 +29,7 @@ from delta_trl.train.arguments import trainer_argument
 CREDITS = ("rlsd", "stare", "ar", "gtpo", "shear", "gmts", "rsi_s")
 # DelTA with other coefficients
 DELTA_LIKE = ("place_agreement", "group_agreement", "token_advantage", "stake_and_choice", "variant")
+HASHED = ("hashed_agreement", "joined_agreement")
 # Trainer, loss, upper clipping bound, dual clip, share of tokens, as TRL's loss reads them
 EXPECTED = {
     "delta": (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0),
@@ -37,7 +38,7 @@ EXPECTED = {
     "forking_tokens": (ForkingTokensTrainer, "dapo", 0.28, None, 0.2),
     "sapo": (SAPOTrainer, "sapo", 0.28, None, 1.0),
     "fipo": (FIPOTrainer, "dapo", 0.28, 10.0, 1.0),
-    "hashed_agreement": (HashedAgreementGRPOTrainer, "dapo", 0.28, None, 1.0),
+    **dict.fromkeys(HASHED, (HashedAgreementGRPOTrainer, "dapo", 0.28, None, 1.0)),
     **dict.fromkeys(CREDITS, (TokenCreditTrainer, "dapo", 0.28, None, 1.0)),
     **dict.fromkeys(DELTA_LIKE, (DeltaGRPOTrainer, "dapo", 0.28, None, 1.0)),
 }
@@ -86,7 +87,7 @@ def test_two_steps_of_every_method(project, name):
     for entry in entries:
         assert (
             ("delta/coef/mean" in entry or entry["step"] == 2)
-            if name in ("delta", "hashed_agreement", *DELTA_LIKE)
+            if name in ("delta", *HASHED, *DELTA_LIKE)
             else "delta/seconds" not in entry
         )
         assert ("fipo/mean" in entry) == (name == "fipo")
