@@ -111,7 +111,7 @@ def delta_coefficients(
 
     Raises:
         `ValueError`: for a wrong shape or dtype, bounds out of order, a negative number of refinement steps, or an unknown
-        `normalize`.
+            `normalize`.
     """
     _check_shapes(features, advantages, feature_scale)
     check_options(coef_min, coef_max, refinement_steps, normalize)

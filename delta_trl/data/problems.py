@@ -263,7 +263,7 @@ def load_reasoning_gym(
             with `held_out_share`, not with another seed.
         options: Of the dataset's config, such as `{"min_terms": 2}`.
         tokenizer: Needed for `max_prompt_length`, and to check that a "chat" prompt can be rendered.
-        max_prompt_length, data_options: See `delta_trl.data.DataArguments`: prompt_format, system_prompt, held_out_share.
+        max_prompt_length, **data_options: See `delta_trl.data.DataArguments`: prompt_format, system_prompt, held_out_share.
 
     Returns:
         `ProblemData`, whose datasets have the columns `prompt`, `solution` (reasoning-gym's answer) and `entry` (JSON, from

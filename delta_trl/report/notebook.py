@@ -23,6 +23,14 @@ class HeatMap:
 
     Orange tokens have a coefficient above 1, blue ones below. Hovering over a token, or tapping it, shows its numbers.
     Built by [`heat_map`].
+
+    Attributes:
+        tokens: The T tokens of the completion, as text.
+        coefficients: T numbers, 1 for a token that counts as much as without token credit.
+        log_probs: T natural log-probabilities, or None: hovering shows none.
+        advantage: Of the whole completion, or None.
+        title: Shown above the tokens.
+        spread: Distance from 1 at which the colours are full.
     """
 
     tokens: list[str]

@@ -45,6 +45,29 @@ def test_what_the_workflow_checks_on_other_systems(monkeypatch):
     assert "code_reward" in done.stdout
 
 
+def test_pages_that_load_from_other_servers_are_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")  # it imports another script
+    site = load_script("scripts/site_build.py")
+    harmless = (
+        '<link rel="canonical" href="https://a.org/"><a href="https://a.org/x.css">x</a><script src="search.js"></script>'
+        '<link rel="stylesheet" href="assets/a.css"><img src="pictures/a.png" alt="https://a.org/b.png">'
+    )
+    (tmp_path / "a.html").write_text(harmless)
+    (tmp_path / "a.css").write_text("a { background: url(data:image/svg+xml;charset=utf-8,%3Csvg) }")
+    assert site.loaded_from_elsewhere(tmp_path) == {}
+    (tmp_path / "b.html").write_text('<link href="https://fonts.a.org/css?family=R" rel="stylesheet">')
+    (tmp_path / "c.html").write_text('<script defer src="//cdn.a.org/x.js"></script><img src=https://a.org/b.svg>')
+    (tmp_path / "d.html").write_text('<link rel="preconnect" href="https://fonts.a.org" crossorigin>')
+    (tmp_path / "b.css").write_text('@import "https://a.org/x.css"; @font-face { src: url("https://a.org/f.woff2") }')
+    assert site.loaded_from_elsewhere(tmp_path) == {
+        "b.html": ["https://fonts.a.org/css?family=R"],
+        "c.html": ["//cdn.a.org/x.js", "https://a.org/b.svg"],
+        "d.html": ["https://fonts.a.org"],
+        "b.css": ["https://a.org/f.woff2", "https://a.org/x.css"],
+    }
+    assert tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["theme"]["font"] is False
+
+
 def test_the_site_has_every_page_and_every_public_name(tmp_path, monkeypatch):
     site = load_script("scripts/site_pages.py")
     monkeypatch.setattr(site, "PAGES", tmp_path)

@@ -144,7 +144,7 @@ def math_reward(
     solution: Sequence[str | None],
     log_extra: Callable[[str, list], None] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> list[float | None]:
     r"""Verified reward for mathematics: 1.0 if the answer in the completion's last box equals the gold, else 0.0.
 
