@@ -8,6 +8,7 @@ to continue after an interruption. Compare finished models with `python -m delta
 
 With several GPUs: --tensor_parallel_size and --data_parallel_size (vLLM), or for transformers start it with
 `torchrun --nproc_per_node N -m delta_trl.evaluation` or `accelerate launch --num_processes N -m delta_trl.evaluation`.
+On servers that are already running: --backend server --base_url http://host:8000/v1 [...].
 """
 
 import argparse
@@ -94,6 +95,8 @@ def evaluate(given: dict[str, Any]) -> None:
     for source in find_models(args.model, args.revision):
         inherited, file = inherited_settings(source)
         inherited = with_inherited(given, inherited)
+        if given.get("backend") == "server":
+            inherited.pop("dtype", None)  # the server's own
         if inherited and is_main_process():
             listed = ", ".join(f"{name} {value!r}" for name, value in inherited.items())
             print(f"{source.label}: as in its training run ({file}): {listed}. Give an option to change it.")
@@ -102,6 +105,13 @@ def evaluate(given: dict[str, Any]) -> None:
         plans.append((source, Decoding(**options_of(Decoding, settings)), tuple(sorted(inherited)), engine))
     if len({str((decoding, engine.dtype)) for _, decoding, _, engine in plans}) > 1 and is_main_process():
         print("The models are evaluated with different settings: give those options to compare the models.")
+    if given.get("backend") == "server":
+        from .server_backend import ServerBackend
+
+        if "served_model" in given and len(plans) > 1:
+            raise ValueError(f"served_model names one model, and {len(plans)} are given. Evaluate them one by one.")
+        for source, decoding, _, engine in plans:
+            ServerBackend(source, engine).check(decoding)  # before benchmarks are loaded
     loaded = Task.load(benchmarks, plans[0][1], args.limit)
     files = [
         evaluate_model(source, replace(loaded, decoding=decoding, inherited=inherited), engine, args.output)

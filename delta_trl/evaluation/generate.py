@@ -8,11 +8,12 @@ then rounded differently. That happens, rarely, between batches of different sha
 """
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -59,19 +60,21 @@ class Completion:
         tokens: Number of tokens sampled, the end-of-sequence token or stop string included.
         truncated: True if it hit the token limit.
         seconds: From its first to its last token, or None where the back-end does not know.
+        reported: What else a server said about it, for the record.
     """
 
     text: str
     tokens: int
     truncated: bool
     seconds: float | None
+    reported: dict[str, Any] = field(default_factory=dict)
 
 
 class Backend(Protocol):
-    """Draws samples, and yields them as they finish, in any order."""
+    """Draws samples, and yields them as they finish, in any order. Without a tokenizer it takes messages as prompts."""
 
     name: str
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding
@@ -85,11 +88,16 @@ def sample_seed(seed: int, benchmark: str, problem: str, index: int) -> int:
 
 
 def encode_prompt(
-    question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION
+    question: str, decoding: Decoding, tokenizer: PreTrainedTokenizerBase | None, instruction: str = INSTRUCTION
 ) -> tuple[str, list[int]]:
-    """The prompt as text and as token ids, made as TRL makes them in training; `instruction` may be empty."""
+    """The prompt as text and as token ids, made as TRL makes them in training; `instruction` may be empty.
+
+    Without a tokenizer, for those who render and tokenize it themselves, it is JSON, and there are no ids.
+    """
     prompt_format = replace(decoding.format, instruction=instruction)
     prompt = prompt_format.render(question, instruct=bool(instruction))
+    if tokenizer is None:
+        return json.dumps(prompt, ensure_ascii=False), []
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"]
     prompt_format.check(tokenizer)

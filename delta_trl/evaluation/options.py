@@ -2,15 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from ..data import PromptFormat
 
 
-BackendName = Literal["auto", "vllm", "transformers"]
+BackendName = Literal["auto", "vllm", "transformers", "server"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Endpoint = Literal["completions", "chat"]
+
+
+# Options of `Engine` that only servers know, and those that a server that is running has settled
+SERVER_ONLY = ("base_url", "api_key_env", "served_model", "endpoint", "concurrency", "retries", "request_timeout")
+NOT_SERVER = ("dtype", "batch_size", "tensor_parallel_size", "data_parallel_size", "gpu_memory_utilization")
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,12 @@ class Engine:
     """How completions are computed, as opposed to how they are sampled.
 
     Raises:
-        ValueError: An option is out of its range, or belongs to vLLM, which is not installed or not used.
+        ValueError: An option is out of its range, or belongs to a back-end that is not installed or not used.
     """
 
     backend: BackendName = field(
-        default="auto", metadata={"help": "auto is vLLM if it is installed and there is a GPU"}
+        default="auto",
+        metadata={"help": "auto is vLLM if it is installed and there is a GPU; server is what runs at --base_url"},
     )
     dtype: Dtype = field(
         default="auto",
@@ -75,25 +82,73 @@ class Engine:
         default=0.9, metadata={"help": "vLLM: share of each GPU's memory, in (0, 1]"}
     )
     max_model_len: int | None = field(
-        default=None, metadata={"help": "vLLM: longest prompt with completion; by default what the model allows"}
+        default=None,
+        metadata={
+            "help": "vLLM, server: longest prompt with completion; by default what the model allows, or the server says"
+        },
+    )
+    base_url: list[str] = field(
+        default_factory=list,
+        metadata={"help": "server: addresses such as http://host:8000/v1, which share the samples"},
+    )
+    api_key_env: str | None = field(
+        default=None, metadata={"help": "server: name of the environment variable that holds the key"}
+    )
+    served_model: str | None = field(
+        default=None, metadata={"help": "server: what the model is called there; by default as in --model"}
+    )
+    endpoint: Endpoint = field(
+        default="completions",
+        metadata={
+            "help": "server: completions gets prompts made as in training; chat gets messages, which the server renders"
+        },
+    )
+    concurrency: int = field(default=64, metadata={"help": "server: requests at a time on each"})
+    retries: int = field(default=8, metadata={"help": "server: how often in a row one, or a request, may fail"})
+    request_timeout: float = field(
+        default=3600.0, metadata={"help": "server: seconds in which a completion must be there"}
     )
 
     def __post_init__(self):
         for name, kind in (("backend", BackendName), ("dtype", Dtype)):
             _require(self, (name,), f"one of {get_args(kind)}", get_args(kind).__contains__)
-        sizes = ("batch_size", "tensor_parallel_size", "data_parallel_size")
+        sizes = ("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency")
         _require(self, sizes, "at least 1", lambda value: value >= 1)
         _require(self, ("gpu_memory_utilization",), "in (0, 1]", lambda value: 0 < value <= 1)
         _require(self, ("max_model_len",), "at least 1", lambda value: value is None or value >= 1)
+        _require(self, ("retries",), "at least 0", lambda value: value >= 0)
+        _require(self, ("request_timeout",), "a number above 0", lambda value: 0 < value < math.inf)
+        _require(self, ("endpoint",), f"one of {get_args(Endpoint)}", get_args(Endpoint).__contains__)
         if self.backend == "vllm" and find_spec("vllm") is None:
             raise ValueError(
                 "backend 'vllm' cannot be used here: vllm is not installed. Install it, or use transformers."
             )
+        if self.backend == "server":
+            self._check_server()
+        elif given := self._given(SERVER_ONLY):
+            raise ValueError(f"{', '.join(given)} needs --backend server, and the back-end is {self.backend!r}.")
         if self.resolved == "transformers" and self.tensor_parallel_size * self.data_parallel_size > 1:
             raise ValueError(
                 "tensor_parallel_size and data_parallel_size are vLLM's. For transformers in N processes, start the "
                 "script with `torchrun --nproc_per_node N` or `accelerate launch --num_processes N`."
             )
+
+    def _check_server(self) -> None:
+        if find_spec("httpx2") is None:
+            raise ValueError("backend 'server' needs httpx2: pip install 'delta_trl[server]'.")
+        if not self.base_url:
+            raise ValueError("backend 'server' needs --base_url: one or more addresses such as http://host:8000/v1.")
+        if given := self._given(NOT_SERVER):
+            raise ValueError(f"{', '.join(given)} is the server's own: set it where the server is started.")
+        if self.endpoint == "chat" and self.max_model_len is not None:
+            raise ValueError(
+                "max_model_len is not used with --endpoint chat: its prompts are tokenized by the server."
+            )
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        """Those of the options that differ from their defaults."""
+        defaults = {option.name: option.default for option in fields(self)}
+        return [name for name in names if getattr(self, name) not in ([], defaults[name])]
 
     @property
     def resolved(self) -> str:

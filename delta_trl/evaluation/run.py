@@ -4,10 +4,9 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,16 @@ from .graders import GRADERS
 from .models import ModelSource, find_model
 from .options import Decoding, Engine
 from .problem import Benchmark, Problem, fingerprint
-from .samples import SampleFile, plan
+from .samples import SampleFile, package_versions, plan
 from .summary import no_answer_warning
 
 
 logger = logging.getLogger(__name__)
 
-# Packages whose version can change a completion or a verdict.
-VERSIONS_OF = ("delta_trl", "torch", "transformers", "peft", "math-verify", "latex2sympy2_extended", "sympy")
 # So many samples tell whether nearly all lack an answer.
 FIRST_SAMPLES = 64
+# The dtype in records where a server computes
+SERVERS_OWN = "server"
 # A process that is done waits for the others, whose completions may be much longer.
 LONGEST_WAIT = timedelta(days=2)
 
@@ -122,6 +121,12 @@ def evaluate_model(source: ModelSource, task: Task, engine: Engine, output: str 
         # Always in processes of its own: an engine does not give back all of the GPU's memory until it ends.
         arguments = (source, task, engine, path)
         run_data_parallel(_vllm_process, engine.tensor_parallel_size, engine.data_parallel_size, arguments)
+    elif engine.resolved == "server":
+        from .server_backend import ServerBackend
+
+        backend = ServerBackend(source, engine)
+        # Where the servers are may change from one start to the next, and is not recorded
+        run_share(backend, task, source, path, SERVERS_OWN, settings=backend.settings)
     else:
         _transformers_process(source, task, engine, path)
     return path
@@ -141,6 +146,7 @@ def run_share(
     rank: int = 0,
     world: int = 1,
     even: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Draws, grades and records this process's share of the samples that the file does not hold yet.
 
@@ -155,12 +161,14 @@ def run_share(
         rank, world: This process among those that share the work.
         even: Whether all processes must draw equally many, as a model that is sharded over them needs. Nothing is
             resumed then, and a process that is one short draws a sample of another's again, which counts once.
+        settings: Further settings of the back-end's, for the records.
 
     Raises:
         ValueError: The file was begun with other settings.
     """
     file = SampleFile(path)
     settings = {
+        **(settings or {}),
         "model": source.path,
         "base_model": source.base,
         "revision": source.revision,
@@ -168,7 +176,7 @@ def run_share(
         "dtype": dtype,
         **asdict(task.decoding),
         **({} if task.limit is None else {"limit": task.limit}),
-        "versions": _versions(backend.name),
+        "versions": package_versions(backend.name),
     }
     done = file.begin(
         plan(
@@ -249,6 +257,7 @@ def grade_samples(finished: Sequence[tuple[Request, Completion]]) -> list[dict[s
             "tokens": completion.tokens,
             "truncated": completion.truncated,
             "seconds": completion.seconds,
+            **completion.reported,
             "solution": GRADERS[request.grader].record(request.solution),
             "answer": verdicts[i].answer,
             "score": verdicts[i].score,
@@ -288,13 +297,3 @@ def _vllm_process(rank: int, world: int, source: ModelSource, task: Task, engine
             backend.close()
     except ValueError as error:
         sys.exit(f"error: {error}")  # what the user has to mend, without a traceback, and as a failure to the parent
-
-
-def _versions(backend: str) -> dict[str, str]:
-    found = {}
-    for package in (*VERSIONS_OF, *(["vllm"] if backend == "vllm" else [])):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -11,6 +11,7 @@ in the file twice counts once, as it was first written.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from ..jsonl import append_lines, read_lines, refuse_differences, short, update_
 
 # (benchmark, problem id, sample index): what a sample is identified by.
 Key = tuple[str, str, int]
+
+# Packages whose version can change a completion or a verdict.
+VERSIONS_OF = ("delta_trl", "torch", "transformers", "peft", "math-verify", "latex2sympy2_extended", "sympy")
 
 # What a line must hold, and of what type.
 PLAN_LINE = {"plan": dict, "settings": dict}
@@ -189,6 +193,17 @@ def plan(
         **({} if grader == "math" else {"grader": grader}),
     }
     return {"plan": asked, "settings": dict(settings), "inherited": list(inherited)}
+
+
+def package_versions(backend: str) -> dict[str, str]:
+    """Versions for the settings, by package; "not installed" where one is not."""
+    found = {}
+    for package in (*VERSIONS_OF, *(["vllm"] if backend == "vllm" else [])):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def read_evaluation(path: str | os.PathLike) -> Evaluation:

@@ -16,7 +16,7 @@ from .statistics import CONFIDENCE, Comparison, Estimate, average, compare, holm
 
 
 # Settings that compared runs may differ in.
-FREE_SETTINGS = ("model", "base_model", "revision")
+FREE_SETTINGS = ("model", "base_model", "revision", "served_model")
 # From this share of samples without an answer on, something is wrong with how the model is asked.
 NEARLY_ALL = 0.9
 # What a whole suite is called beside its benchmarks.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..tables import format_table, new_figure
 from .samples import Evaluation
@@ -108,6 +109,13 @@ def comparison_notes(compared: Sequence[ComparedRun]) -> list[str]:
     ]
 
 
+def _engine(settings: Mapping[str, Any]) -> str:
+    backend = settings["backend"]
+    if backend == "server":
+        return f"on servers as {settings.get('served_model')!r}, endpoint {settings.get('endpoint')}"
+    return f"{backend} {settings['versions'].get(backend, '')}, dtype {settings['dtype']}"
+
+
 def settings_notes(runs: Sequence[Evaluation], summaries: dict[str, Sequence[BenchmarkSummary]]) -> list[str]:
     """What belongs under a table of figures: how they were sampled, and what is missing in them."""
     notes = []
@@ -116,8 +124,7 @@ def settings_notes(runs: Sequence[Evaluation], summaries: dict[str, Sequence[Ben
         notes.append(
             f"{run.path.stem}: {s['model']}, {s['samples']} samples a problem, temperature {s['temperature']}, "
             f"top-p {s['top_p']}, top-k {s['top_k']}, at most {s['max_tokens']} tokens, prompt format "
-            f"{s['prompt_format']!r}, seed {s['seed']}, {s['backend']} {s['versions'].get(s['backend'], '')}, "
-            f"dtype {s['dtype']}."
+            f"{s['prompt_format']!r}, seed {s['seed']}, {_engine(s)}."
             + (f" As in the model's training run: {', '.join(run.inherited)}." if run.inherited else "")
         )
         all_samples = [sample for benchmark in run.benchmarks.values() for sample in benchmark.samples.values()]
