@@ -4,11 +4,13 @@ Refused is only what `GRPOTrainer` cannot run either: it would say so after the 
 batch.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from transformers import GenerationConfig
 from trl import GRPOConfig
 
 
@@ -67,6 +69,14 @@ def doubts(args: GRPOConfig) -> Iterator[str]:
             f"{name}={bound:g}, the gradient of every token whose ratio is about 1 is multiplied by {bound:g}. Set "
             f"epsilon_high={CISPO_EPSILON_HIGH:g}, as ScaleRL recommends."
         )
+    if isinstance(args.generation_kwargs, dict) and not args.use_vllm:  # vLLM refuses what it does not know
+        known = vars(GenerationConfig())
+        for name in sorted(set(args.generation_kwargs) - set(known)):
+            near = difflib.get_close_matches(name, known, n=1)
+            yield (
+                f"generation_kwargs: transformers does not know {name!r}, and would ignore it."
+                + (f" Did you mean {near[0]!r}?" if near else " Its GenerationConfig lists the names.")
+            )
     if args.max_steps == 0:
         yield (
             f"max_steps=0 is no limit, as -1 is none: num_train_epochs={args.num_train_epochs:g} decides how long training "

@@ -20,6 +20,7 @@ RUN_FILE = "delta_trl_run.json"
 STATE_FILE = "trainer_state.json"
 CHECKPOINT = "checkpoint-"  # and the step: a checkpoint's folder, as transformers names it
 REPORT = "report.html"
+COMPARISON = "comparison.html"  # a report of this run and others
 COMPLETIONS = "completions"  # the folder of TRL's own completions, as TRL names it, and of token records
 TOKEN_RECORDS = "coefficients_"  # and the step, with five digits or more
 # Files and folders of a run, by which one is recognised and which --overwrite_output_dir removes

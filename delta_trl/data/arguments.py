@@ -1,6 +1,7 @@
 """The options of the data."""
 
 import json
+import os.path
 from dataclasses import MISSING, Field, dataclass, field, fields
 
 from .prompts import CODE_INSTRUCTION, INSTRUCTION, PromptFormat
@@ -112,6 +113,9 @@ class DataArguments:
 
     def __post_init__(self):
         _ = self.format
+        self.dataset_name = os.path.expanduser(self.dataset_name)
+        if self.held_out_name is not None:
+            self.held_out_name = os.path.expanduser(self.held_out_name)
         if self.problem_type not in ("math", "code"):
             raise ValueError(f"problem_type must be 'math' or 'code', got {self.problem_type!r}.")
         if self.problem_type == "code" and self.answer_column != "final_answer":

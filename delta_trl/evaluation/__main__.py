@@ -1,10 +1,10 @@
 """Evaluate models on mathematics benchmarks; the defaults are the DelTA paper's (arXiv 2605.21467, section 4.1).
 
-    python -m delta_trl.evaluation --model Qwen/Qwen3-8B-Base outputs/delta-8b --benchmark paper
+    delta-trl evaluate --model Qwen/Qwen3-8B-Base outputs/delta-8b --benchmark paper
 
 A folder that training made is asked as in training: prompt format, longest completion and dtype are those of its run,
 unless they are given here. Every sample is appended to OUTPUT/MODEL.jsonl as it finishes: run the same command again
-to continue after an interruption. Compare finished models with `python -m delta_trl.evaluation.compare`.
+to continue after an interruption. Compare finished models with `delta-trl compare`.
 
 With several GPUs: --tensor_parallel_size and --data_parallel_size (vLLM), or for transformers start it with
 `torchrun --nproc_per_node N -m delta_trl.evaluation` or `accelerate launch --num_processes N -m delta_trl.evaluation`.
@@ -13,6 +13,7 @@ On servers that are already running: --backend server --base_url http://host:800
 
 import argparse
 import logging
+import os.path
 import sys
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -56,6 +57,9 @@ class EvaluationArguments:
     )
     debug: bool = field(default=False, metadata={"help": "show the traceback of an error"})
 
+    def __post_init__(self):
+        self.output = os.path.expanduser(self.output)
+
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
@@ -70,7 +74,7 @@ def parse(arguments: list[str] | None = None) -> dict[str, Any]:
     from transformers.hf_argparser import HfArgumentParser
 
     kinds = (EvaluationArguments, Decoding, Engine)
-    usage = "python -m delta_trl.evaluation --model MODEL [MODEL ...] [options]"
+    usage = "delta-trl evaluate --model MODEL [MODEL ...] [options]"
     parser = HfArgumentParser(kinds, usage=usage, description=__doc__, formatter_class=_HelpFormatter)
     # argparse leaves alone what the namespace has, which tells an option that was given from a default.
     unset = argparse.Namespace(**{option.name: _NotGiven for kind in kinds for option in fields(kind)})

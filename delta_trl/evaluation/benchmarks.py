@@ -4,6 +4,7 @@ No problem text is bundled: the competitions' texts are CC BY-NC-SA and are load
 (`aime24=path/to/aime24.jsonl`). Any JSONL or Parquet file with a question and an answer column is a benchmark too.
 """
 
+import os.path
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -97,6 +98,7 @@ def find_benchmarks(
     found: list[Benchmark] = []
     for name in names:
         known, equals, path = name.partition("=")
+        name, path = os.path.expanduser(name), os.path.expanduser(path)
         if equals and known in BENCHMARKS:
             entry = BENCHMARKS[known]
             is_folder = entry.takes_folder and Path(path).is_dir()

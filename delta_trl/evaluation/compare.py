@@ -1,6 +1,6 @@
 """Compare evaluated models with a baseline, problem by problem, and tabulate them side by side.
 
-    python -m delta_trl.evaluation.compare outputs/evaluation/dapo.jsonl outputs/evaluation/delta.jsonl
+    delta-trl compare outputs/evaluation/dapo.jsonl outputs/evaluation/delta.jsonl
 
 Prints the tables and writes comparison.md, comparison.tex, comparison.json and differences.png. With a single file it
 only tabulates.
@@ -8,6 +8,7 @@ only tabulates.
 
 import argparse
 import logging
+import os.path
 import sys
 
 from ..commands import one_line_errors
@@ -15,7 +16,7 @@ from ..commands import one_line_errors
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m delta_trl.evaluation.compare",
+        prog="delta-trl compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -25,7 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--allow_different_settings", action="store_true", help="compare although decoding or versions differ")
     add("--seed", type=int, default=0, help="of the bootstrap, at least 0 (default: %(default)s)")
     add("--no_plot", action="store_true", help="do without matplotlib")
-    add("--output", default="outputs/evaluation", help="folder (default: %(default)s)")
+    add("--output", default="outputs/evaluation", type=os.path.expanduser, help="folder (default: %(default)s)")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 

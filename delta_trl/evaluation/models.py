@@ -1,6 +1,7 @@
 """Which model is meant: a Hub id, a folder, the newest checkpoint of a training that is still running, an adapter."""
 
 import hashlib
+import os.path
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def find_model(model: str, revision: str | None = None) -> ModelSource:
         ValueError: The folder holds no model, only checkpoints that are still being written or damaged, or an adapter
             whose file is damaged or does not name its base model.
     """
+    model = os.path.expanduser(model)  # a name on the Hub never begins with `~`
     folder = Path(model)
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:

@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN_FOLDER", help="output_dir of a run, finished or going")
     parser.add_argument(
-        "--output", metavar="FILE", help="the HTML file; default: report.html in the first run's folder"
+        "--output",
+        metavar="FILE",
+        help="the HTML file; default: in the first run's folder, report.html for one run, comparison.html for several",
     )
     parser.add_argument(
         "--min_support",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..run_folder import REPORT
+from ..run_folder import COMPARISON, REPORT
 from .text import number, visible
 
 
@@ -54,7 +54,8 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
 
     Args:
         folders (`list[str | Path]`): The runs' `output_dir`s. Curves of several are overlaid.
-        output (`str | Path`, *optional*): The HTML file. Default: `report.html` in the first folder.
+        output (`str | Path`, *optional*): The HTML file. Default: in the first folder, `report.html` for one run and
+            `comparison.html` for several, so that no run loses its own report.
         min_support (`int`, *optional*): How often a token must occur to be listed among the highest and lowest.
 
     Raises:
@@ -109,7 +110,9 @@ def write_report(folders: list[str | Path], output: str | Path | None = None, mi
         every=drawn["every"],
         data={"curves": packed_curves, "completions": [data for _, data in shown]},
     )
-    path = Path(output) if output is not None else Path(folders[0]) / REPORT
+    if output is None:
+        output = Path(folders[0]) / (REPORT if len(runs) == 1 else COMPARISON)
+    path = Path(output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path

@@ -63,7 +63,7 @@ def read_training_runs(folders: list[str | Path]) -> list[TrainingRun]:
     Raises:
         `ValueError`: if a folder is missing, holds no run, or is given twice.
     """
-    resolved = [Path(folder).resolve() for folder in folders]
+    resolved = [Path(folder).expanduser().resolve() for folder in folders]
     if not resolved or len(set(resolved)) < len(resolved):
         raise ValueError(f"A report needs one or more different run folders; got {[str(f) for f in folders]}.")
     depth = 1

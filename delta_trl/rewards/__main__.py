@@ -1,7 +1,7 @@
-r"""Why an answer was accepted or refused: `python -m delta_trl.rewards GOLD ANSWER`, or `--completion FILE`.
+r"""Why an answer was accepted or refused: `delta-trl grade GOLD ANSWER`, or `--completion FILE`.
 
-python -m delta_trl.rewards '\frac{1}{2}' '0.5'
-python -m delta_trl.rewards 42 --completion response.txt      (- reads standard input)
+delta-trl grade '\frac{1}{2}' '0.5'
+delta-trl grade 42 --completion response.txt      (- reads standard input)
 """
 
 import argparse
@@ -14,7 +14,7 @@ from .math.explain import explain
 def main(arguments: list[str] | None = None) -> int:
     """Print the explanation; 0 if the answer is correct, 1 if it is not, 2 if the gold cannot be scored."""
     parser = argparse.ArgumentParser(
-        prog="python -m delta_trl.rewards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="delta-trl grade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("gold", help="The gold answer, as in the dataset.")
     parser.add_argument("answer", nargs="?", help=r"What stands in \boxed{...}.")
@@ -25,7 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     completion = None
     if options.completion is not None:
         try:
-            completion = sys.stdin.read() if options.completion == "-" else Path(options.completion).read_text("utf-8")
+            completion = (
+                sys.stdin.read()
+                if options.completion == "-"
+                else Path(options.completion).expanduser().read_text("utf-8")
+            )
         except (OSError, UnicodeDecodeError) as error:
             parser.error(f"cannot read {options.completion}: {error}")
     explanation = explain(options.gold, options.answer, completion=completion)

@@ -101,7 +101,8 @@ def split_config(arguments: list[str] | None) -> tuple[str | None, list[str]]:
     except argparse.ArgumentError:
         raise ValueError("--config needs the name of a YAML file.") from None
     bare = [a == DEBUG and (i + 1 == len(rest) or rest[i + 1].startswith("--")) for i, a in enumerate(rest)]
-    return found.config, [argument for argument, is_ours in zip(rest, bare, strict=True) if not is_ours]
+    config = None if found.config is None else os.path.expanduser(found.config)
+    return config, [argument for argument, is_ours in zip(rest, bare, strict=True) if not is_ours]
 
 
 def trainer_argument(arguments: list[str] | None) -> str:

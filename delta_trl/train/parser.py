@@ -12,6 +12,11 @@ from .option_names import COMMAND_LINE, NEW_NAME, SectionedParser, split_config
 from .yaml_file import check_value, in_a_line, option_types, read_yaml
 
 
+# Options that are paths, or names on the Hub, which never begin with `~`. `output_dir` and those of the data see to it
+# themselves. A shell writes `~` out only where it begins a word: not in a YAML file, nor in `--picture=~/data.png`.
+PATHS = ("model_name_or_path", "resume_from_checkpoint", "picture")
+
+
 class Parser(SectionedParser, TrlParser):
     """
     Args:
@@ -77,6 +82,9 @@ class Parser(SectionedParser, TrlParser):
         namespace, remaining = super().parse_known_args(args, namespace)
         if remaining:  # before a dataclass is made, which may not like the machine
             raise self.refusal(remaining[0], COMMAND_LINE)
+        for name in PATHS:
+            if isinstance(value := getattr(namespace, name, None), str):
+                setattr(namespace, name, os.path.expanduser(value))
         typed = {word.partition("=")[0] for word in args or [] if word.startswith("-")}
         in_words = {action.dest for action in self._actions if typed.intersection(action.option_strings)}
         self.named = self._in_file | in_words

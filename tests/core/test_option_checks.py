@@ -80,6 +80,11 @@ def test_losses_are_those_that_trl_describes():
         ({"loss_type": "cispo", "epsilon_high": None}, "with epsilon=0.2, "),
         ({"loss_type": "cispo", "epsilon_high": 0.5}, "with epsilon_high=0.5, "),
         ({"max_steps": 0, "num_train_epochs": 2}, "max_steps=0 is no limit, .* num_train_epochs=2 decides"),
+        (
+            {"generation_kwargs": {"repetition_penaly": 1.1}},
+            "does not know 'repetition_penaly', .* 'repetition_penalty'?",
+        ),
+        ({"generation_kwargs": '{"xyzzy": 1, "top_h": 0.5}'}, "does not know 'xyzzy', and would ignore it. Its Gener"),
     ],
     ids=str,
 )
@@ -89,7 +94,16 @@ def test_values_that_mean_something_else_are_said(tmp_path, options, message):
     assert caught[0].filename.endswith("models.py"), "the warning points at the caller"
 
 
-@pytest.mark.parametrize("options", [{"loss_type": "cispo", "epsilon_high": 5.0}, {"max_steps": 1}, {"max_steps": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_type": "cispo", "epsilon_high": 5.0},
+        {"max_steps": 1},
+        {"max_steps": -1},
+        {"generation_kwargs": {"no_repeat_ngram_size": 3, "typical_p": 0.9}},
+    ],
+    ids=str,
+)
 def test_what_means_what_it_says_is_not_warned_about(tmp_path, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -10,7 +10,9 @@ import pyarrow.parquet
 import pytest
 from support.benchmarks import MATH, SHARED, needs_aime24
 
+from delta_trl.evaluation.__main__ import EvaluationArguments
 from delta_trl.evaluation.benchmarks import BENCHMARKS, SUITES, find_benchmarks, load_problems
+from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.problem import fingerprint
 
 
@@ -122,6 +124,17 @@ def test_lines_that_are_not_json_are_refused(tmp_path):
 def test_unknown_names_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         find_benchmarks(names)
+
+
+def test_the_home_folder_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    own, copy = find_benchmarks(["~/mine.jsonl", "math500=~/mine.jsonl"])
+    assert own.source == copy.source == str(tmp_path / "mine.jsonl")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert find_model("~/model") == find_model(str(tmp_path / "model"))
+    assert EvaluationArguments(["m"], output="~/results").output == str(tmp_path / "results")
 
 
 def test_a_path_may_hold_an_equals_sign(tmp_path):

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -648,6 +649,22 @@ def test_script(trained, tmp_path):
     failed = run_command("report", tmp_path / "nowhere")
     assert failed.returncode == 2
     assert re.fullmatch(r"error: \S*nowhere holds neither trainer_state\.json .*\n", failed.stderr)
+
+
+def test_a_report_of_several_runs_leaves_the_report_of_the_first_alone(trained, tmp_path, monkeypatch):
+    for name, folder in trained.items():
+        shutil.copytree(folder, tmp_path / name)
+    folders = [f"~/{name}" for name in trained]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = write_report(folders[:1])
+    assert own == tmp_path / next(iter(trained)) / "report.html"
+    text = own.read_text()
+    together = write_report(folders)
+    assert together == own.with_name("comparison.html")
+    assert own.read_text() == text != together.read_text()
+    done = run_command("report", *folders, "--output=~/both.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "both.html").is_file()
 
 
 def test_help_loads_nothing_heavy():

@@ -12,6 +12,7 @@ from support.places import ROOT
 from trl import GRPOTrainer
 
 from delta_trl.commands import one_line_errors
+from delta_trl.data import DataArguments
 from delta_trl.run_folder import RUN_FILE, checkpoints, clear, find_damage
 from delta_trl.train.__main__ import main, train
 from delta_trl.train.arguments import output_folder
@@ -129,6 +130,21 @@ def test_where_a_run_goes_without_output_dir(tmp_path):
     for trainer in ("delta", "dapo"):
         args = parse("--config", ROOT / "configs/quickstart.yaml", "--trainer", trainer)[2]
         assert args.output_dir == f"outputs/quickstart/{trainer}"
+
+
+def test_the_home_folder_in_paths(project, monkeypatch):
+    monkeypatch.setenv("HOME", str(project))
+    write(project, model_name_or_path="~/model", dataset_name="~/problems.jsonl", output_dir="~/runs/{trainer}")
+    _, data, args, model = parse("--config=~/config.yaml", "--resume_from_checkpoint=~/runs/delta/checkpoint-1")
+    assert model.model_name_or_path == f"{project}/model"
+    assert data.dataset_name == f"{project}/problems.jsonl"
+    assert args.output_dir == f"{project}/runs/delta"
+    assert args.resume_from_checkpoint == f"{project}/runs/delta/checkpoint-1"
+    for name in ("org/model~1", "model", "./~/model"):  # a `~` within a name is a letter
+        _, data, _, model = parse("--config=~/config.yaml", "--model_name_or_path", name, "--dataset_name", name)
+        assert model.model_name_or_path == data.dataset_name == name
+    held_out = DataArguments(dataset_name="org/data", held_out_name="~/held_out.csv")
+    assert (held_out.dataset_name, held_out.held_out_name) == ("org/data", f"{project}/held_out.csv")
 
 
 def run(project, *arguments):
