@@ -73,7 +73,8 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL) as error:
         raise ValueError(f"base_url must be like http://host:8000/v1, and {error}.") from error
     if parts.username is not None or parts.password is not None:
         raise ValueError(

@@ -4,12 +4,14 @@ vLLM, SGLang, llama.cpp and `transformers serve` do. Every sample is a request o
 """
 
 import asyncio
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
+from typing import Any
 
 from ..jsonl import short
 from .generate import Completion, Request, load_tokenizer, within_context
@@ -23,6 +25,8 @@ from .server_queue import RequestQueue, ServerState
 # What a server must complete before it gets work
 PROBE = "1"
 PROBE_DECODING = Decoding(max_tokens=16, prompt_format="{question}")
+# Files that a process has open beside its connections, generously
+OTHER_FILES = 256
 
 
 class ServerBackend:
@@ -52,9 +56,9 @@ class ServerBackend:
         self.settings = {"endpoint": engine.endpoint, "served_model": self.model}
         key = read_key(engine.api_key_env)
         servers = [Server(url, key, engine.request_timeout) for url in engine.base_url]
-        # In a thread: in a notebook this one has an event loop that runs
-        with ThreadPoolExecutor(1) as thread:
-            self.states = thread.submit(asyncio.run, self._connect(servers)).result()
+        _allow_connections(engine.concurrency * len(servers))
+        with _running(self._connect(servers)) as connecting:
+            self.states = connecting.result()
 
     def check(self, decoding: Decoding) -> None:
         """Raises ValueError for decoding that the servers would not follow."""
@@ -85,28 +89,18 @@ class ServerBackend:
         if not requests:
             return
         finished: SimpleQueue = SimpleQueue()
-        started: Future = Future()
-        with ThreadPoolExecutor(1) as thread:
-            drawing = thread.submit(asyncio.run, self._draw(requests, protocol, finished, started))
-            try:
-                ended = False
-                while not ended:
-                    batch = [finished.get()]
-                    while not finished.empty():
-                        batch.append(finished.get())
-                    ended = batch[-1] is None
-                    yield batch[:-1] if ended else batch
-                drawing.result()
-            finally:
-                loop, task = started.result()
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                    loop.call_soon_threadsafe(task.cancel)
+        with _running(self._draw(requests, protocol, finished)) as drawing:
+            ended = False
+            while not ended:
+                batch = [finished.get()]
+                while not finished.empty():
+                    batch.append(finished.get())
+                ended = batch[-1] is None
+                yield batch[:-1] if ended else batch
+            drawing.result()
 
-    async def _draw(
-        self, requests: Sequence[Request], protocol: Protocol, finished: SimpleQueue, started: Future
-    ) -> None:
-        """In the thread: puts each sample into `finished`, and None at the end."""
-        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+    async def _draw(self, requests: Sequence[Request], protocol: Protocol, finished: SimpleQueue) -> None:
+        """Puts each sample into `finished`, and None at the end."""
         queue = RequestQueue(self.states, protocol, self.engine.concurrency, self.engine.retries, finished)
         for state in self.states:
             state.server.open()
@@ -123,7 +117,7 @@ class ServerBackend:
         for server in servers:
             server.open()
         try:
-            states = [await self._probe(server) for server in servers]
+            states = await asyncio.gather(*map(self._probe, servers))
         finally:
             for server in servers:
                 await server.close()
@@ -175,3 +169,46 @@ class ServerBackend:
                 f"{len(ids)}: it serves another model, or puts special tokens before prompts."
             )
         return ServerState(server, dialect, context, body)
+
+
+@contextmanager
+def _running(main: Coroutine[Any, Any, Any]) -> Iterator[Future]:
+    """Runs a coroutine in a thread with an event loop of its own (a notebook's thread has one that runs already).
+
+    Whoever leaves before its end, as with Ctrl-C, cancels it.
+    """
+    started: Future = Future()
+
+    async def run() -> Any:
+        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await main
+
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(asyncio.run, run())
+        try:
+            yield result
+        finally:
+            loop, task = started.result()
+            with suppress(RuntimeError):  # the loop has ended by itself
+                loop.call_soon_threadsafe(task.cancel)
+
+
+def _allow_connections(count: int) -> None:
+    """Lets this process have so many connections open, if the system does.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    needed = count + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ValueError(
+            f"concurrency asks for {count} connections at a time, and the system allows this process {hard} open files. "
+            "Lower it, or raise the limit (ulimit -n)."
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -12,7 +12,7 @@ import pytest
 from support.evaluation_model import adding_tokenizer, question
 from support.openai_standin import DROP, HANG, ServerStandIn
 
-from delta_trl.evaluation import server, server_queue
+from delta_trl.evaluation import server, server_backend, server_queue
 from delta_trl.evaluation.__main__ import main as evaluate
 from delta_trl.evaluation.generate import Request
 from delta_trl.evaluation.models import ModelSource, find_model
@@ -231,6 +231,7 @@ def test_a_key_that_cannot_be_sent_is_said_without_it(value, folder, monkeypatch
         ("http://host:99999", "must be like http://host:8000/v1, and Port"),
         ("http://host:port", "must be like http://host:8000/v1, and Port"),
         ("http://[::1", "must be like http://host:8000/v1, and Invalid IPv6"),
+        ("http://a\x00b", "must be like http://host:8000/v1"),
         ("http://host/v1?key=1", "must be like http://host:8000/v1"),
         ("http://user:secret@host", "must not hold a user's name or password"),
         ("http://127.0.0.1:9", "cannot be used: the connection failed"),
@@ -351,6 +352,21 @@ def test_requests_under_way_are_bounded_and_dropped_when_the_reader_leaves(folde
     assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 
+def test_more_connections_than_the_system_allows(folder):
+    """The soft limit is raised, for some hundred requests at a time on each of many servers; the hard one is told."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with ServerStandIn() as standin:
+            ServerBackend(find_model(str(folder)), engine(standin, concurrency=500))
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 500 + server_backend.OTHER_FILES
+            with pytest.raises(ValueError, match=f"connections at a time, and the system allows this process {hard}"):
+                ServerBackend(find_model(str(folder)), engine(standin, concurrency=hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_prompts_of_any_characters_arrive(folder, tmp_path):
     texts = ["Größe 1+2=? 🧮 \u2028 \x00", "x" * 300_000]
     problems = tuple(Problem(str(i), text, "3") for i, text in enumerate(texts))
@@ -384,7 +400,7 @@ def test_the_chat_endpoint_needs_no_tokenizer(tmp_path):
     assert evaluation.settings["endpoint"] == "chat"
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert body["max_completion_tokens"] == 40
-    assert json.loads(evaluation.benchmarks["sums"].column("prompt")[-1]) == body["messages"]
+    assert json.dumps(body["messages"]) in evaluation.benchmarks["sums"].column("prompt")
 
 
 def completed(tokenizer, choice, tokens=5, **decoding):
