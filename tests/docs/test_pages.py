@@ -87,10 +87,11 @@ def cells(line: str) -> list[str]:
 
 def study_figures(study: str, metric: str, method: str, baseline: str) -> str:
     """What `study.md` has for a method and for its difference to a baseline, on the metric whose name starts so."""
+    is_it = (lambda name: name == metric) if metric.startswith("area") else (lambda name: name.startswith(metric))
     tables = [t.splitlines() for t in (STUDIES / study / "study.md").read_text().split("\n\n") if t.startswith("|")]
     values, found = tables[0], ""
-    column = max(i for i, name in enumerate(cells(values[0])) if name.startswith(metric))
-    differences = [table for table in tables[1:] if cells(table[0])[1].startswith(metric)][-1]
+    column = max(i for i, name in enumerate(cells(values[0])) if is_it(name))
+    differences = [table for table in tables[1:] if is_it(cells(table[0])[1])][-1]
     for row in map(cells, values):
         found += f" {row[column].split()[0]}" if row[0] == method else ""  # without the interval
     for row in map(cells, differences):
@@ -105,7 +106,8 @@ def quoted_figures(page: str):
     cells in code style; without a baseline it is DAPO. A column has the metric that its header names, or one left of it.
     """
     studies = sorted((file.parent.name for file in STUDIES.glob("*/study.md")), key=len, reverse=True)
-    metrics = ("area under the reward curve", "pass rate", "entropy", "greedy", "pass@1", "pass@8")
+    area = "area under the reward curve"
+    metrics = (f"{area}, by seconds", area, "pass rate", "entropy", "greedy", "pass@1", "pass@8")
     heading, header = "", []
     for line in page.splitlines():
         if line.startswith("#"):
@@ -128,7 +130,10 @@ def quoted_figures(page: str):
     "page",
     [
         README,
-        *(ROOT / "docs" / "results" / name for name in ("study.md", "rivals.md", "stability.md", "precedence.md")),
+        *(
+            ROOT / "docs" / "results" / name
+            for name in ("study.md", "rivals.md", "stability.md", "precedence.md", "hashed_agreement.md")
+        ),
     ],
     ids=lambda page: page.name,
 )

@@ -1,5 +1,6 @@
 """Pictures of a study: reward curves with bands over seeds, and the differences to the baselines."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def plot_differences(rows: list[MethodRow], path: Path) -> None:
             excludes_zero = found.low is not None and (found.low > 0 or found.high < 0)
             style = {"color": COLOURS[2], "markerfacecolor": COLOURS[2] if excludes_zero else "white"}
             axes.errorbar([middle], [line], xerr=reach, fmt="o", markersize=5.5, capsize=3, **style)
-        axes.set_title(title_of(name), fontsize=9.5)
+        axes.set_title(textwrap.fill(title_of(name), 30), fontsize=9.5)  # neighbours must not overlap
         axes.set_yticks(range(len(compared)), [label for label, _ in compared], fontsize=9)
         axes.set_xscale("symlog", linthresh=LINEAR_POINTS, linscale=0.8)
         low, high = axes.get_xlim()
