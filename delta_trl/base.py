@@ -24,6 +24,14 @@ from .seams import check_seams, check_untested_version, with_signature_of
 from .token_mask import SCORED
 
 
+# Where TRL's asynchronous trainer, or its config, is asked for
+NO_ASYNC = (
+    "TRL's AsyncGRPOTrainer has no counterpart here: it trains on a stream of samples, while coefficients compare the "
+    "tokens of a whole rollout batch. docs/results/previous.md says what came of doing without one. Use DeltaGRPOTrainer "
+    "with vLLM, or AsyncGRPOTrainer itself."
+)
+
+
 class GRPOBaseTrainer(HubMixin, GRPOTrainer):
     """
     [`~trl.GRPOTrainer`] on a [`GRPOBaseConfig`]: the same training, in which a reward function that raises or a Hub that
@@ -62,6 +70,8 @@ class GRPOBaseTrainer(HubMixin, GRPOTrainer):
         if args is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
             args = self.config_class(f"{model_id.split('/')[-1]}-{self._name}")
+        if "async_grpo" in type(args).__module__:
+            raise ValueError(NO_ASYNC)
         if not isinstance(args, self.config_class):
             name = self.config_class.__name__
             raise ValueError(

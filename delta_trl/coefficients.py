@@ -57,8 +57,11 @@ class Coefficients:
             ‖μ₊ − μ₋‖ at the initial and at the refined centroids.
         cosine_before, cosine_after (`float`):
             Cosine of the angle between μ₊ and μ₋ at the initial and at the refined centroids.
+        statistics (`dict` or `None`):
+            Tensors that give tokens of another rollout batch their coefficients, see `Credit.assign`: of DelTA `centroids`,
+            the refined μ₊ and μ₋, shape (2, H), and `temperatures`, γ₊ and γ₋, shape (2,).
 
-    The statistics are the same on every process, and NaN where nothing was computed.
+    All but the values are the same on every process, and NaN or `None` where nothing was computed.
     """
 
     values: torch.Tensor
@@ -70,6 +73,7 @@ class Coefficients:
     distance_after: float = math.nan
     cosine_before: float = math.nan
     cosine_after: float = math.nan
+    statistics: dict[str, torch.Tensor] | None = None
 
 
 @torch.no_grad()
@@ -176,6 +180,7 @@ def delta_coefficients(
         distance_after=distances[1],
         cosine_before=cosines[0],
         cosine_after=cosines[1],
+        statistics={"centroids": mu, "temperatures": gamma},
     )
 
 

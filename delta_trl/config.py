@@ -111,6 +111,13 @@ class GRPOBaseConfig(GRPOConfig):
         micro_batches = self.steps_per_generation * self.num_iterations
         return max(1, micro_batches // math.gcd(micro_batches, self.gradient_accumulation_steps))
 
+    @property
+    def has_old_log_probs(self) -> bool:
+        """Whether TRL makes a pass over the rollout batch for old log-probabilities: a rollout batch serves several updates,
+        or its generation is corrected for."""
+        aligned = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        return not aligned or (self.use_vllm and self.vllm_importance_sampling_correction)
+
     def _require_share(self, option: str) -> None:
         """Raise `ValueError` unless the option, a method's share of the weights, lies above 0 and is at most 1."""
         value = getattr(self, option)
@@ -159,6 +166,7 @@ class TokenCreditConfig(GRPOBaseConfig):
     """
 
     # Options of DeltaGRPOConfig, which are no options of other methods. Without annotation, so that they are no fields.
+    coef_centroids = "batch"
     coef_features = "output_row"
     coef_offload = "auto"
     coef_top_k = 0
@@ -225,6 +233,15 @@ class DeltaGRPOConfig(TokenCreditConfig):
             "in the paper, which does not give the number. 0: the whole vocabulary, exactly."
         },
     )
+    coef_centroids: str = field(
+        default="batch",
+        metadata={
+            "help": "Of which rollout batch the centroids and temperatures are. 'batch', as published: of the one that is "
+            "trained on. 'previous' (not in the paper): of the one before, so that coefficients come from the forward pass "
+            "of the loss, and no pass is added where a rollout batch serves one update. The first rollout batch has "
+            "coefficients of 1. Needs coef_features='output_row'."
+        },
+    )
     coef_offload: str = field(
         default="auto",
         metadata={
@@ -252,6 +269,10 @@ class DeltaGRPOConfig(TokenCreditConfig):
                 f"coef_top_k must be at least 0, and only coef_features='hidden_gradient' reads it; got {self.coef_top_k} "
                 f"with coef_features={self.coef_features!r}."
             )
+        if self.coef_centroids not in ("batch", "previous"):
+            raise ValueError(f"coef_centroids must be 'batch' or 'previous'; got {self.coef_centroids!r}.")
+        if self.coef_centroids == "previous" and self.credit_enabled:
+            option_checks.check_pass_of_the_loss(self)
         if self.coef_offload not in ("auto", "never", "always"):
             raise ValueError(f"coef_offload must be 'auto', 'never' or 'always'; got {self.coef_offload!r}.")
         if self.coef_log_completions < 0:

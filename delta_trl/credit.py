@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .coefficients import NON_FINITE, Coefficients, delta_coefficients, range_map
+from .coefficients import NON_FINITE, Coefficients, assign, delta_coefficients, margins, range_map
 from .rollout import Rollout
 
 
@@ -49,6 +49,9 @@ class Credit:
         prefix (`str`): Of what is logged. Default: the name in small letters.
         copies (`int`): How many float32 tensors of shape (N, H) `compute` holds, for the plan's estimate of memory.
         work (`Work`, *optional*): What it takes besides, for the plan's estimate of time. `None`: what DelTA takes.
+        assign (`Callable`, *optional*):
+            For `coef_centroids: previous`. From a [`Rollout`], the `statistics` of an earlier one's [`Coefficients`] and the
+            options to α, shape (N,): which is mapped into the bounds. It sums over no process.
 
     Raises:
         `ValueError`: for an unknown need, and when called, for coefficients of another shape than (N,).
@@ -61,6 +64,7 @@ class Credit:
     prefix: str = ""
     copies: int = 0
     work: Work | None = None
+    assign: Callable[[Rollout, Mapping[str, torch.Tensor], Any], torch.Tensor] | None = None
 
     def __post_init__(self):
         if unknown := set(self.needs) - set(NEEDS):
@@ -107,6 +111,14 @@ def published(rollout: Rollout, options: Any, *, in_place: bool = False) -> Coef
     )
 
 
+def assigned(rollout: Rollout, statistics: Mapping[str, torch.Tensor], options: Any) -> torch.Tensor:
+    """α of tokens at the centroids and temperatures of another rollout batch, shape (N,)."""
+    features, scale = rollout.raw_features(options.coef_features)
+    negative = rollout.sides[1]
+    m = margins(features, statistics["centroids"], negative, scale)
+    return assign(m, statistics["temperatures"], negative)
+
+
 def bounded(rollout: Rollout, options: Any, alpha: torch.Tensor) -> torch.Tensor:
     """λ of soft assignments α, shape (N,): mapped into the options' bounds, and scaled to mean 1."""
     values = range_map(alpha, rollout.sides.any(0), options.coef_min, options.coef_max)
@@ -128,6 +140,7 @@ DELTA_CREDIT = Credit(
     "DelTA",
     functools.partial(published, in_place=True),
     needs=frozenset({"hidden"}),
+    assign=assigned,
     paper={
         "title": "DelTA: Discriminative Token Credit Assignment for Reinforcement Learning from Verifiable Rewards",
         "id": "2605.21467",

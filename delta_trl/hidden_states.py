@@ -52,6 +52,21 @@ class HiddenStates:
         self._rows += len(mask)
         self._tokens += len(rows)
 
+    def put(self, rows: torch.Tensor, packed: torch.Tensor) -> None:
+        """Keep the states of some rows of the batch, in any order: numbers of rows, and (n, H), their kept states."""
+        if self.packed is None:
+            self.packed = self._allocate(packed)
+        lengths = self.token_mask.sum(1)
+        places = (lengths.cumsum(0) - lengths)[:, None] + self.token_mask.cumsum(1) - 1
+        places = places[rows][self.token_mask[rows]]
+        self.packed[places.to(self.packed.device)] = packed.to(self.packed.device)
+        self._rows += len(rows)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many rows were kept as the batch has."""
+        return self._rows == len(self.token_mask)
+
     def _allocate(self, rows: torch.Tensor) -> torch.Tensor:
         """One buffer for the whole batch: joining chunks at the end would hold every state twice."""
         shape = (int(self.token_mask.sum()), rows.shape[1])
@@ -65,7 +80,7 @@ class HiddenStates:
 
     def check_complete(self, backbone: nn.Module) -> None:
         """Raise `RuntimeError` unless every row of the batch has passed through the backbone exactly once."""
-        if self._rows != len(self.token_mask):
+        if not self.is_complete:
             raise RuntimeError(
                 f"Recorded the hidden states of {self._rows} of {len(self.token_mask)} sequences from "
                 f"{type(backbone).__name__}. DelTA needs a causal language model that computes logits from "

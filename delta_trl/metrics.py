@@ -85,6 +85,18 @@ def coefficient_metrics(
 
 
 @torch.no_grad()
+def correlation(one: torch.Tensor, other: torch.Tensor, counted: torch.Tensor, all_reduce: Collective) -> float | None:
+    """Pearson's, of two values a token over the counted tokens of all processes, (N,). `None` where one is constant."""
+    # Moments about 1, around which coefficients lie, lose no digits
+    precise = torch.float32 if one.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    x, y = (values[counted].to(precise) - 1 for values in (one, other))
+    sums = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y]).sum(1)
+    n, x1, y1, x2, y2, xy = all_reduce(sums).tolist()
+    spread = (n * x2 - x1**2) * (n * y2 - y1**2)
+    return (n * xy - x1 * y1) / math.sqrt(spread) if spread > 1e-12 * n**4 else None
+
+
+@torch.no_grad()
 def explained_by_uncertainty(
     coefficients: torch.Tensor,
     advantages: torch.Tensor,

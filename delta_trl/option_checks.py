@@ -1,7 +1,7 @@
 """Values of TRL's options with which no training gets through its first step, or which mean something else than they say.
 
-Refused is only what `GRPOTrainer` cannot run either: it would say so after the model is loaded, or after the first rollout
-batch.
+Of TRL's options, refused is only what `GRPOTrainer` cannot run either: it would say so after the model is loaded, or after
+the first rollout batch. Of this package's, what has no meaning together with them.
 """
 
 import difflib
@@ -98,3 +98,29 @@ def _remedy(option: str) -> str:
     if option == "temperature":
         return " A group of responses has to differ: sample with 1.0, as published. Evaluation may be greedy."
     return ""
+
+
+def check_pass_of_the_loss(args: Any) -> None:
+    """
+    Raise `ValueError` unless `coef_centroids="previous"`, in a `DeltaGRPOConfig`, means something: coefficients can come from
+    the forward pass of the loss, which is the only one over a rollout batch.
+    """
+    if args.credit.assign is None:
+        raise ValueError(
+            f"coef_centroids='previous' is not defined for {args.credit.name!r}, which compares the tokens of one rollout "
+            "batch. Leave coef_centroids out; the trainers 'delta' and 'hashed_agreement' have it."
+        )
+    if args.coef_features != "output_row":
+        raise ValueError(
+            "coef_centroids='previous' takes features from the forward pass of the loss, which gives those of "
+            f"coef_features='output_row' alone; got {args.coef_features!r}. Leave one of the two out."
+        )
+    if args.has_old_log_probs or args.num_iterations > 1:
+        raise ValueError(
+            "coef_centroids='previous' saves a forward pass where a rollout batch serves one update. Here TRL makes a pass "
+            "of its own, which coef_centroids='batch' uses: gradient_accumulation_steps="
+            f"{args.gradient_accumulation_steps}, steps_per_generation={args.steps_per_generation}, num_iterations="
+            f"{args.num_iterations}, use_vllm={args.use_vllm}, vllm_importance_sampling_correction="
+            f"{args.vllm_importance_sampling_correction}. Leave coef_centroids out, or set steps_per_generation to "
+            "gradient_accumulation_steps, num_iterations=1 and, with vLLM, vllm_importance_sampling_correction=False."
+        )

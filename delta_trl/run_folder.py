@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 RUN_FILE = "delta_trl_run.json"
 STATE_FILE = "trainer_state.json"
+STATISTICS_FILE = "coef_statistics.pt"  # in a checkpoint: what the next coefficients are made from
 CHECKPOINT = "checkpoint-"  # and the step: a checkpoint's folder, as transformers names it
 REPORT = "report.html"
 COMPARISON = "comparison.html"  # a report of this run and others

@@ -20,23 +20,15 @@ from .features import Policy
 from .hidden_states import HiddenStates, record_hidden_states
 from .rollout import Rollout
 from .seams import check_seams, with_signature_of
-from .token_mask import COUNTED, counted_tokens, token_mask
+from .token_mask import COUNTED, ROWS, counted_tokens, token_mask
 
 
 logger = get_logger(__name__)
 
 # The multimodal entries of a rollout batch, which a forward pass of the policy takes besides ids and masks
 MULTIMODAL_KEYS = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
+    *("pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles"),
+    *("image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"),
 )
 
 
@@ -109,8 +101,8 @@ class TokenCreditTrainer(GRPOBaseTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL calls this once for each rollout batch, before it shuffles and splits the rows and keeps them for every
-        # update: a (B, T) tensor added here is carried along, and belongs to the same rows for good.
-        if not (self.model.training and self.args.credit_enabled):
+        # update: a (B, ...) tensor added here is carried along, and belongs to the same rows for good.
+        if not self._credits_rollout_batches:
             return super()._generate_and_score_completions(inputs)
         with self._record_first_pass() as passes:
             batch = super()._generate_and_score_completions(inputs)
@@ -129,6 +121,11 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         metrics[f"{prefix}/seconds"].append(time.perf_counter() - start)
         self._coefficients_added(batch, recorded)
         return batch
+
+    @property
+    def _credits_rollout_batches(self) -> bool:
+        """Whether a rollout batch comes to the loss with coefficients."""
+        return self.model.training and self.args.credit_enabled
 
     @torch.no_grad()
     def add_token_coefficients(
@@ -150,14 +147,14 @@ class TokenCreditTrainer(GRPOBaseTrainer):
             self._metrics["train"][name].append(value)
 
     def _rollout(self, batch: dict[str, Any], recorded: RecordedPass, inputs: Sequence[dict[str, Any]]) -> Rollout:
-        """The tokens of a local rollout batch that count."""
+        """The tokens that count, of a local rollout batch or of those rows of it that have a number."""
         mask, args = token_mask(batch), self.args
         process, step = self.accelerator.process_index, self.state.global_step
         self._first_step = step if self._first_step is None else self._first_step
         is_alone = self.accelerator.num_processes == 1
-        # TRL keeps the responses of a prompt next to each other, over the processes in order of rank
-        first = process * len(mask)
-        responses = torch.arange(first, first + len(mask), device=mask.device)
+        # TRL keeps a prompt's responses next to each other, over the processes in order of rank
+        first = process * (args.generation_batch_size // self.accelerator.num_processes)
+        responses = first + batch.get(ROWS, torch.arange(len(mask), device=mask.device))
         if recorded.hidden_states is None:
             hidden = recorded.log_probs.new_empty(int(mask.sum()), 0)
         else:
@@ -260,7 +257,7 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         coefficients = inputs.get("token_coefficients")
-        if coefficients is None and self.model.training and self.args.credit_enabled:
+        if coefficients is None and self._credits_rollout_batches:
             raise RuntimeError(
                 f"A rollout batch came to the loss without the coefficients of {self._name}: this TRL does not hand on what "
                 "_generate_and_score_completions returns."

@@ -12,9 +12,9 @@ import torch
 from trl import GRPOTrainer
 
 
-# Entries that are added to TRL's rollout batch. Shapes (B,): whether any reward function gave the completion a number;
-# and (B, T): the tokens that count.
-SCORED, COUNTED = "scored", "counted_tokens"
+# Entries that are added to TRL's rollout batch. Shapes (B,): whether any reward function gave the completion a number, and
+# its number in the process's share of the rollout batch, which TRL shuffles; and (B, T): the tokens that count.
+SCORED, ROWS, COUNTED = "scored", "rows", "counted_tokens"
 
 
 def token_mask(batch: dict[str, Any]) -> torch.Tensor:

@@ -10,15 +10,16 @@ from trl import GRPOTrainer
 from .coefficients import Coefficients
 from .config import DeltaGRPOConfig
 from .metrics import coefficient_metrics
+from .previous import PreviousCentroidsTrainer
 from .records import completion_records
 from .rollout import Rollout
 from .run_folder import write_token_records
 from .seams import with_signature_of
-from .token_credit import RecordedPass, TokenCreditTrainer
+from .token_credit import RecordedPass
 from .token_mask import token_mask
 
 
-class DeltaGRPOTrainer(TokenCreditTrainer):
+class DeltaGRPOTrainer(PreviousCentroidsTrainer):
     """
     Trainer for DelTA, Discriminative Token Credit Assignment for RLVR (https://huggingface.co/papers/2605.21467).
 
@@ -28,7 +29,8 @@ class DeltaGRPOTrainer(TokenCreditTrainer):
     change to training is that TRL's loss sees advantages of shape (B, T), multiplied by these coefficients.
 
     Hidden states are recorded in the pass in which TRL computes old log-probabilities; where TRL makes no such pass, one
-    no-grad forward pass is added (`delta/extra_forward_passes` in the logs says which). Evaluation is TRL's.
+    no-grad forward pass is added (`delta/extra_forward_passes` in the logs says which), unless `coef_centroids` is
+    `"previous"`. Evaluation is TRL's.
 
     Example:
 

@@ -4,11 +4,11 @@
     python scripts/benchmark.py --device cuda --shape qwen3-8b # random weights of Qwen3-8B's shape
     python scripts/benchmark.py --only coefficients --json costs.json
 
-Parts: step (training step, DeltaGRPOTrainer over GRPOTrainer), published (features recomputed in K + 2 passes, as published,
-over ours), coefficients (the maths alone, against plain reads of the same bytes), scaling (its time a token, as N grows),
-memory (what the maths takes besides the features; on CUDA also the peak with and without offload), features (the other
-features over output_row), agreement (hashed_agreement: its step over DAPO's on the made tasks' model, its time a token as N
-grows, its memory, and its maths over a pass of an LM head).
+Parts: step (training step, DeltaGRPOTrainer over GRPOTrainer), previous (the step with either coef_centroids over DAPO's),
+published (features recomputed in K + 2 passes, as published, over ours), coefficients (the maths alone, against plain reads
+of the same bytes), scaling (its time a token, as N grows), memory (what the maths takes besides the features; on CUDA also
+the peak with and without offload), features (the other features over output_row), agreement (hashed_agreement: its step over
+DAPO's on the made tasks' model, its time a token as N grows, its memory, and its maths over a pass of an LM head).
 """
 
 import argparse
@@ -23,7 +23,7 @@ SHAPES = {  # as in delta_trl.research.gpu_bench.Sizes
     "qwen3-0.6b": (1024, 28, 3072, 16, 8, 128, 151936),
     "qwen3-8b": (4096, 36, 12288, 32, 8, 128, 151936),
 }
-PARTS = ("step", "published", "coefficients", "scaling", "memory", "features", "agreement")
+PARTS = ("step", "previous", "published", "coefficients", "scaling", "memory", "features", "agreement")
 
 
 def show(row: dict) -> str:

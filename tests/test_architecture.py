@@ -17,7 +17,7 @@ FLOORS = (
     *("sweeps", "coefficients", "hidden_states", "token_mask", "features", "rollout", "credit", "metrics", "records"),
     *("option_checks", "config", "hub", "checks"),
     *("sandbox", "rewards", "data", "reasoning_gym"),
-    *("seams", "base", "token_credit", "trainer", "baselines", "methods"),
+    *("seams", "base", "token_credit", "previous", "trainer", "baselines", "methods"),
     *("evaluation", "report", "train", "research", "__main__", ""),
 )
 # Modules of more than 300 lines: to be shortened, not to be added to

@@ -22,7 +22,9 @@ is the entropy that TRL's own pass gives.
 Symbols: N tokens of this process, H hidden size, y a token's id, p its probability.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import torch
 
@@ -74,20 +76,86 @@ def slots(place: torch.Tensor, ids: torch.Tensor, table: int) -> tuple[torch.Ten
     return mixed >> 1, 1.0 - 2.0 * (mixed & 1)
 
 
-def of_others(values: torch.Tensor, keys: torch.Tensor, responses: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+def of_others(
+    values: torch.Tensor, keys: torch.Tensor, responses: torch.Tensor | None, table: torch.Tensor
+) -> torch.Tensor:
     """
     The sum of the other responses' values at each token's key, of the shape of `values`.
 
     `keys` and `responses` have shape (N,), `values`, (N, ...), are what these tokens added to the sums of all, `table`, with
-    a row for each key.
+    a row for each key. `responses` is `None` where they added nothing.
     """
+    if responses is None:
+        return table[keys]
     _, own = (responses * len(table) + keys).unique(return_inverse=True)
     return table[keys] - torch.zeros_like(values).index_add_(0, own, values)[own]
 
 
-def agreements(rollout: Rollout) -> tuple[torch.Tensor, str | None]:
+class Choices(NamedTuple):
     """
-    z of the definition above, shape (N,), float32, 0 where A = 0; or 0 throughout, and why.
+    The N tokens with A ≠ 0: their places, shape (N, `TABLES`); and of shape (N,) ids, A, and c and √d, each over its root
+    mean square.
+    """
+
+    place: torch.Tensor
+    ids: torch.Tensor
+    a: torch.Tensor
+    choice: torch.Tensor
+    length: torch.Tensor
+
+    def keys_and_values(self, number: int) -> tuple[torch.Tensor, ...]:
+        """Where each token adds what in a table: 1 and A c to its place, ±A √d to its slot; and the last without A."""
+        at = self.place[:, number].long()
+        slot, sign = slots(at, self.ids, number)
+        at_place = torch.stack([torch.ones_like(self.a), self.a * self.choice], dim=1)
+        return at, at_place, slot, self.a * self.length * sign, self.length * sign
+
+    def added(self) -> torch.Tensor:
+        """What they add to the tables, shape (`TABLES`, 2 · `N_PLACES` + `N_SLOTS`)."""
+        tables = self.a.new_zeros(TABLES, 2 * N_PLACES + N_SLOTS)
+        of_places, of_slots = _split(tables)
+        for number in range(TABLES):
+            at, at_place, slot, at_slot, _ = self.keys_and_values(number)
+            of_places[number].index_add_(0, at, at_place)
+            of_slots[number].index_add_(0, slot, at_slot)
+        return tables
+
+    def agreement(self, tables: torch.Tensor, responses: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """n, and the numerator of z without the sign of A, over the responses in the tables but their own. Shapes (N,)."""
+        of_places, of_slots = _split(tables)
+        n, agreement = torch.zeros_like(self.a), torch.zeros_like(self.a)
+        for number in range(TABLES):
+            at, at_place, slot, at_slot, signed = self.keys_and_values(number)
+            visits, chosen = of_others(at_place, at, responses, of_places[number]).unbind(1)
+            same = of_others(at_slot, slot, responses, of_slots[number])
+            agreement += torch.where(visits > 0, self.choice * chosen + signed * same, 0.0)
+            n += visits
+        return n, agreement
+
+
+def _split(tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tables' sums by place, shape (`TABLES`, `N_PLACES`, 2), and by slot, (`TABLES`, `N_SLOTS`)."""
+    return tables[:, : 2 * N_PLACES].unflatten(1, (N_PLACES, 2)), tables[:, 2 * N_PLACES :]
+
+
+def choices(rollout: Rollout, statistics: Mapping[str, torch.Tensor]) -> Choices:
+    """The tokens with A ≠ 0, with `centre`, `choice_scale` and `doubt_scale` of the statistics."""
+    used, a = rollout.sides.any(0), rollout.advantages.float()
+    choice = (rollout.log_probs.float() + rollout.entropies.float())[used]
+    doubt = rollout.uncertainty[used]
+    return Choices(
+        places(rollout.hidden, statistics["centre"].to(a))[used],
+        rollout.ids[used],
+        a[used],
+        choice * statistics["choice_scale"].to(a),
+        (doubt * statistics["doubt_scale"].to(a)).sqrt(),
+    )
+
+
+def agreements(rollout: Rollout) -> tuple[torch.Tensor, str | dict[str, torch.Tensor]]:
+    """
+    z of the definition above, shape (N,), float32, 0 where A = 0, and what gives tokens of another rollout batch theirs; or
+    0 throughout, and why.
 
     Raises:
         `ValueError`: on all processes, if one response has tokens on several: its own sums could not be subtracted.
@@ -115,45 +183,31 @@ def agreements(rollout: Rollout) -> tuple[torch.Tensor, str | None]:
         return torch.zeros_like(a), NO_CONTRAST
 
     count, tiny = sum(sides), torch.finfo(a.dtype).tiny
-    place, ids, responses = (
-        x[used] for x in (places(rollout.hidden, (centre / count).to(a)), rollout.ids, rollout.responses)
-    )
-    a, choice, doubt = a[used], choice[used], doubt[used]
-    choice = choice * (count / squares.clamp(min=tiny)).sqrt().to(a)
-    length = (doubt * (count / doubts.clamp(min=tiny)).to(a)).sqrt()
+    statistics = {
+        "centre": centre / count,
+        "choice_scale": (count / squares.clamp(min=tiny)).sqrt(),
+        "doubt_scale": count / doubts.clamp(min=tiny),
+    }
+    tokens = choices(rollout, statistics)
+    statistics["tables"] = rollout.reduce(tokens.added())  # once for all
+    n, agreement = tokens.agreement(statistics["tables"], rollout.responses[used])
+    statistics["ridge"] = RIDGE * rollout.reduce(n.sum().double()) / count
+    return _z(rollout, tokens.a, n, agreement, statistics["ridge"]), statistics
 
-    def keys_and_values(number: int) -> tuple[torch.Tensor, ...]:
-        """Where each token adds what in a table: 1 and A c to its place, ±A √d to its slot; and the last without A."""
-        at = place[:, number].long()
-        slot, sign = slots(at, ids, number)
-        return at, torch.stack([torch.ones_like(a), a * choice], dim=1), slot, a * length * sign, length * sign
 
-    tables = a.new_zeros(TABLES, 2 * N_PLACES + N_SLOTS)
-    of_places, of_slots = tables[:, : 2 * N_PLACES].unflatten(1, (N_PLACES, 2)), tables[:, 2 * N_PLACES :]
-    for number in range(TABLES):
-        at, at_place, slot, at_slot, _ = keys_and_values(number)
-        of_places[number].index_add_(0, at, at_place)
-        of_slots[number].index_add_(0, slot, at_slot)
-    tables = rollout.reduce(tables)  # once for all
-    of_places, of_slots = tables[:, : 2 * N_PLACES].unflatten(1, (N_PLACES, 2)), tables[:, 2 * N_PLACES :]
-
-    n, agreement = torch.zeros_like(a), torch.zeros_like(a)
-    for number in range(TABLES):
-        at, at_place, slot, at_slot, signed = keys_and_values(number)
-        visits, chosen = of_others(at_place, at, responses, of_places[number]).unbind(1)
-        same = of_others(at_slot, slot, responses, of_slots[number])
-        agreement += torch.where(visits > 0, choice * chosen + signed * same, 0.0)
-        n += visits
-    ridge = RIDGE * rollout.reduce(n.sum().double()) / count
+def _z(
+    rollout: Rollout, a: torch.Tensor, n: torch.Tensor, agreement: torch.Tensor, ridge: torch.Tensor
+) -> torch.Tensor:
+    """z, shape (N,), from A, n and the numerator of the tokens with A ≠ 0."""
     z = torch.zeros_like(rollout.log_probs, dtype=torch.float32)
-    z[used] = a.sign() * agreement / (n + ridge.to(n)).clamp(min=tiny)
-    return z, None
+    z[rollout.sides.any(0)] = a.sign() * agreement / (n + ridge.to(n)).clamp(min=torch.finfo(n.dtype).tiny)
+    return z
 
 
-def by_mean_size(rollout: Rollout, z: torch.Tensor) -> torch.Tensor:
-    """z / σ, σ the mean of |z| over all processes' tokens with A ≠ 0, at all others of which z is 0. Shape (N,)."""
+def mean_size(rollout: Rollout, z: torch.Tensor) -> torch.Tensor:
+    """σ, the mean of |z| over all processes' tokens with A ≠ 0, at all others of which z is 0; above 0."""
     total, count = rollout.reduce(torch.stack([z.abs().sum(), rollout.sides.sum()]).double())
-    return z / (total / count).to(z).clamp(min=torch.finfo(z.dtype).tiny)
+    return (total / count).to(z).clamp(min=torch.finfo(z.dtype).tiny)
 
 
 def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> Coefficients:
@@ -163,10 +217,18 @@ def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> 
     Raises:
         `ValueError`: as `agreements`.
     """
-    z, fallback = agreements(rollout)
-    if fallback is not None:
-        return all_ones(rollout, fallback)
-    return Coefficients(bounded(rollout, options, torch.sigmoid(by_mean_size(rollout, z))))
+    z, found = agreements(rollout)
+    if isinstance(found, str):
+        return all_ones(rollout, found)
+    sigma = mean_size(rollout, z)
+    return Coefficients(bounded(rollout, options, torch.sigmoid(z / sigma)), statistics={**found, "sigma": sigma})
+
+
+def assigned(rollout: Rollout, statistics: Mapping[str, torch.Tensor], options: Any) -> torch.Tensor:
+    """α of tokens with the tables of another rollout batch, shape (N,), all of whose responses are others."""
+    tokens = choices(rollout, statistics)
+    n, agreement = tokens.agreement(statistics["tables"], None)
+    return torch.sigmoid(_z(rollout, tokens.a, n, agreement, statistics["ridge"]) / statistics["sigma"])
 
 
 @dataclass
@@ -184,6 +246,7 @@ class HashedAgreementGRPOConfig(DeltaGRPOConfig):
         needs=frozenset({"hidden", "entropies"}),
         prefix="delta",
         work=Work(sweeps=2, columns=PLANES * TABLES, sums=6, summed_bytes=4 * TABLES * (N_SLOTS + 2 * N_PLACES)),
+        assign=assigned,
     )
 
     coef_min: float = field(

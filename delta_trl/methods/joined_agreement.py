@@ -18,7 +18,7 @@ from ..coefficients import Coefficients
 from ..credit import all_ones, bounded
 from ..rollout import Rollout
 from ..sweeps import projections, weighted_sums
-from .hashed_agreement import HashedAgreementGRPOConfig, agreements, by_mean_size
+from .hashed_agreement import HashedAgreementGRPOConfig, agreements, mean_size
 
 
 SHARE = 0.5
@@ -39,10 +39,11 @@ def joined_agreement(rollout: Rollout, options: "JoinedAgreementGRPOConfig") -> 
     Raises:
         `ValueError`: as `hashed_agreement`.
     """
-    z, fallback = agreements(rollout)
-    if fallback is not None:
-        return all_ones(rollout, fallback)
-    joined = by_mean_size(rollout, z) + SHARE * by_mean_size(rollout, linear_margins(rollout))
+    z, found = agreements(rollout)
+    if isinstance(found, str):
+        return all_ones(rollout, found)
+    m = linear_margins(rollout)
+    joined = z / mean_size(rollout, z) + SHARE * (m / mean_size(rollout, m))
     return Coefficients(bounded(rollout, options, torch.sigmoid(joined)))
 
 
@@ -57,6 +58,7 @@ class JoinedAgreementGRPOConfig(HashedAgreementGRPOConfig):
         _hashed,
         name="joined agreement",
         compute=joined_agreement,
+        assign=None,  # m has centroids of its own
         work=_hashed.work._replace(
             sweeps=_hashed.work.sweeps + 2, columns=_hashed.work.columns + 3, sums=_hashed.work.sums + 3
         ),

@@ -169,6 +169,8 @@ def methods_help() -> str:
 def method_named(name: str) -> TrainingMethod:
     """The method of this name, or a `ValueError` that lists the names."""
     if not isinstance(name, str) or name not in methods():
+        if str(name).startswith("async"):
+            raise ValueError(f"There is no trainer {name!r}. {_load('delta_trl.base:NO_ASYNC')}")
         raise ValueError(f"Unknown trainer {name!r}: trainer must be one of {', '.join(map(repr, methods()))}.")
     return methods()[name]
 

@@ -76,6 +76,14 @@ class CostBench(Bench):
             )
             yield compare_turns(f"step, {name}: DeltaGRPOTrainer / GRPOTrainer", seconds["delta"], seconds["grpo"])
 
+    def previous(self) -> Iterator[dict]:
+        """The step with coefficients from the loss's own pass, and with a pass for them, over DAPO's: 1 update."""
+        methods = [(kind, of) for kind in ("delta", "hashed_agreement") for of in ("previous", "batch")]
+        trainers = {f"{kind}, coef_centroids={of}": self.sampling(kind, 1, coef_centroids=of) for kind, of in methods}
+        seconds = self.turns(self.rollout_sides(trainers | {"dapo": self.sampling("dapo", 1)}))
+        for name in trainers:
+            yield compare_turns(f"step, 1 update: {name} / DAPO", seconds[name], seconds["dapo"])
+
     def published(self) -> Iterator[dict]:
         """Overhead of a rollout batch: K + 2 = 3 further passes, against the maths on recorded states (misaligned)."""
         trainer, batch = self.rollout_batch(4)

@@ -191,7 +191,5 @@ def cost_of_run(args: GRPOBaseConfig, size: "ModelSize", prompt_tokens: int) -> 
 
 
 def has_extra_forward(args: GRPOBaseConfig) -> bool:
-    """Whether TRL makes no pass for old log-probabilities, which it does where a rollout batch serves several updates or its
-    generation is corrected for. DelTA then adds one."""
-    aligned = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
-    return aligned and not (args.use_vllm and args.vllm_importance_sampling_correction)
+    """Whether DelTA adds a pass, as it does where TRL makes none for old log-probabilities, unless the loss's own serves."""
+    return not args.has_old_log_probs and getattr(args, "coef_centroids", "batch") == "batch"

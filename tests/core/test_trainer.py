@@ -21,10 +21,12 @@ from support.reference import reference_coefficients, reference_lambda
 from support.rollouts import rollouts_with_tool_output
 from transformers import OPTConfig, OPTForCausalLM
 from trl import GRPOConfig, GRPOTrainer
+from trl.experimental.async_grpo import AsyncGRPOConfig
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer, ReadableProgressCallback
 from delta_trl import credit as credit_module
 from delta_trl import token_credit as trainer_module
+from delta_trl.baselines import DAPOTrainer
 from delta_trl.coefficients import Coefficients
 from delta_trl.hidden_states import HiddenStates
 from delta_trl.metrics import explained_by_uncertainty
@@ -395,6 +397,13 @@ def test_options_out_of_range_are_refused_before_a_model_is_loaded(tmp_path, opt
 def test_a_plain_grpo_config_is_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a DeltaGRPOConfig as args; got GRPOConfig"):
         build(DeltaGRPOTrainer, config(tmp_path, GRPOConfig))
+
+
+@pytest.mark.parametrize("trainer_class", [DeltaGRPOTrainer, DAPOTrainer])
+def test_the_config_of_the_asynchronous_trainer_is_refused_by_name(tmp_path, trainer_class):
+    args = AsyncGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(ValueError, match="TRL's AsyncGRPOTrainer has no counterpart here"):
+        build(trainer_class, args)
 
 
 @pytest.mark.parametrize("option", [{"attention_dropout": 0.1}, {"resid_dropout_module": 0.1}])

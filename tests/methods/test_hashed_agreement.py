@@ -14,11 +14,13 @@ from delta_trl.config import GRPOBaseConfig
 from delta_trl.methods.hashed_agreement import (
     N_SLOTS,
     PLANES,
+    TABLES,
     HashedAgreementGRPOConfig,
     HashedAgreementGRPOTrainer,
     places,
     slots,
 )
+from delta_trl.previous import coefficients_at
 from delta_trl.rollout import Rollout
 
 
@@ -26,6 +28,41 @@ def λ(rollout: Rollout, **options) -> torch.Tensor:
     found = HashedAgreementGRPOConfig.credit(rollout, config("unused", HashedAgreementGRPOConfig, **options))
     assert found.fallback is None
     return found.values
+
+
+def before_and_after(before: Rollout, after: Rollout, low=0.5, high=1.5) -> tuple[list[float], torch.Tensor]:
+    """λ of one rollout batch with the tables of another: pair by pair, and with its statistics."""
+    options = config("unused", HashedAgreementGRPOConfig, coef_centroids="previous")
+    statistics = options.credit(before, options).statistics
+    firsts, seconds = ([i for i, a in enumerate(r.advantages.tolist()) if a != 0] for r in (before, after))
+
+    def parts(rollout):
+        at = places(rollout.hidden, before.hidden[firsts].float().mean(0))
+        slot = [[x.tolist() for x in slots(at[:, t].long(), rollout.ids, t)] for t in range(TABLES)]
+        d = (1 - rollout.log_probs.double().exp()).tolist()
+        return at.tolist(), slot, d, (rollout.log_probs.double() + rollout.entropies.double()).tolist()
+
+    (at, slot, d, c), (at_2, slot_2, d_2, c_2) = parts(before), parts(after)
+    a, a_2 = before.advantages.double().tolist(), after.advantages.double().tolist()
+    mean_d, mean_c = sum(d[i] for i in firsts) / len(firsts), sum(c[i] ** 2 for i in firsts) / len(firsts)
+    result = []
+    for i in range(len(a_2)):
+        if i not in seconds:
+            result.append(low)
+            continue
+        n = total = 0.0
+        for t in range(TABLES):
+            here = [j for j in firsts if at[j][t] == at_2[i][t]]
+            n += len(here)
+            if here:
+                same = [j for j in firsts if slot[t][0][j] == slot_2[t][0][i]]
+                total += sum(
+                    slot[t][1][j] * slot_2[t][1][i] * a[j] * math.sqrt(d[j] * d_2[i]) / mean_d for j in same
+                ) + sum(c_2[i] * a[j] * c[j] / mean_c for j in here)
+        z = math.copysign(1, a_2[i]) * total / (n + statistics["ridge"].item())
+        result.append(low + (high - low) / (1 + math.exp(-z / statistics["sigma"].item())))
+    mean = sum(result[i] for i in seconds) / len(seconds)
+    return [value / mean for value in result], coefficients_at(statistics, after, options)
 
 
 @pytest.mark.parametrize("name", ROLLOUTS)
@@ -38,6 +75,24 @@ def test_coefficients_are_the_definition(name):
     found = λ(rollout, coef_min=0.8, coef_max=1.2, coef_normalize="all")
     torch.testing.assert_close(found.tolist(), expected, rtol=1e-4, atol=1e-5)
     assert λ(rollout)[rollout.advantages != 0].std() > 0.05
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_with_the_tables_of_another_rollout_batch_all_its_responses_are_others(seed):
+    """And nothing is subtracted for a response of the same number."""
+    rewards = [[1.0, 0, 0, 1], [1, 1, 1, 1], [0, 0.2, 0, 1]]
+    expected, found = before_and_after(made(rewards), made(rewards, lengths=[7] * 12, seed=seed))
+    torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-5)
+    assert found.std() > 0.1
+
+
+@pytest.mark.parametrize("name", ["hidden", "log_probs", "entropies", "advantages"])
+def test_a_broken_value_is_noticed_with_the_tables_of_another_rollout_batch(name):
+    before, after = made([[1.0, 0, 0, 1]]), made([[1.0, 0, 0, 1]], seed=1)
+    values = getattr(after, name).clone()
+    values[3] = math.nan
+    _, found = before_and_after(before, dataclasses.replace(after, **{name: values}))
+    assert (found == 1).all()
 
 
 def test_two_states_share_a_place_as_often_as_their_angle_says():

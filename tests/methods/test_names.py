@@ -151,6 +151,7 @@ class FailingReward:
             {},
             "Unknown trainer 'ppo': .* 'delta', 'dapo', 'grpo', 'forking_tokens', 'sapo', .*'fipo'",
         ),
+        ("async_grpo", {}, "There is no trainer 'async_grpo'. TRL's AsyncGRPOTrainer has no counterpart here"),
     ],
 )
 @pytest.mark.parametrize("place", ["yaml", "command line"])

@@ -215,9 +215,9 @@ def test_the_benchmark_measures_every_part(tmp_path):
     assert run_script("scripts/benchmark.py", *sizes, "--json", tmp_path / "costs.json").returncode == 0
     rows = {row.pop("name"): row for row in json.loads((tmp_path / "costs.json").read_text())}
     ratios = [row["ratio"] for row in rows.values() if "ratio" in row]
-    # Two schedules, the published way, two dtypes of two sizes, the time a token, every other feature; of
-    # hashed_agreement two schedules, the time a token, and its maths over an LM head
-    assert len(ratios) == 8 + len(FEATURES) - 1 + 4
+    # Two schedules, both coef_centroids of two methods, the published way, two dtypes of two sizes, the time a token, every
+    # other feature; of hashed_agreement two schedules, the time a token, and its maths over an LM head
+    assert len(ratios) == 8 + 4 + len(FEATURES) - 1 + 4
     assert min(ratios) > 0
     memory = {name: row for name, row in rows.items() if name.startswith("memory")}
     assert len(memory) == 3

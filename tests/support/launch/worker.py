@@ -92,6 +92,14 @@ VARIANTS = {
         "steps_per_generation": 2,
         "max_steps": len(CASES),
     },
+    # Coefficients in the loss, at sums over all processes of the rollout batch before. One pass for all of them, since each
+    # process shuffles its own, and coefficients have mean 1 over those that pass together.
+    "previous": {
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": 1,
+        "max_steps": len(CASES),
+        "coef_centroids": "previous",
+    },
     # A second pass, over longer prompts of other lengths
     "RLSD": {
         "gradient_accumulation_steps": 2,
@@ -112,8 +120,9 @@ VARIANTS = {
 }
 # Made before there is a config: under ZeRO-3 it would be sharded. Its weights are overwritten before it is used.
 SERVER_MODEL = tiny_model(seed=1)
-# Trainers other than DelTA's
+# Trainers other than DelTA's with coefficients of a rollout batch before its losses
 TRAINERS = {
+    "previous": (DeltaGRPOTrainer, DeltaGRPOConfig),
     "FIPO": (FIPOTrainer, FIPOConfig),
     "STARE": (TokenCreditTrainer, STAREConfig),
     "SHEAR": (TokenCreditTrainer, SHEARConfig),
@@ -181,11 +190,17 @@ class Recording:
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
-        if "token_coefficients" not in batch:  # FIPO's weights come later
-            return batch
+        if "token_coefficients" in batch:  # others' weights come in the loss
+            self._keep(batch)
+        return batch
+
+    def _finish(self, done):
+        super()._finish(done)
+        self._keep(done.batch)
+
+    def _keep(self, batch):
         rows = zip(batch["token_coefficients"], batch["completion_mask"].bool(), strict=True)
         self.kept.append([coefficients[mask].clone() for coefficients, mask in rows])
-        return batch
 
 
 def held(parameters) -> tuple[int, int]:
