@@ -102,7 +102,7 @@ def _remedy(option: str) -> str:
 
 def check_pass_of_the_loss(args: Any) -> None:
     """
-    Raise `ValueError` unless `coef_centroids="previous"`, in a `DeltaGRPOConfig`, means something: coefficients can come from
+    Raise `ValueError` unless `coef_centroids="previous"` in a `DeltaGRPOConfig` means something: coefficients can come from
     the forward pass of the loss, which is the only one over a rollout batch.
     """
     if args.credit.assign is None:
