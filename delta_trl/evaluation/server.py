@@ -144,14 +144,14 @@ class Server:
             try:
                 found = await self._send("GET", f"{base}/models", None, LIST_SECONDS)
             except GoneError as error:
-                if error.status != 404 or base == bases[-1]:
+                if error.status != 404:
                     raise
                 continue
             except BrokenError:  # `transformers serve`, where there is no cache of the Hub to list
                 found = {}
             self.url = base
             return _listed(found)
-        raise AssertionError("unreachable")
+        raise GoneError(f"there is no list of models at {' or '.join(f'{base}/models' for base in bases)}", 404)
 
     async def post(self, endpoint: str, body: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """Sends a request and returns the answer.
@@ -202,7 +202,10 @@ class Server:
                 "It wants a key: name its variable with --api_key_env" if self._key is None else "The key is refused"
             )
             raise GoneError(f"{said}. {remedy}", status)
-        if status == 404 or 300 <= status < 400:
+        if 300 <= status < 400:
+            target = response.headers.get("Location", "nowhere")
+            raise GoneError(self._say(f"it points to {target}: give the address where the server is"), status)
+        if status == 404:
             raise GoneError(said, status)
         raise RefusedError(said)
 
@@ -236,7 +239,7 @@ def _message(answer: Any, received: bytes) -> str:
 
 
 def _short(received: bytes) -> str:
-    return received[:300].decode(errors="replace") or "nothing"
+    return received[:80].decode(errors="replace") or "nothing"
 
 
 def _retry_after(header: str | None) -> float:

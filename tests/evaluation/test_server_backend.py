@@ -251,8 +251,19 @@ def test_an_address_is_taken_with_and_without_v1(end, folder):
         assert backend.states[0].server.url == standin.url
         with pytest.raises(ValueError, match="names a server twice"):
             ServerBackend(find_model(str(folder)), engine(standin.url, standin.url.removesuffix("/v1") + end))
-        with pytest.raises(ValueError, match="cannot be used: it answers 404"):
+        with pytest.raises(ValueError, match="cannot be used: there is no list of models at"):
             ServerBackend(find_model(str(folder)), engine(standin.url + "/elsewhere"))
+
+
+def test_a_redirection_is_told_and_not_followed(folder):
+    """It could lead the key elsewhere."""
+    elsewhere = (301, {"Location": "https://elsewhere/v1"}, b"")
+    with ServerStandIn(fault=lambda body, number: elsewhere) as standin:
+        ServerBackend(find_model(str(folder)), engine(standin))
+        with pytest.raises(
+            ValueError, match="it points to https://elsewhere/v1: give the address where the server is"
+        ):
+            ServerBackend(find_model(str(folder)), engine(standin))
 
 
 def test_a_model_by_another_name_is_told_what_there_is(folder):
@@ -271,7 +282,7 @@ def test_a_model_by_another_name_is_told_what_there_is(folder):
     for empty in ([], None):  # a server that does not tell: what it takes is believed
         with ServerStandIn(models=empty) as standin:
             if empty is None:
-                with pytest.raises(ValueError, match="answers 404"):
+                with pytest.raises(ValueError, match="no list of models at"):
                     ServerBackend(find_model(str(folder)), engine(standin))
             else:
                 ServerBackend(find_model(str(folder)), engine(standin))
