@@ -64,7 +64,7 @@ $(REAL)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 test-vllm: $(REAL)/.installed
-	$(REAL_PYTEST) tests/real/test_vllm.py
+	$(REAL_PYTEST) tests/real/test_vllm.py tests/real/test_vllm_serve.py
 
 test-real: $(REAL)/.installed
 	$(REAL_PYTEST) tests/real/test_smollm2.py tests/real/test_reasoning_gym.py
