@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ USER_ERRORS = (ValueError, OSError, ImportError)  # OSError: files, the Hub, a p
 @contextmanager
 def one_line_errors(
     arguments: list[str] | None = None, errors: tuple[type[Exception], ...] = USER_ERRORS, status: int = 2
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """
     What a user can mend is printed as `error: ...`, and the process ends with `status`.
 

@@ -165,6 +165,8 @@ class TokenCreditConfig(GRPOBaseConfig):
         `ValueError`: for `importance_sampling_level="sequence"`, where coefficients would have no effect.
     """
 
+    credit: ClassVar[Credit]
+
     # Options of DeltaGRPOConfig, which are no options of other methods. Without annotation, so that they are no fields.
     coef_centroids = "batch"
     coef_features = "output_row"

@@ -27,7 +27,7 @@ processes, and raise `RuntimeError` if the head as read here does not give TRL's
 Symbols: N tokens, H hidden size, V vocabulary size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -195,7 +195,7 @@ class LMHead:
 
 
 @contextmanager
-def gathered_lm_head(model: nn.Module, temperature: float) -> Iterator[LMHead]:
+def gathered_lm_head(model: nn.Module, temperature: float) -> Generator[LMHead, None, None]:
     """The policy's LM head with its full weight, also under ZeRO-3 and FSDP2. All processes must enter together."""
     policy = causal_lm(model)
     config = policy.config.get_text_config()

@@ -3,12 +3,14 @@
 Symbols: N tokens, H hidden size, (B, T) completions and their padded length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from torch import nn
+from transformers import PreTrainedModel
 
 
 # With coef_offload="auto", recorded states go to host memory if they would take more than this share of the device
@@ -89,7 +91,9 @@ class HiddenStates:
 
 
 @contextmanager
-def record_hidden_states(model: nn.Module, token_mask: torch.Tensor, offload: str = "never") -> Iterator[HiddenStates]:
+def record_hidden_states(
+    model: nn.Module, token_mask: torch.Tensor, offload: str = "never"
+) -> Generator[HiddenStates, None, None]:
     """Record the LM head's inputs of the one pass over the batch that `model` makes inside this context.
 
     `model` is the unwrapped policy, with or without PEFT adapters; `token_mask` has shape (B, T), bool. TRL's fused LM head
@@ -107,7 +111,7 @@ def record_hidden_states(model: nn.Module, token_mask: torch.Tensor, offload: st
     hidden_states.check_complete(backbone)
 
 
-def causal_lm(model: nn.Module) -> nn.Module:
+def causal_lm(model: Any) -> PreTrainedModel:
     """The causal language model below PEFT adapters, if there are any."""
     return model.get_base_model() if is_peft_model(model) else model
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,7 +104,7 @@ def short(value: Any) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
+def _locked(path: Path) -> Generator[BinaryIO, None, None]:
     import fcntl  # not on Windows, where this module can be imported
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,10 @@ def _alone(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def _no_policy(prompts: Sequence[Any] | None = None) -> torch.Tensor:
+    raise RuntimeError("This rollout batch has no policy that could be asked again: give it a replay.")
+
+
 @dataclass(frozen=True)
 class Rollout:
     """
@@ -49,7 +53,7 @@ class Rollout:
             TRL's own rollout batch, of shapes (B, ·), for this process.
         inputs (`Sequence`):
             The dataset's row of each of this process's B responses.
-        replay (`Callable`, *optional*):
+        replay (`Callable`, *optional*, without which a method that replays raises `RuntimeError`):
             From B prompts, or without any for the responses' own, to log-probabilities of the tokens, shape (N,), under the
             policy as it is by then: one forward pass without gradient, which all processes make together.
         reduce, gather (`Callable`):
@@ -74,7 +78,7 @@ class Rollout:
     policy: Policy | None = None
     batch: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[Mapping[str, Any]] = ()
-    replay: Callable[..., torch.Tensor] | None = None
+    replay: Callable[..., torch.Tensor] = _no_policy
     reduce: Callable[[torch.Tensor], torch.Tensor] = _alone
     gather: Callable[[torch.Tensor], torch.Tensor] = _alone
     generator: torch.Generator = field(default_factory=torch.Generator)

@@ -29,7 +29,10 @@ def chunks(features: torch.Tensor, device: torch.device, dtype: torch.dtype) -> 
     buffer = None if in_place else torch.empty(min(step, len(features)), features.shape[1], dtype=dtype, device=device)
     for start in range(0, len(features), step):
         rows = features[start : start + step].detach()
-        yield slice(start, start + step), rows if in_place else buffer[: len(rows)].copy_(rows, non_blocking=True)
+        yield (
+            slice(start, start + step),
+            rows if buffer is None else buffer[: len(rows)].copy_(rows, non_blocking=True),
+        )
 
 
 def weighted_sums(features: torch.Tensor, weights: torch.Tensor, precise: torch.dtype) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """`TokenCreditTrainer`: multiplies each token's advantage by a coefficient, by the method that its config points to."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -159,6 +159,7 @@ class TokenCreditTrainer(GRPOBaseTrainer):
             hidden = recorded.log_probs.new_empty(int(mask.sum()), 0)
         else:
             hidden = recorded.hidden_states.packed
+            assert hidden is not None  # `check_complete` has seen to it
             if len(hidden) > mask.sum():  # those of every completion token were recorded
                 hidden = hidden[mask[batch["completion_mask"].bool()].to(hidden.device)]
         return Rollout(
@@ -227,7 +228,7 @@ class TokenCreditTrainer(GRPOBaseTrainer):
         return self.record_policy(batch).log_probs[token_mask(batch)]
 
     @contextmanager
-    def _record_first_pass(self) -> Iterator[list[RecordedPass]]:
+    def _record_first_pass(self) -> Generator[list[RecordedPass], None, None]:
         """Record the first pass that the policy makes inside this context. The list stays empty if it makes none."""
         self._passes = passes = []
         try:

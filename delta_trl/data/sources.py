@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -139,16 +139,16 @@ class Source:
 
         others = [name for name in kept if name not in _TYPES]
         known = self.features
-        if others and known is None:
-            if self.hub is not None:
+        if known is None:
+            if others and self.hub is not None:
                 return None
-            known = _inferred(self.read(others), others)
+            known = _inferred(self.read(others), others) if others else Features()
         types = {name: Value("string") for name in names}
         return Features(types | {name: Value(_TYPES[name]) if name in _TYPES else known[name] for name in kept})
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Generator[None, None, None]:
     """Turn what `datasets` raises about data that cannot be read into the error that says what is wrong with it."""
     try:
         yield

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -178,7 +178,9 @@ class TransformersBackend:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64):
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}.")
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        # transformers has `generate` in a class of its own, which a model's type does not name
+        self.model: Any = model
+        self.tokenizer, self.batch_size = tokenizer, batch_size
 
     @classmethod
     def load(
@@ -283,7 +285,7 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt
 
 
 @contextmanager
-def _generation_mode(model: Any) -> Iterator[None]:
+def _generation_mode(model: Any) -> Generator[None, None, None]:
     """Evaluation mode, and none of the model's own generation defaults (a repetition penalty, say)."""
     training, config = model.training, model.generation_config
     model.eval()

@@ -101,6 +101,7 @@ class Protocol:
             ValueError: There is none.
         """
         tokenizer = self.tokenizer
+        assert tokenizer is not None  # the completions endpoint has one
         for text in (request.prompt, request.prompt.removeprefix(tokenizer.bos_token or "")):
             if tuple(tokenizer(text)["input_ids"]) == request.prompt_ids:
                 return text

@@ -8,7 +8,7 @@ Written against the signatures of vLLM 0.22 to 0.31, the versions that TRL 1.16 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -172,7 +172,7 @@ def _run_rank(parent: int, target: Callable[..., None], *arguments) -> None:
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def _environment(variables: dict[str, str]) -> Generator[None, None, None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,7 +1,6 @@
 """One completion with every token coloured by its coefficient, for notebooks and for what shows HTML."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +127,7 @@ def heat_map(
     )
 
 
-def _as_list(values: Sequence | Any, name: str) -> list:
+def _as_list(values: Any, name: str) -> list:
     if isinstance(values, str):
         raise ValueError(f"{name} must be a sequence with one entry a token; got the string {values[:40]!r}.")
     values = values.tolist() if hasattr(values, "tolist") else list(values)

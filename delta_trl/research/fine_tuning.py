@@ -19,6 +19,7 @@ def fine_tune(
 
     `options` are further ones of TRL's `SFTConfig`; `model` and `tokenizer` as `SFTTrainer` takes them.
     """
+    checkpointing: dict[str, Any] = {CHECKPOINTING: False}
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -27,7 +28,7 @@ def fine_tune(
             per_device_train_batch_size=batch,
             lr_scheduler_type="cosine",
             bf16=False,
-            **{CHECKPOINTING: False},
+            **checkpointing,
             save_strategy="no",
             report_to="none",
             use_cpu=True,

@@ -13,7 +13,7 @@ activations of `rows` responses.
 Symbols: N tokens, P parameters, B responses of a padded length of T tokens, S₊ and S₋ the tokens with A > 0 and A < 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -226,7 +226,7 @@ def _parameters(model: PreTrainedModel, part: str) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _only_these_require_grad(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+def _only_these_require_grad(model: nn.Module, parameters: list[nn.Parameter]) -> Generator[None, None, None]:
     """The model in evaluation mode with gradients for these parameters alone, for the time being."""
     training, before = model.training, [(p, p.requires_grad) for p in model.parameters()]
     model.eval()

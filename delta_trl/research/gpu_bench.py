@@ -58,8 +58,9 @@ class Bench:
 
     def model(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Qwen3ForCausalLM:
         keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+        sizes: dict[str, Any] = dict(zip((*keys, "head_dim", "vocab_size"), shape, strict=True))
         config = Qwen3Config(
-            **dict(zip((*keys, "head_dim", "vocab_size"), shape, strict=True)),
+            **sizes,
             tie_word_embeddings=shape == self.sizes.model,
             max_position_embeddings=16384,
             bos_token_id=None,
@@ -100,7 +101,7 @@ class Bench:
             "hashed_agreement": (HashedAgreementGRPOTrainer, HashedAgreementGRPOConfig),
         }[kind]
         parts = 4
-        settings = {
+        settings: dict[str, Any] = {
             "output_dir": self.folder,
             "use_cpu": not self.is_cuda,
             "bf16": self.is_cuda,

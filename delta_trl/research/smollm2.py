@@ -28,7 +28,10 @@ def model_from_package(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    package = Path(find_spec(PACKAGE).submodule_search_locations[0])
+    spec = find_spec(PACKAGE)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None  # a package has a folder
+    package = Path(spec.submodule_search_locations[0])
     (file,) = package.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file.name)
     loaded = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name, dtype=torch.float32)

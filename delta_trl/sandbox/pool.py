@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from .handle import WORKERS, Worker, WorkerDied
 from .jobs import CRASHED, Calls, Limits, Result, SandboxUnavailable
@@ -136,7 +136,7 @@ class Sandbox:
         return KILLED
 
     @contextlib.contextmanager
-    def _worker(self) -> Iterator[Worker]:
+    def _worker(self) -> Generator[Worker, None, None]:
         worker = self._take()
         try:
             yield worker

@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
+def stopped_by_signals() -> Generator[None, None, None]:
     """The first SIGINT or SIGTERM raises `Stopped`; later ones are ignored, so that they cannot disturb the ending."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,7 @@ def _signal_group(process: subprocess.Popen, number: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path) -> Generator[int, None, None]:
     """Keep the folder for this process and the runs that inherit the lock's file, which this gives.
 
     Raises:
@@ -228,7 +228,7 @@ def locked(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _unchanged_environment() -> Iterator[None]:
+def _unchanged_environment() -> Generator[None, None, None]:
     """Take back what a run's options set with `env`, which every run started from here would inherit."""
     before = dict(os.environ)
     try:

@@ -58,22 +58,30 @@ def extract_code(completion: str) -> str | None:
                 last = token
             elif not token.info.strip() and parser is commonmark:
                 unmarked = token.content
-        if last is not None and last.map[0] >= end:
+        if last is not None and _lines(last)[0] >= end:
             program, end = _whole_program(last, rewritten)
     return unmarked if program is None else program
 
 
 def _quotations(text: str) -> int:
     """How many quotations begin, at the most: lines that are quoted more deeply than the line before them."""
-    depths = [0, *(_CONTAINERS.match(line)[0].count(">") for line in text.split("\n"))]
+    beginnings = (_CONTAINERS.match(line) for line in text.split("\n"))  # each may be empty
+    depths = [0, *(beginning[0].count(">") for beginning in beginnings if beginning)]
     return sum(after > before for before, after in pairwise(depths))
 
 
 def _closed_fences(parser: MarkdownIt, text: str) -> Iterator[Token]:
     for token in parser.parse(text + "\n"):
         # Its lines are its content and two fences. One that never ends has its content and one fence.
-        if token.type == "fence" and token.map[1] - token.map[0] == token.content.count("\n") + 2:
+        if token.type == "fence" and len(range(*_lines(token))) == token.content.count("\n") + 2:
             yield token
+
+
+def _lines(fence: Token) -> tuple[int, int]:
+    """The numbers of a block's first line and of the line after it."""
+    assert fence.map is not None  # only tokens within a line have no lines of their own
+    first, end = fence.map
+    return first, end
 
 
 def _whole_program(token: Token, text: str) -> tuple[str, int]:
@@ -82,6 +90,7 @@ def _whole_program(token: Token, text: str) -> tuple[str, int]:
     A fence in a docstring is no fence, and a block that begins again with a fence of its own was never closed.
     """
     quote, kept = None, []
+    first, end = _lines(token)
     for line in token.content.split("\n")[:-1]:
         if quote is None and _opens_python(line):
             kept.clear()
@@ -89,19 +98,18 @@ def _whole_program(token: Token, text: str) -> tuple[str, int]:
             kept.append(line + "\n")
         quote = _open_quote(line, quote)
     if quote is None:
-        return "".join(kept), token.map[1]
+        return "".join(kept), end
     # What closed the block was in a docstring: look for a fence behind the docstring
     lines = text.split("\n")
-    first = lines[token.map[0]]
-    column = first.find(token.markup)
-    for number, line in enumerate(lines[token.map[1] - 1 :], token.map[1]):
+    column = lines[first].find(token.markup)
+    for number, line in enumerate(lines[end - 1 :], end):
         line = line[min(column, len(line) - len(line.lstrip())) :]
         fence = _FENCE.match(line)
         if quote is None and fence and fence[1].startswith(token.markup) and not fence[2].strip():
             return "".join(kept), number
         kept.append(line + "\n")
         quote = _open_quote(line, quote)
-    return token.content, token.map[1]
+    return token.content, end
 
 
 def _opens_python(line: str) -> bool:

@@ -108,8 +108,8 @@ def tuple_of_names(text: str, other: tuple[str, list[str]] | None) -> tuple[str,
     parts = elements(text)
     if len(parts) < 2:
         return None
-    named = [_LETTER_NAME.fullmatch(part) for part in parts]
-    if all(named):
+    named = [match for part in parts if (match := _LETTER_NAME.fullmatch(part))]
+    if len(named) == len(parts):
         return ("()", [match[2] for match in sorted(named, key=lambda match: match[1])])
     return (
         None if any(re.search(r"[=<>]|\\(?:le|ge|ne|in)(?![a-zA-Z])", part) for part in parts) else (other[0], parts)

@@ -26,7 +26,9 @@ def as_tuple(text: str) -> str:
     parts: dict[str, str] = {}
     for term in terms:
         match = _TERM_END.fullmatch(term.strip(" $"))
-        letter = next((group for group in match.groups()[1:] if group), "")[:1] if match else ""
+        if match is None:
+            return text
+        letter = next((group for group in match.groups()[1:] if group), "")[:1]
         if not letter or letter in parts:
             return text
         factor = match["factor"].replace(" ", "")
