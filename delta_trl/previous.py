@@ -43,6 +43,7 @@ def coefficients_at(statistics: dict[str, torch.Tensor], rollout: Rollout, optio
 
     All are 1, on all processes, if one of them or a value that they depend on is not finite on any.
     """
+    assert options.credit.assign is not None  # `check_pass_of_the_loss`
     alpha = options.credit.assign(rollout, statistics, options)
     values = range_map(alpha, rollout.sides.any(0), options.coef_min, options.coef_max)
     for read in (alpha, rollout.log_probs, rollout.entropies, rollout.advantages, rollout.hidden.sum(1)):

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
@@ -172,7 +172,7 @@ class ServerBackend:
 
 
 @contextmanager
-def _running(main: Coroutine[Any, Any, Any]) -> Iterator[Future]:
+def _running(main: Coroutine[Any, Any, Any]) -> Generator[Future, None, None]:
     """Runs a coroutine in a thread with an event loop of its own (a notebook's thread has one that runs already).
 
     Whoever leaves before its end, as with Ctrl-C, cancels it.

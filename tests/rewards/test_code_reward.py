@@ -266,9 +266,9 @@ def test_other_settings():
     part = fenced("n = sum(map(int, input().split()))\nprint(n if n < 11 else 0)")
     late = fenced("n = sum(map(int, input().split()))\nwhile n == 7: pass\nprint(n)")
     raising = fenced("def add(a, b): return a + b if a != 3 else 1 / 0")
-    fraction = make_code_reward(fraction=True, timeout=0.3, workers=2)
+    fraction = make_code_reward(fraction=True, timeout=2.0, workers=2)  # less is short for a start on a busy core
     assert fraction([part, late, raising], [SUM, SUM, ADD]) == pytest.approx([2 / 3, 2 / 3, 2 / 3])
-    whole = make_code_reward(timeout=0.3, workers=2)
+    whole = make_code_reward(timeout=2.0, workers=2)
     assert whole([part, late, raising], [SUM, SUM, ADD]) == [0.0, 0.0, 0.0]
     few = make_code_reward(tests=2, workers=1)
     assert few([part], [SUM]) == [1.0]  # the first two of three equally long
