@@ -155,10 +155,10 @@ def test_a_request_that_is_refused_is_left_out_and_one_line_says_when_all_are(fo
 
 def test_servers_that_hang_are_left_and_their_requests_go_to_the_others(folder, tmp_path, caplog):
     with ServerStandIn(fault=lambda body, number: HANG) as hanging, ServerStandIn() as working:
-        found = evaluated(folder, tmp_path / "out.jsonl", hanging, working, request_timeout=0.3)
+        found = evaluated(folder, tmp_path / "out.jsonl", hanging, working, request_timeout=2.0)
     assert (found.missing, found.correct.mean()) == (0, 1.0)
     assert len(hanging.bodies) > 1
-    assert f"{hanging.url}: it did not answer within 0.3 seconds" in caplog.text
+    assert f"{hanging.url}: it did not answer within 2 seconds" in caplog.text
 
 
 def test_all_servers_gone_is_one_line_and_the_next_start_continues(folder, tmp_path, capsys):
@@ -348,18 +348,21 @@ def test_a_server_that_counts_other_tokens_is_refused(folder):
 
 
 def test_requests_under_way_are_bounded_and_dropped_when_the_reader_leaves(folder):
-    backend_requests = 40
-    with ServerStandIn(seconds=0.05) as standin:
+    three = threading.Barrier(3, timeout=60)
+
+    def wait_for_three(body, number):
+        three.wait()
+
+    with ServerStandIn(fault=wait_for_three) as standin:
         backend = ServerBackend(find_model(str(folder)), engine(standin, concurrency=3))
-        requests = [
-            Request("b", str(i), 0, i, "1+1=", tuple(backend.tokenizer("1+1=")["input_ids"]), "2")
-            for i in range(backend_requests)
-        ]
+        ids = tuple(backend.tokenizer("1+1=")["input_ids"])
+        requests = [Request("b", str(i), 0, i, "1+1=", ids, "2") for i in range(400)]
         drawing = backend.generate(requests, PLAIN)
-        assert len([pair for _ in range(3) for pair in next(drawing)]) >= 3
+        assert next(drawing)
         drawing.close()
+        three.abort()
         assert standin.busiest == 3
-        assert len(standin.bodies) < backend_requests
+        assert len(standin.bodies) < len(requests)
     assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 

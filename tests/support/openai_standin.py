@@ -46,10 +46,10 @@ class ServerStandIn(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, models=("model",), key=None, strict=False, fault=lambda body, number: None, seconds=0.0):
+    def __init__(self, models=("model",), key=None, strict=False, fault=lambda body, number: None):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models = None if models is None else [{"id": m} if isinstance(m, str) else m for m in models]
-        self.key, self.strict, self.fault, self.seconds = key, strict, fault, seconds
+        self.key, self.strict, self.fault = key, strict, fault
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.tokenizer = adding_tokenizer()
         self.bodies, self.times, self.busy, self.busiest = [], [], 0, 0
@@ -114,7 +114,6 @@ class _Handler(BaseHTTPRequestHandler):
             server.busy += 1
             server.busiest = max(server.busiest, server.busy)
         try:
-            time.sleep(server.seconds)
             fault = server.fault(body, number) if number else None
             if fault == HANG:
                 server.ending.wait(30)
