@@ -46,7 +46,8 @@ def coefficients_at(statistics: dict[str, torch.Tensor], rollout: Rollout, optio
     assert options.credit.assign is not None  # `check_pass_of_the_loss`
     alpha = options.credit.assign(rollout, statistics, options)
     values = range_map(alpha, rollout.sides.any(0), options.coef_min, options.coef_max)
-    for read in (alpha, rollout.log_probs, rollout.entropies, rollout.advantages, rollout.hidden.sum(1)):
+    size = rollout.hidden.sum(1, dtype=torch.float32)  # of half precision, it could overflow
+    for read in (alpha, rollout.log_probs, rollout.entropies, rollout.advantages, size):
         if read is not None:
             values = torch.where(read.isfinite(), values, torch.nan)  # which makes the sum over all processes NaN
     return rollout.mean_one(values, options.coef_normalize).nan_to_num(nan=1.0)
