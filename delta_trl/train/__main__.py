@@ -5,7 +5,7 @@
 Every option of the trainer's config, of TRL's ModelConfig (PEFT and quantization) and of the data is accepted, in the YAML
 file and on the command line, which wins. An unknown key is an error. `--help` lists them all (those of FIPO with `--trainer
 fipo`). `--plan` says what a run would do and need, and stops; `--plan --plan_processes 8` says it for 8 GPUs on a machine
-without any.
+without any. `--rehearse` makes the whole run in small, and stops.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,15 @@ def main(arguments: list[str] | None = None, callbacks: Sequence[Any] = ()) -> N
     with one_line_errors(arguments):
         answer(f"train {trainer_argument(arguments)}", arguments)
         from .arguments import parse
+        from .early import early_arguments
         from .training import build, run
 
+        if early_arguments(arguments).rehearse:
+            from .rehearsal import rehearse
+
+            if (report := rehearse(arguments)) is not None:
+                print(report)
+            return
         parsed = parse(arguments)
         if parsed[0].plan:
             print_plan(*parsed)

@@ -1,6 +1,7 @@
 """The options of `python -m delta_trl.train`, in the YAML file and on the command line."""
 
-from collections.abc import Iterable
+from argparse import Namespace
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,21 @@ from trl import GRPOConfig, ModelConfig
 from ..config import GRPOBaseConfig
 from ..data import DataArguments
 from ..methods.names import DEFAULT, check_method, method_named, methods, methods_help
+from .early import EarlyArguments, config_on, early_arguments
 from .option_names import UnknownOptionError, foreign_option, remember, trainer_argument
 from .parser import Parser
-from .plan import PlanArguments, config_on, plan_arguments
 
 
 USAGE = "accelerate launch -m delta_trl.train --config FILE.yaml [--option value ...]"
 DESCRIPTION = (
     "Train a causal language model with DelTA, or with another method for comparison (--trainer). Every option may stand in "
-    "the YAML file or on the command line, which wins. --plan says what a run would do and need, and stops. A bare --debug "
-    "shows the traceback of an error."
+    "the YAML file or on the command line, which wins. --plan says what a run would do and need, and stops; --rehearse "
+    "makes the whole run in small. A bare --debug shows the traceback of an error."
 )
 
 
 @dataclass
-class ScriptArguments(PlanArguments):
+class ScriptArguments(EarlyArguments):
     trainer: str = field(
         default=DEFAULT,
         metadata={
@@ -82,12 +83,20 @@ class ScriptArguments(PlanArguments):
 
 
 def parse(
-    arguments: list[str] | None = None,
+    arguments: list[str] | None = None, change: Callable[[Namespace], None] | None = None
 ) -> tuple[ScriptArguments, DataArguments, GRPOBaseConfig, ModelConfig]:
-    """Parse the command line and its YAML file; a plan's config is built as on the number of processes planned for."""
-    name, early = trainer_argument(arguments), plan_arguments(arguments)
+    """
+    Parse the command line and its YAML file. The config of a plan, and that of a rehearsal without `change`, is built as on
+    the number of processes planned for.
+
+    Args:
+        arguments: Default: those of the process.
+        change: Changes the values of options before anything is built of them.
+    """
+    name, early = trainer_argument(arguments), early_arguments(arguments)
     method = method_named(name)
-    config_class = config_on(early.plan_processes, method.config_class) if early.plan else method.config_class
+    is_planned = early.plan or (early.rehearse and change is None)
+    config_class = config_on(early.plan_processes, method.config_class) if is_planned else method.config_class
     parser = Parser(
         (ScriptArguments, DataArguments, config_class, ModelConfig),
         sections=_sections(name, config_class),
@@ -95,7 +104,7 @@ def parse(
         description=DESCRIPTION,
     )
     try:
-        parsed = parser.parse_command(arguments, preset=method.preset)
+        parsed = parser.parse_command(arguments, preset=method.preset, change=change)
     except (SystemExit, UnknownOptionError) as asked:  # SystemExit: for the help
         owners = _owners()
         remember(f"train {name}", parser, [*parser.dataclass_types, Parser], owners)
@@ -110,8 +119,10 @@ def parse(
             "a GPU that lacks bfloat16, --bf16 false; where there is one, look why torch does not see it."
         ) from error
     script_args, data_args, args, model_args = parsed
-    if (script_args.plan, script_args.plan_processes) != (early.plan, early.plan_processes):
-        raise ValueError("plan and plan_processes belong on the command line: the YAML file describes the run.")
+    if script_args.early != early.early:
+        raise ValueError(
+            "plan, rehearse and their options belong on the command line: the YAML file describes the run."
+        )
     check_method(name, args)
     script_args.given, script_args.named, script_args.config_file = parser.given, parser.named, parser.config_file
     args.output_dir = output_folder(parser.given.get("output_dir"), name, parser.config_file, data_args.dataset_name)

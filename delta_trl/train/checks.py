@@ -101,13 +101,7 @@ def _ignored(dependences: tuple[Dependence, ...], script_args: Any, options: Any
 
 def check_packages(args: GRPOBaseConfig) -> None:
     """Raise `ValueError` if what logs, generates or optimizes is not installed: the trainer would say so after loading."""
-    get_reporting_integration_callbacks(args.report_to)  # for its error: a name that does not exist
-    available = {*get_available_reporting_integrations(), *NOT_ALWAYS_LISTED}
-    if missing := [name for name in args.report_to if name not in available]:
-        raise ValueError(
-            f"report_to {missing[0]!r} cannot be used here: its package is not installed. Install {missing[0]}, or set "
-            "report_to: none."
-        )
+    check_reporters(args)
     if args.use_vllm and not vllm_generation.is_vllm_available():
         raise ValueError(
             "use_vllm cannot be used here: vllm is not installed. Install it (docs/vllm.md), or leave it out."
@@ -117,6 +111,17 @@ def check_packages(args: GRPOBaseConfig) -> None:
     except (ImportError, ValueError) as error:
         if "need to pass a" not in str(error):  # the model, which is not loaded yet
             raise ValueError(f"optim {args.optim.value!r} cannot be used here: {error}") from error  # ty: ignore[missing-attribute]
+
+
+def check_reporters(args: GRPOBaseConfig) -> None:
+    """Raise `ValueError` if a package of `report_to` is not installed."""
+    get_reporting_integration_callbacks(args.report_to)  # for its error: a name that does not exist
+    available = {*get_available_reporting_integrations(), *NOT_ALWAYS_LISTED}
+    if missing := [name for name in args.report_to if name not in available]:
+        raise ValueError(
+            f"report_to {missing[0]!r} cannot be used here: its package is not installed. Install {missing[0]}, or set "
+            "report_to: none."
+        )
 
 
 def lost_updates(args: GRPOBaseConfig, model_args: ModelConfig, config: PreTrainedConfig) -> str | None:

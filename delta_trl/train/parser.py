@@ -1,7 +1,8 @@
 """One parser for the YAML file and the command line, which wins: TRL's, with errors that say what to do."""
 
 import os
-from collections.abc import Iterable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Parser(SectionedParser, TrlParser):
         self.sections = sections or {}
         self._untouched: dict[str, Any] = {}  # defaults before those of the YAML file
         self._in_file: set[str] = set()
+        self._change: Callable[[Namespace], None] | None = None
 
     def parse_command(
         self,
@@ -52,6 +54,7 @@ class Parser(SectionedParser, TrlParser):
         *,
         preset: Mapping[str, Any] | None = None,
         ignore_unknown_keys: bool = False,
+        change: Callable[[Namespace], None] | None = None,
     ) -> tuple[Any, ...]:
         """
         Parse `--config FILE.yaml` and the other options.
@@ -60,11 +63,13 @@ class Parser(SectionedParser, TrlParser):
             arguments: Default: those of the process.
             preset: Other defaults than the dataclasses'.
             ignore_unknown_keys: Leave out keys of the YAML file that this command does not have.
+            change: Changes the values found before the dataclasses are made of them.
 
         Raises:
             ValueError: An option that does not exist, with the nearest name, or a value of the wrong kind.
             FileNotFoundError: There is no such YAML file.
         """
+        self._change = change
         config_file, rest = split_config(arguments)
         unknown = self.set_defaults_with_config(**preset or {})
         assert not unknown, f"a preset has options that do not exist: {unknown}"
@@ -88,6 +93,8 @@ class Parser(SectionedParser, TrlParser):
         typed = {word.partition("=")[0] for word in args or [] if word.startswith("-")}
         in_words = {action.dest for action in self._actions if typed.intersection(action.option_strings)}
         self.named = self._in_file | in_words
+        if self._change is not None:
+            self._change(namespace)
         self.given = {n: v for n, v in vars(namespace).items() if n in self.named and v != self._untouched[n]}
         return namespace, remaining
 

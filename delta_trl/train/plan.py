@@ -4,15 +4,13 @@ Every count is exact. Memory is an estimate, made of the terms that `ASSUMPTIONS
 """
 
 import math
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser
 from trl import ModelConfig, get_peft_config
 
-from ..config import DeltaGRPOConfig, GRPOBaseConfig
+from ..config import GRPOBaseConfig
 from ..data import DataArguments
 from .checks import lost_updates
 from .delta_cost import GPU_BYTES_PER_SECOND, GPU_FLOPS, DeltaCost, cost_of_run
@@ -25,58 +23,10 @@ from .memory import (
     describe_vllm,
     estimate_memory,
 )
-from .shapes import read_model_config, shape_beside
+from .shapes import read_config_or_shape
 
 
 DEFAULT_GPU_MEMORY_GB = 80.0
-
-
-@dataclass
-class PlanArguments:
-    """Options of the plan, for a script's own arguments to inherit from."""
-
-    plan: bool = field(
-        default=False,
-        metadata={
-            "help": "Print what the run would do and the memory it would need, and stop. Reads the model's config.json, "
-            "not its weights; needs no GPU. Configurations that cannot work are refused."
-        },
-    )
-    plan_processes: int | None = field(
-        default=None,
-        metadata={"help": "For plan, on the command line: number of processes. Default: the launcher's, or 1."},
-    )
-    plan_gpu_memory: float | None = field(
-        default=None,
-        metadata={"help": "For plan: memory of one GPU in GB. Default: that of the GPU here, or 80."},
-    )
-
-    def __post_init__(self):
-        if not self.plan and (self.plan_processes, self.plan_gpu_memory) != (None, None):
-            raise ValueError("plan_processes and plan_gpu_memory describe a plan: add --plan, or leave them out.")
-
-
-def plan_arguments(arguments: list[str] | None) -> PlanArguments:
-    """The plan's options alone, read before a config is built: its checks depend on the number of processes."""
-    parser = HfArgumentParser(PlanArguments, add_help=False, allow_abbrev=False)
-    return parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[0]  # ty: ignore[invalid-explicit-return]
-
-
-def config_on(processes: int | None, config_class: type[GRPOBaseConfig] = DeltaGRPOConfig) -> type[GRPOBaseConfig]:
-    """`config_class` as it would be built by one of `processes` processes, on a machine that need not have a GPU.
-
-    TRL derives the rollout batch from the number of processes, and refuses those that do not fit: with this class, a plan
-    for 8 GPUs passes through the same checks.
-    """
-
-    class PlannedConfig(config_class):  # ty: ignore[unsupported-base]
-        world_size = processes or int(os.environ.get("WORLD_SIZE", "1"))
-
-        def __post_init__(self):
-            self.use_cpu = self.use_cpu or not torch.cuda.is_available()  # which would refuse bf16 without a GPU
-            super().__post_init__()
-
-    return PlannedConfig
 
 
 @dataclass(frozen=True)
@@ -188,7 +138,7 @@ def make_plan(
     Plan a run on `args.world_size` processes.
 
     Args:
-        args: Parsed with `config_on(processes)`, or by the processes themselves.
+        args: Parsed with `early.config_on(processes)`, or by the processes themselves.
         data_args: For the longest prompt.
         model_args: Names the model; its configuration is read, from disk or the Hub, and its weights are not.
         trainer: Its name.
@@ -199,14 +149,8 @@ def make_plan(
         ValueError: For a run that cannot work, or whose checkpoints could not be resumed exactly.
     """
     source = {"trust_remote_code": args.trust_remote_code}
-    notes = []
-    try:
-        config = read_model_config(model_args, **source)
-    except ValueError:
-        if (found := shape_beside(recipe, model_args.model_name_or_path)) is None:
-            raise
-        config, file = found
-        notes.append(f"the model's own configuration could not be read; its shape is taken from {file}.")
+    config, note = read_config_or_shape(model_args, recipe, **source)
+    notes = [] if note is None else [note]
     size = ModelSize.of(config, get_peft_config(model_args), **source)
     context = getattr(size.config, "max_position_embeddings", None)
     boundary = args.generation_boundary

@@ -23,7 +23,8 @@ from ..version import __version__
 
 
 # Options of the command that describe no run, and secrets
-NOT_SETTINGS = ("config", "plan*", "overwrite_output_dir", "resume_from_checkpoint", "trainer", "*_token", "debug")
+NOT_SETTINGS = ("config", "plan*", "rehearse*", "overwrite_output_dir", "resume_from_checkpoint", "trainer", "debug")
+NOT_SETTINGS += ("*_token",)
 
 # What a continued run may change: how long it goes on, what it records, and the machine. Everything else decides what is
 # learned. Of a schedule that depends on the number of steps, the rest follows the new number.
@@ -123,7 +124,7 @@ def starting_point(folder: Path, resume: str | bool | None, overwrite: bool, rec
     """
     if str(resume).lower() in ("none", "false", ""):
         resume = None
-    _check_writable(folder)
+    check_writable(folder)
     if resume is not None and overwrite:
         raise ValueError("resume_from_checkpoint continues a run, overwrite_output_dir removes it. Give one of them.")
     if resume is None:
@@ -230,7 +231,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Raise `ValueError` if an output folder cannot be made or written."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise ValueError(f"output_dir {folder} cannot be made: {place} is a file. Choose another --output_dir.")

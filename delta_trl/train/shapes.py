@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from ..run_folder import WEIGHTS
@@ -34,6 +35,36 @@ def read_model_config(model_args: ModelConfig, *, trust_remote_code: bool) -> Pr
             f"There is no model {name!r}: no such folder here, and on the Hub it was not found or could not be asked "
             f"({_first_line(error)}). If the Hub cannot be reached from here, name a folder with the model."
         ) from error
+
+
+def read_config_or_shape(
+    model_args: ModelConfig, recipe: Path | None, *, trust_remote_code: bool
+) -> tuple[PreTrainedConfig, str | None]:
+    """
+    The model's configuration, or the shape beside the recipe where it cannot be read, which the note then says.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    try:
+        return read_model_config(model_args, trust_remote_code=trust_remote_code), None
+    except ValueError:
+        if (found := shape_beside(recipe, model_args.model_name_or_path)) is None:
+            raise
+    config, file = found
+    return config, f"the model's own configuration could not be read; its shape is taken from {file}."
+
+
+def read_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
+    """
+    The model's tokenizer, as training reads it.
+
+    Raises:
+        ValueError: It knows no text. As transformers does, where there is none.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="left", **source)
+    check_tokenizer(tokenizer, name)
+    return tokenizer
 
 
 def check_weights(name: str) -> None:

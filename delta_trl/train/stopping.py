@@ -3,17 +3,23 @@
 import functools
 import os
 import signal
+import sys
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from ..commands import end_with_parent, own_command
 from ..hub import command_line
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A signal to all processes may reach one after another has broken off their communication
+SIGNAL_SECONDS = 2
 LAUNCHERS = ("accelerate", "torchrun", "torch.distributed.run")
 
 
@@ -52,6 +58,28 @@ def stopped_by_signals() -> Generator[None, None, None]:
 def _restore(handlers: dict) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@contextmanager
+def ending_on_signals(say: Callable[[Stopped], str]) -> Generator[None, None, None]:
+    """SIGINT and SIGTERM end the process, with the line that `say` gives from the main one."""
+    processes = PartialState()
+    end_with_launcher()
+    try:
+        with stopped_by_signals():
+            try:
+                yield
+            except Exception:
+                if processes.num_processes > 1:
+                    time.sleep(SIGNAL_SECONDS)
+                raise
+    except Stopped as stop:
+        if processes.is_main_process:
+            sys.stderr.write(f"\n{say(stop)}\n")
+            sys.stderr.flush()
+        if processes.num_processes > 1:
+            os._exit(128 + stop.number)  # leaving in order waits for processes that no longer answer
+        sys.exit(128 + stop.number)
 
 
 @functools.cache

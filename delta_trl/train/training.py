@@ -1,9 +1,6 @@
 """One training run: checks, trainer, training, saving."""
 
 import logging
-import os
-import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +12,7 @@ from trl import ModelConfig
 
 from ..checks import NoRewardDifferenceCallback, check_prompt_lengths, check_reward_columns, evaluates
 from ..config import GRPOBaseConfig
-from ..data import DataArguments, load_problem_data
+from ..data import DataArguments, ProblemData, load_problem_data
 from ..hub import typed_command
 from ..methods.names import method_named
 from ..run_folder import CHECKPOINT, clear, last_checkpoint, write_record
@@ -24,27 +21,30 @@ from .arguments import ScriptArguments
 from .checks import check_packages, check_problems, check_start, keeps_float32_copy, lost_updates, slow_bfloat16
 from .resume import Start, run_record, starting_point, with_data
 from .rewards import load_rewards
-from .shapes import check_tokenizer, check_weights, read_model_config
-from .stopping import Stopped, continuing_command, end_with_launcher, stopped_by_signals
+from .shapes import check_weights, read_model_config, read_tokenizer
+from .stopping import Stopped, continuing_command, ending_on_signals
 
 
 logger = logging.getLogger(__name__)
 
-# A signal to all processes may reach one after another has broken off their communication
-SIGNAL_SECONDS = 2
-
 
 def build(
-    script_args: ScriptArguments, data_args: DataArguments, args: GRPOBaseConfig, model_args: ModelConfig
+    script_args: ScriptArguments,
+    data_args: DataArguments,
+    args: GRPOBaseConfig,
+    model_args: ModelConfig,
+    data: ProblemData | None = None,
 ) -> tuple[Any, Start]:
     """
     The trainer of a run, and where it starts (see `resume.starting_point`), with everything checked that can be before the
     model is loaded. What has to be removed from the output folder is gone then, and nothing else has changed there.
 
+    Args:
+        data: Instead of what `data_args` names.
+
     Raises:
         ValueError, FileNotFoundError: Options, rewards, data, model or folder that do not fit.
     """
-    from transformers import AutoTokenizer
     from trl import get_peft_config, get_quantization_config
 
     from ..progress import ReadableProgressCallback
@@ -63,11 +63,9 @@ def build(
     source = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
     config = read_model_config(model_args, trust_remote_code=args.trust_remote_code)
     check_weights(model_args.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path, truncation_side="left", padding_side="left", **source
-    )
-    check_tokenizer(tokenizer, model_args.model_name_or_path)
-    data = load_problem_data(data_args, tokenizer, check_golds="math_reward" in script_args.reward_funcs)
+    tokenizer = read_tokenizer(model_args.model_name_or_path, **source)
+    if data is None:
+        data = load_problem_data(data_args, tokenizer, check_golds="math_reward" in script_args.reward_funcs)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     check_prompt_lengths(data.longest_prompt, args.max_completion_length, context)
     check_reward_columns(rewards, data.train, remove_unused_columns=args.remove_unused_columns)
@@ -156,30 +154,21 @@ def decided_by_main(args: GRPOBaseConfig, decide: Callable[[], Any]) -> Any:
 
 def run(trainer: Any, start: Start, data_args: DataArguments) -> None:
     """Train and save. SIGINT and SIGTERM end the process, with one line from the main one."""
-    end_with_launcher()
-    try:
-        with stopped_by_signals():
-            try:
-                _train_and_save(trainer, start, data_args)
-            except Exception:
-                if trainer.accelerator.num_processes > 1:
-                    time.sleep(SIGNAL_SECONDS)
-                raise
-    except Stopped as stop:
-        if trainer.is_world_process_zero():
-            state, checkpoint = trainer.state, last_checkpoint(Path(trainer.args.output_dir))
-            sys.stderr.write(
-                f"\n{stop} after step {state.global_step} of {state.max_steps}. "
-                + (f"Last checkpoint: {checkpoint}. " if checkpoint else "No checkpoint was saved yet. ")
-                + f"To continue: {continuing_command()}\n"
-            )
-            sys.stderr.flush()
-        if trainer.accelerator.num_processes > 1:
-            os._exit(128 + stop.number)  # leaving in order waits for processes that no longer answer
-        sys.exit(128 + stop.number)
+
+    def how_to_go_on(stop: Stopped) -> str:
+        state, checkpoint = trainer.state, last_checkpoint(Path(trainer.args.output_dir))
+        saved = f"Last checkpoint: {checkpoint}." if checkpoint else "No checkpoint was saved yet."
+        return (
+            f"{stop} after step {state.global_step} of {state.max_steps}. {saved} To continue: {continuing_command()}"
+        )
+
+    with ending_on_signals(how_to_go_on):
+        train_and_save(trainer, start, data_args)
+        trainer.end()
 
 
-def _train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> None:
+def train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> None:
+    """Train, save and push; the processes stay connected."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         write_record(start.record, folder)
@@ -198,7 +187,6 @@ def _train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> Non
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=data_args.dataset_name)
         trainer.accelerator.print(f"Model pushed to the Hub as {trainer.hub_model_id}.")
-    trainer.end()
 
 
 def _write_report(folder: Path) -> None:
