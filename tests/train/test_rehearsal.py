@@ -156,8 +156,8 @@ def test_what_an_earlier_rehearsal_left_is_replaced_and_nothing_else(short, caps
         ({"optim": "lomo"}, "trainer", ["optim 'lomo'"]),
         (
             {"use_peft": True, "lora_target_modules": ["nothing_like_it"]},
-            "trainer",
-            ["nothing_like_it", "lora_target"],
+            "plan",
+            ["nothing_like_it", "lora_target_modules="],
         ),
         ({"generation_kwargs": {"num_beams": 0}}, "sampling", ["generation_kwargs"]),
         ({"save_steps": 3, "steps_per_generation": 2}, "plan", ["save_steps=3 is not a multiple of 2"]),
