@@ -168,12 +168,21 @@ class Rehearsal:
         self.notes += check_start(self.script_args, self.data_args, args, self.model_args)
         check_reporters(args)
         check_writable(Path(args.output_dir))
+        decided_by_main(args, self._make_folder)
         if held := describe_contents(Path(args.output_dir)):
             self.notes.append(f"{args.output_dir} holds {held}: the run itself has to continue or overwrite it.")
         try:
             check_weights(self.model_args.model_name_or_path)
         except ValueError as error:  # they may come later: a rehearsal reads none
             self.notes.append(str(error))
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output_dir {self.args.output_dir} cannot be made ({error.strerror}). Choose another --output_dir."
+            ) from error
 
     def _load(self, tokenizer: Any, context: int | None) -> ProblemData:
         with self.parts.part("rewards"):

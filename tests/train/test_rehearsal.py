@@ -153,6 +153,7 @@ def test_what_an_earlier_rehearsal_left_is_replaced_and_nothing_else(short, caps
         ({"learning_rat": 1e-6}, "options", ["'learning_rat'", "Did you mean learning_rate?"]),
         ({"model_name_or_path": "no/model"}, "model", ["There is no model 'no/model'"]),
         ({"report_to": "wandb"}, "options", ["report_to 'wandb'"]),
+        ({"output_dir": "/proc/none/run"}, "options", ["output_dir /proc/none/run cannot be"]),
         ({"optim": "lomo"}, "trainer", ["optim 'lomo'"]),
         (
             {"use_peft": True, "lora_target_modules": ["nothing_like_it"]},
