@@ -62,7 +62,7 @@ def read_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: It knows no text. As transformers does, where there is none.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="left", **source)
+    tokenizer: Any = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="left", **source)
     check_tokenizer(tokenizer, name)
     return tokenizer  # ty: ignore[invalid-explicit-return] - None only for a model without any
 
