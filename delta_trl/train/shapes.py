@@ -64,7 +64,7 @@ def read_tokenizer(name: str, **source: Any) -> PreTrainedTokenizerBase:
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="left", **source)
     check_tokenizer(tokenizer, name)
-    return tokenizer  # ty: ignore[invalid-explicit-return] - None only for a model without any
+    return tokenizer
 
 
 def check_weights(name: str) -> None:
