@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.logging import get_logger
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from trl import GRPOConfig, GRPOTrainer
@@ -215,4 +215,12 @@ def _warn_if_failed(job: Future) -> None:
         logger.warning(
             f"A push to the Hub failed during training ({_summary(error)}). Training goes on, and the next save pushes "
             "again. What should have been pushed is on disk."
+        )
+
+
+def check_private(repository: str, token: str | None) -> None:
+    """Raise `ValueError` if the repository is one that others can see, as one that was there before may be."""
+    if not HfApi(token=token).repo_info(repository).private:
+        raise ValueError(
+            f"{repository} is public on the Hub, and a rehearsal pushes to a private one: remove it there."
         )

@@ -224,7 +224,7 @@ def hashed_agreement(rollout: Rollout, options: "HashedAgreementGRPOConfig") -> 
     return Coefficients(bounded(rollout, options, torch.sigmoid(z / sigma)), statistics={**found, "sigma": sigma})
 
 
-def assigned(rollout: Rollout, statistics: Mapping[str, torch.Tensor], options: Any) -> torch.Tensor:
+def assigned_by_tables(rollout: Rollout, statistics: Mapping[str, torch.Tensor], options: Any) -> torch.Tensor:
     """α of tokens with the tables of another rollout batch, shape (N,), all of whose responses are others."""
     tokens = choices(rollout, statistics)
     n, agreement = tokens.agreement(statistics["tables"], None)
@@ -246,7 +246,7 @@ class HashedAgreementGRPOConfig(DeltaGRPOConfig):
         needs=frozenset({"hidden", "entropies"}),
         prefix="delta",
         work=Work(sweeps=2, columns=PLANES * TABLES, sums=6, summed_bytes=4 * TABLES * (N_SLOTS + 2 * N_PLACES)),
-        assign=assigned,
+        assign=assigned_by_tables,
     )
 
     coef_min: float = field(

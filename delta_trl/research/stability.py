@@ -33,7 +33,7 @@ from .sampling import RolloutSampler, begin_measurement
 MOMENTUM = 0.9
 MOVING_AVERAGE = "moving average"
 # Methods of `--trainer` that are measured beside the features: those that know no centroids
-METHODS, NO_CENTROIDS = ("hashed_agreement",), "none"
+OWN_METHODS, NO_CENTROIDS = ("hashed_agreement",), "none"
 
 # What is done to a rollout batch, with its levels
 DISTURBANCES = {
@@ -118,8 +118,8 @@ BatchCredit = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
 
 def ways(pool: Pool, of: Sequence[str] | None = None) -> Iterator[tuple[str, str, Callable[[], BatchCredit]]]:
     """
-    For each feature, with and without a moving average, and each of `METHODS`: its name, what is done about centroids, and
-    what begins a sequence of rollout batches. Those with the names `of`, or all.
+    For each feature, with and without a moving average, and each of `OWN_METHODS`: its name, what is done about centroids,
+    and what begins a sequence of rollout batches. Those with the names `of`, or all.
     """
     for name, v in pool.features.items():
         for method, momentum in (("published", 0.0), (MOVING_AVERAGE, MOMENTUM)):
@@ -130,7 +130,7 @@ def ways(pool: Pool, of: Sequence[str] | None = None) -> Iterator[tuple[str, str
 
             if of is None or name in of:
                 yield name, method, begin
-    for name in METHODS:
+    for name in OWN_METHODS:
         if of is None or name in of:
             credit = trained(name)
             yield name, NO_CENTROIDS, lambda credit=credit: lambda *batch: credit(pool.rollout(*batch))
@@ -266,8 +266,8 @@ def measure_stability(
             f"responses={responses} must be a multiple of batch_size={batch_size}, that of group={group}, and there are "
             f"{len(rows)} problems for {responses // group} groups."
         )
-    if unknown := sorted(set(of or ()) - {*FEATURES, *METHODS}):
-        raise ValueError(f"Not measured of {', '.join(unknown)}; there are {', '.join((*FEATURES, *METHODS))}.")
+    if unknown := sorted(set(of or ()) - {*FEATURES, *OWN_METHODS}):
+        raise ValueError(f"Not measured of {', '.join(unknown)}; there are {', '.join((*FEATURES, *OWN_METHODS))}.")
     prompts = batch_size // group
     settings = {
         "responses": responses,

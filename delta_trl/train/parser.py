@@ -15,7 +15,7 @@ from .yaml_file import check_value, in_a_line, option_types, read_yaml
 
 # Options that are paths, or names on the Hub, which never begin with `~`. `output_dir` and those of the data see to it
 # themselves. A shell writes `~` out only where it begins a word: not in a YAML file, nor in `--picture=~/data.png`.
-PATHS = ("model_name_or_path", "resume_from_checkpoint", "picture")
+HOME_PATHS = ("model_name_or_path", "resume_from_checkpoint", "picture")
 
 
 class Parser(SectionedParser, TrlParser):
@@ -87,7 +87,7 @@ class Parser(SectionedParser, TrlParser):
         namespace, remaining = super().parse_known_args(args, namespace)
         if remaining:  # before a dataclass is made, which may not like the machine
             raise self.refusal(remaining[0], COMMAND_LINE)
-        for name in PATHS:
+        for name in HOME_PATHS:
             if isinstance(value := getattr(namespace, name, None), str):
                 setattr(namespace, name, os.path.expanduser(value))
         typed = {word.partition("=")[0] for word in args or [] if word.startswith("-")}

@@ -2,7 +2,6 @@
 
 import fnmatch
 import re
-import resource
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from .yaml_file import in_a_line
 
 GB = 1e9
 # Methods of a trainer, and the part that each is
-METHODS = {
+MEASURED_METHODS = {
     "train": "updates",
     "_generate_and_score_completions": "scoring and token credit",
     "_generate": "sampling",
@@ -30,7 +29,7 @@ METHODS = {
     "push_to_hub": "push",
 }
 # Options that bear on a part, by name or pattern: named where it fails and its error names none
-OPTIONS = {
+BEARING_OPTIONS = {
     "model": ("model_*", "trust_remote_code"),
     "rewards": ("reward_*", "code_reward_*", "soft_overlong_*"),
     "data": tuple(option.name for option in fields(DataArguments)),
@@ -105,8 +104,8 @@ class Parts:
             self._open.pop()
 
     def watch(self, trainer: Any) -> None:
-        """Measure a trainer's `METHODS`."""
-        for method, name in METHODS.items():
+        """Measure a trainer's `MEASURED_METHODS`."""
+        for method, name in MEASURED_METHODS.items():
             setattr(trainer, method, self._measured(name, getattr(trainer, method)))
 
     def _measured(self, name: str, call: Any) -> Any:
@@ -133,7 +132,11 @@ def _peaks() -> tuple[float, float]:
     with suppress(OSError, AttributeError):  # Linux
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         return int(found[1]) * 1024 / GB, gpu / GB  # ty: ignore[not-subscriptable]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GB, gpu / GB  # bytes, on a Mac
+    with suppress(ImportError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GB, gpu / GB  # bytes, on a Mac
+    return 0.0, gpu / GB  # Windows does not tell
 
 
 def _forget_peaks() -> None:
@@ -157,7 +160,9 @@ def failure(part: str | None, error: Exception, given: Mapping[str, Any]) -> str
         text = " ".join(text.split())
     else:  # of a library, which may go on for pages
         text = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
-    bearing = {n: v for n, v in given.items() if any(fnmatch.fnmatchcase(n, one) for one in OPTIONS.get(part, ()))}
+    bearing = {
+        n: v for n, v in given.items() if any(fnmatch.fnmatchcase(n, one) for one in BEARING_OPTIONS.get(part, ()))
+    }
     if bearing and not any(name in text for name in bearing):
         text += (
             f" (options of this part: {', '.join(f'{name}={in_a_line(value)}' for name, value in bearing.items())})"

@@ -9,7 +9,6 @@ import functools
 import gc
 import math
 import os
-import random
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,18 +17,18 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from huggingface_hub import HfApi
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..checks import check_prompt_lengths, check_reward_columns, evaluates
 from ..data import DataArguments, ProblemData, load_problem_data
+from ..hub import check_private
 from ..run_folder import CHECKPOINT, describe_contents
 from .arguments import parse
 from .checks import check_problems, check_reporters, check_start
 from .early import early_arguments
 from .parts import Part, Parts, failure
 from .plan import make_plan
-from .repeated import compare
+from .repeated import compare_resumed
 from .resume import check_writable
 from .rewards import load_rewards
 from .shapes import check_weights, read_config_or_shape, read_tokenizer
@@ -45,11 +44,6 @@ NOT_SHOWN = """\
   that the real weights can be had and loaded, and fit in memory with full lengths (--plan estimates that)
   speed, and what the run learns
   other machines and more processes than these"""
-
-
-def told_apart(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
-    """A reward that depends on the tokens alone: what a random model writes gets no other one, and would train nothing."""
-    return [random.Random(str(ids)).random() for ids in completion_ids]
 
 
 def rehearse(arguments: list[str] | None) -> str | None:
@@ -152,7 +146,8 @@ class Rehearsal:
         self._run(settings, RESUMED, data, checkpoint=self.folder / straight / f"{CHECKPOINT}{updates}")
         with self.parts.part("resume"):
             self.resume_line = decided_by_main(
-                args, lambda: compare(self.folder / straight, self.folder / RESUMED, updates, exact=args.use_cpu)
+                args,
+                lambda: compare_resumed(self.folder / straight, self.folder / RESUMED, updates, exact=args.use_cpu),
             )
         if settings.engine:
             self.resume_line += "; transformers sampled for this: vLLM draws anew after a resume"
@@ -234,7 +229,7 @@ class Rehearsal:
             script_args, data_args, args, model_args = parse(self.arguments, change)
             trainer, start = build(script_args, data_args, args, model_args, data)
             if args.push_to_hub:
-                decided_by_main(args, functools.partial(_check_private, trainer.hub_model_id, args.hub_token))
+                decided_by_main(args, functools.partial(check_private, trainer.hub_model_id, args.hub_token))
                 self.pushed = f"{trainer.hub_model_id}, private: remove it there once you have seen it"
             if resumes:
                 train_and_save(trainer, start, data_args)
@@ -298,11 +293,3 @@ class Rehearsal:
     @property
     def _push_left_out(self) -> bool:
         return bool(self.args.push_to_hub and not self.script_args.rehearse_push)
-
-
-def _check_private(repository: str, token: str | None) -> None:
-    """Raise `ValueError` if the repository is one that others can see, as one that was there before may be."""
-    if not HfApi(token=token).repo_info(repository).private:
-        raise ValueError(
-            f"{repository} is public on the Hub, and a rehearsal pushes to a private one: remove it there."
-        )

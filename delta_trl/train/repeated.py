@@ -14,7 +14,7 @@ COMPARED = ("loss", "grad_norm", "reward", "entropy", "learning_rate")
 GPU_TOLERANCE = 1e-3
 
 
-def compare(straight: Path, resumed: Path, checkpoint: int, *, exact: bool) -> str:
+def compare_resumed(straight: Path, resumed: Path, checkpoint: int, *, exact: bool) -> str:
     """
     Compare the steps after a checkpoint, made straight through and from it.
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from ..config import GRPOBaseConfig
 LENGTH = 64
 # Updates on a rollout batch, rollout batches for an update, and passes over a rollout batch: at most
 UPDATES, ITERATIONS = 2, 2
-REWARD = "delta_trl.train.rehearsal.told_apart"
+REWARD = "delta_trl.train.small_settings.told_apart"
 # Settings that need a GPU: values of the option, and what stands for them on a machine without any
 NEED_A_GPU: tuple[tuple[str, Callable[[Any], bool], Any], ...] = (
     ("fp16", bool, False),
@@ -32,6 +33,11 @@ NEED_A_GPU: tuple[tuple[str, Callable[[Any], bool], Any], ...] = (
     ("load_in_8bit", bool, False),
     ("vllm_enable_sleep_mode", bool, False),
 )
+
+
+def told_apart(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+    """A reward that depends on the tokens alone: what a random model writes gets no other one, and would train nothing."""
+    return [random.Random(str(ids)).random() for ids in completion_ids]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ from delta_trl.evaluation.server_backend import ServerBackend
 from delta_trl.evaluation.server_protocol import Dialect, Protocol
 
 
+pytestmark = pytest.mark.trained
+
+
 PLAIN = Decoding(samples=2, top_p=1.0, max_tokens=40, prompt_format="{question}")
 PROBLEMS = tuple(Problem(f"{a}+{b}", question(a, b), str(a + b)) for a in range(1, 6) for b in range(1, 4))
 TASK = Task(((Benchmark("sums", "Sums", "file"), PROBLEMS),), PLAIN)

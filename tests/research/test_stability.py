@@ -16,9 +16,9 @@ from delta_trl.research.credit.tokens import REST
 from delta_trl.research.pool import Pool, load_pool, save_pool
 from delta_trl.research.sampling import problem_rows
 from delta_trl.research.stability import (
-    METHODS,
     MOVING_AVERAGE,
     NO_CENTROIDS,
+    OWN_METHODS,
     Centroids,
     advantages_of,
     examine,
@@ -201,7 +201,7 @@ def test_a_measurement_continues_and_is_drawn(tmp_path, monkeypatch):
     assert measure() == everything
     lines = (tmp_path / "out" / "levels.jsonl").read_text().splitlines()
     assert len(lines) == 1 + len(everything)
-    assert {entry["feature"] for entry in json.loads(lines[1])["batches"]} == {*FEATURES, *METHODS}
+    assert {entry["feature"] for entry in json.loads(lines[1])["batches"]} == {*FEATURES, *OWN_METHODS}
     rows = stability_rows(everything)
     assert "| output_row | published | share of rewards flipped | 0.4 |" in stability_table(rows)
     assert draw_stability(rows, tmp_path / "stability.png", "tiny").stat().st_size > 20_000
