@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig
-from support.models import assert_bit_equal, build, config, losses_and_weights, misaligned, prompts
+from support.models import assert_bit_equal, build, config, count_forward_rows, losses_and_weights, misaligned, prompts
 from support.reference import reference_at, reference_statistics
 from support.rollouts import rollouts_with_tool_output
 from trl import GRPOConfig, GRPOTrainer
@@ -181,17 +181,10 @@ def test_one_pass_for_a_rollout_batch_or_for_each_response(tmp_path, passed, row
 
 
 def test_no_forward_pass_is_added(tmp_path):
-    rows, args = 0, previous(tmp_path)
-    trainer = build(DeltaGRPOTrainer, args)
-
-    def count(module, args, kwargs, output):
-        nonlocal rows
-        if not torch.is_grad_enabled() and not kwargs.get("use_cache"):
-            rows += len(output.last_hidden_state)
-
-    trainer.model.base_model.register_forward_hook(count, with_kwargs=True)
+    trainer = build(DeltaGRPOTrainer, previous(tmp_path))
+    rows = count_forward_rows(trainer.model)
     trainer.train()
-    assert rows == 0
+    assert rows == [0]
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["delta/extra_forward_passes"] for entry in steps] == [0] * 4
     assert [entry["delta/previous/missing"] for entry in steps] == [1, 0, 0, 0]

@@ -11,6 +11,7 @@ from support.models import (
     assert_bit_equal,
     build,
     config,
+    count_forward_rows,
     digit_reward,
     losses_and_weights,
     misaligned,
@@ -191,16 +192,9 @@ def test_no_extra_forward_where_trl_makes_one(tmp_path, options, trl_passes):
         ("grpo", GRPOTrainer, GRPOConfig),
     ):
         trainer = build(trainer_class, config(tmp_path, config_class, **{**options, "max_steps": 1}))
-        rows = 0
-
-        def count(module, args, kwargs, output):
-            nonlocal rows
-            if not torch.is_grad_enabled() and not kwargs.get("use_cache"):
-                rows += len(output.last_hidden_state)
-
-        trainer.model.base_model.register_forward_hook(count, with_kwargs=True)
+        rows = count_forward_rows(trainer.model)
         trainer.train()
-        counts[name] = rows / 8
+        counts[name] = rows[0] / 8
         if name == "delta":
             assert trainer.state.log_history[0]["delta/extra_forward_passes"] == 1 - trl_passes
     assert counts == {"delta": 1, "grpo": trl_passes}

@@ -6,11 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import replace
 
 import pytest
 from support.evaluation_model import adding_folder, adding_model, adding_tokenizer, question
+from support.health import healthy
 from support.openai_standin import ServerStandIn
 from support.places import ROOT, TESTS
 
@@ -84,14 +84,6 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def engine(*urls, **options) -> Engine:

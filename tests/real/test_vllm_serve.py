@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.evaluation_model import adding_model, adding_tokenizer, question
+from support.health import healthy
 from support.places import ROOT
 
 from delta_trl.evaluation.generate import TransformersBackend
@@ -69,14 +69,6 @@ def server(folder, tmp_path_factory):
         finally:
             with suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(process.pid, signal.SIGKILL)  # with the engine's process
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.fixture

@@ -121,3 +121,15 @@ def assert_bit_equal(one, other):
     assert len(one[0]) > 2
     for name, parameter in one[1].items():
         assert torch.equal(parameter, other[1][name]), name
+
+
+def count_forward_rows(model) -> list[int]:
+    """Its one entry is how many rows pass through the backbone without gradient from now on, but for those of generation."""
+    counted = [0]
+
+    def count(module, args, kwargs, output):
+        if not torch.is_grad_enabled() and not kwargs.get("use_cache"):
+            counted[0] += len(output.last_hidden_state)
+
+    model.base_model.register_forward_hook(count, with_kwargs=True)
+    return counted
