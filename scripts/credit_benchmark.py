@@ -4,6 +4,7 @@
     python scripts/credit_benchmark.py
     python scripts/credit_benchmark.py --task precedence
     python scripts/credit_benchmark.py --methods output_row hidden_gradient random --batches 20
+    python scripts/credit_benchmark.py --task larger --model HuggingFaceTB/SmolLM2-135M-Instruct --methods output_row mirror
 
 Prints tables, writes them to credit.md in the folder, and draws credit.png. Rollout batches are kept in batches.jsonl as
 they are scored: after an interruption, run the command again.
@@ -16,13 +17,19 @@ from pathlib import Path
 
 # Problems that the warm-up does not see
 HELD_OUT = {"ledger": 256, "precedence": 300}
+# Of real language, for a pretrained model
+LANGUAGE = ("number_words", "larger", "together")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--task", choices=HELD_OUT, default="ledger", help="made task (default: %(default)s)")
-    add("--model", type=Path, help="folder of a model warmed up on the task (default: made in the folder's model/)")
+    add("--task", choices=[*HELD_OUT, *LANGUAGE], default="ledger", help="default: %(default)s")
+    add(
+        "--model",
+        help="folder of a model warmed up on the task (default: made in the folder's model/); for "
+        f"{', '.join(LANGUAGE)} the folder or Hub id of a pretrained one",
+    )
     add("--batches", type=int, default=10, help="rollout batches (default: %(default)s)")
     add("--methods", nargs="+", metavar="NAME", help="methods (default: all)")
     add("--prompts", type=int, default=32, help="prompts of a rollout batch (default: %(default)s)")
@@ -37,7 +44,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if args.task in HELD_OUT:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
     from delta_trl.commands import one_line_errors
     from delta_trl.research.credit.methods import choose_methods
@@ -48,14 +56,20 @@ def main() -> None:
     with one_line_errors():
         methods = choose_methods(args.methods)
         model = args.model
-        if model is None:
+        if args.task in LANGUAGE:
+            if model is None:
+                raise ValueError(
+                    f"The task {args.task} takes a pretrained model: name its folder or Hub id with --model, such as "
+                    "HuggingFaceTB/SmolLM2-135M-Instruct."
+                )
+        elif model is None:
             model = args.folder / "model"
             if not (model / "config.json").exists():
                 print(f"Warming up a random 0.4 M parameter Qwen3 on flawed solutions, for {model} (minutes) ...")
                 made = TASKS[args.task]
                 problems = made.problems(made.n_problems, 0)[HELD_OUT[args.task] :]
                 warm_up(str(model), [row["question"] for row in problems], task=args.task, seed=args.seed)
-        elif not (model / "config.json").exists():
+        elif not (Path(model) / "config.json").exists():
             raise ValueError(f"There is no model in {model}. Without --model one is made.")
         records = score_methods(
             model,

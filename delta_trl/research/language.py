@@ -90,6 +90,12 @@ class LanguageTask:
             {"role": "user", "content": "{question}"},
         ]
 
+    @property
+    def prompt_format(self) -> str:
+        """The conversation in ChatML, the markup of SmolLM2 and Qwen, without a system message."""
+        turns = (f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in self.messages())
+        return f"{''.join(turns)}<|im_start|>assistant\n"
+
 
 def _read_both(a: int, b: int) -> str:
     return f"{a} or {b}: \\boxed{{{max(a, b)}}}"

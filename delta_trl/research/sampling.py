@@ -18,6 +18,7 @@ from ..jsonl import refuse_differences, update_lines
 from ..rewards import math_reward
 from ..rollout import Rollout
 from ..token_credit import TokenCreditTrainer
+from .language import LanguageTask
 from .tasks import arithmetic_problems
 
 
@@ -65,6 +66,18 @@ def problem_rows(
     return [
         {"prompt": prompt_format.replace("{question}", row["question"]), "solution": row["final_answer"]}
         for row in arithmetic_problems(6561)
+    ]
+
+
+def language_rows(task: LanguageTask, problems: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows `prompt`, `solution`, `question` of a task of real language, after its worked example in ChatML."""
+    return [
+        {
+            "prompt": task.prompt_format.replace("{question}", row["question"]),
+            "solution": row["final_answer"],
+            "question": row["question"],
+        }
+        for row in problems
     ]
 
 

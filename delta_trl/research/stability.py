@@ -21,9 +21,10 @@ from ..coefficients import margins
 from ..features import FEATURES
 from ..jsonl import append_lines
 from ..rollout import Rollout
+from .credit.answers import reading_of
 from .credit.measures import ADVANTAGE_SIDES, measure, rank_correlation
 from .credit.methods import trained
-from .credit.tokens import TOKEN_TASKS, token_classes
+from .credit.tokens import SPECIAL, token_classes
 from .full_gradient import coefficients_from
 from .pool import Pool, load_pool, save_pool
 from .sampling import RolloutSampler, begin_measurement
@@ -35,6 +36,7 @@ MOVING_AVERAGE = "moving average"
 # Methods of `--trainer` that are measured beside the features: those that know no centroids
 OWN_METHODS, NO_CENTROIDS = ("hashed_agreement",), "none"
 
+NO_WORDING = f"+-*/={SPECIAL}"  # nor digits
 # What is done to a rollout batch, with its levels
 DISTURBANCES = {
     "flipped": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4),
@@ -215,9 +217,8 @@ def sample_pool(sampler: RolloutSampler, rows: Sequence[dict[str, str]], prompts
         asked = list(rows[number * prompts : (number + 1) * prompts])
         rollout, rewards = sampler.sample(asked, (seed, number))
         tokenizer = sampler.trainer.processing_class
-        written = tokenizer.convert_ids_to_tokens(rollout.ids.tolist())
-        questions = [row["prompt"].strip() for row in rollout.inputs]
-        task = TOKEN_TASKS["precedence" if any("*" in question for question in questions) else "ledger"]
+        task, questions = reading_of(rollout.inputs)
+        written = task.pieces(rollout.ids.tolist(), tokenizer)
         parts.append(
             {
                 "hidden": rollout.hidden.clone(),  # before features, which may overwrite it
@@ -227,7 +228,7 @@ def sample_pool(sampler: RolloutSampler, rows: Sequence[dict[str, str]], prompts
                 "ids": rollout.ids,
                 "responses": rollout.responses + number * prompts * rollout.group_size,
                 "classes": torch.from_numpy(token_classes(rollout, tokenizer, task, questions)),
-                "wording": torch.tensor([len(t) == 1 and not t.isdigit() and t not in "+-*/=" for t in written]),
+                "wording": torch.tensor([not any(c.isdigit() or c in NO_WORDING for c in piece) for piece in written]),
                 "rewards": rewards,
             }
         )

@@ -42,12 +42,6 @@ def expected(task: str, question: str) -> int:
     return read(first) + read(second)
 
 
-def markup(messages: list[dict[str, str]]) -> str:
-    """SmolLM2's chat template, without the system message that it would put before; `make test-real` has the real one."""
-    turns = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in messages)
-    return f"{turns}<|im_start|>assistant\n"
-
-
 @pytest.mark.parametrize(
     ("number", "words"),
     [
@@ -123,10 +117,10 @@ def test_problems_pass_through_the_loader(name, tmp_path):
     data = load_math_dataset(
         str(tmp_path / "train.jsonl"),
         held_out_name=str(tmp_path / "test.jsonl"),
-        prompt_format=markup(task.messages()),
+        prompt_format=task.prompt_format,
         max_prompt_length=None,
     )
-    assert data.train["prompt"] == [markup(task.messages()).replace("{question}", question) for question in kept]
+    assert data.train["prompt"] == [task.prompt_format.replace("{question}", question) for question in kept]
     assert len(data.held_out) == 20
     assert not set(data.held_out["prompt"]) & set(data.train["prompt"])
     assert data.held_out["solution"] == [problem["final_answer"] for problem in task.problems(20)]
@@ -139,4 +133,4 @@ PROMPTED = [*(ROOT / "configs/study").glob("smollm2_*.yaml"), ROOT / "configs/sm
 def test_studies_and_recipe_ask_in_the_models_markup_with_the_tasks_example(path):
     content = yaml.safe_load(path.read_text())
     name = content["task"]["name"] if "task" in content else "number_words"
-    assert content.get("settings", content)["prompt_format"] == markup(LANGUAGE_TASKS[name].messages())
+    assert content.get("settings", content)["prompt_format"] == LANGUAGE_TASKS[name].prompt_format

@@ -113,8 +113,8 @@ def score_notes(records: Sequence[dict[str, Any]]) -> list[str]:
         f"{average('wrong_fork'):.0f} wrong forks, {average('phrasing'):.0f} choices of wording. {interval}",
         f"Blame AUC: among the uncertain tokens (1 − p > {UNCERTAIN}) of negative responses, the probability that an error "
         "token has a higher λ than another. Credit AUC: the same of right digits in positive responses. 0.5 is chance.",
-        "Fork blame and fork credit: the same of the character that decides to take the sum, or the product, first. Forks "
-        "do not count in blame and credit AUC, nor digits in those of the fork.",
+        "Fork blame and fork credit: the same of the token that chooses to take the sum or the product first, or the larger "
+        "of two numbers. Forks do not count in blame and credit AUC, nor digits in those of the fork.",
         "Digits: the same among uncertain digits of results alone, wrong ones against right ones: not where the policy was, "
         "but what it chose there.",
         "corr. 1 − p: correlation of λ with the policy's uncertainty on a side. explained: share of λ's variance that side "

@@ -1,13 +1,14 @@
 """Which tokens of a made task's completion decide: the digits of its steps, right or wrong, and the fork.
 
-A token is a character here (or a special token, which counts as one), so that classes of characters are classes of tokens.
+A token is a character in the made tasks (or a special token, which counts as one). In those of real language it may be
+longer: then its class is that of its first character that has one.
 """
 
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -30,10 +31,37 @@ SPECIAL = "\0"
 FORK = re.compile(r"(\d+)\+(\d+)\*(\d+)=\?")
 
 
+class Reading(Protocol):
+    """
+    How completions of a task are read.
+
+    Attributes:
+        name: Of the task.
+        marks: Most completions have a token of a class in each of these.
+        advice: What to do if they have not.
+    """
+
+    marks: ClassVar[tuple[tuple[int, ...], ...]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def advice(self) -> str: ...
+
+    def pieces(self, ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        """The text of each token; `SPECIAL` for one that is none."""
+        ...
+
+    def classes(self, text: str, question: str, finished: bool) -> np.ndarray:
+        """Class of every character of a completion to this question, shape (len(text),): indices of `CLASSES`."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenTask:
     """
-    How completions of a made task are read.
+    How completions of a made task are read, a `Reading`.
 
     Attributes:
         name: One of `delta_trl.research.tasks.TASKS`.
@@ -46,6 +74,22 @@ class TokenTask:
     wordings: tuple[str, ...]
     operators: str
     sample: str
+
+    marks: ClassVar[tuple[tuple[int, ...], ...]] = ((RIGHT, ERROR), (PHRASING,))
+
+    @property
+    def advice(self) -> str:
+        return (
+            f"It takes a model of delta_trl.research.tasks.warm_up(task={self.name!r}); without --model one is made."
+        )
+
+    def pieces(self, ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        # None: an id that the model has and its tokenizer has not
+        written = tokenizer.convert_ids_to_tokens(list(ids))
+        return [token if token is not None and len(token) == 1 else SPECIAL for token in written]
+
+    def classes(self, text: str, question: str, finished: bool) -> np.ndarray:
+        return character_classes(text, self, question, finished)
 
     @property
     def step(self) -> re.Pattern:
@@ -118,36 +162,37 @@ def character_classes(text: str, task: TokenTask, question: str = "", finished: 
 def token_classes(
     tokens: Rollout,
     tokenizer: "PreTrainedTokenizerBase",
-    task: TokenTask,
+    task: Reading,
     questions: Sequence[str],
 ) -> np.ndarray:
     """Class of every token of a rollout batch, shape (N,): indices of `CLASSES`. `questions`: one for each response."""
     responses = tokens.responses.cpu().numpy()
     starts = np.flatnonzero(np.diff(responses, prepend=-1))
-    classes = []
+    found = []
     for start, ids in zip(starts, np.split(tokens.ids.cpu().numpy(), starts[1:]), strict=True):
-        finished = ids[-1] == tokenizer.eos_token_id
-        written = tokenizer.convert_ids_to_tokens(ids.tolist())
-        # None: an id that the model has and its tokenizer has not
-        text = "".join(token if token is not None and len(token) == 1 else SPECIAL for token in written)
-        classes.append(character_classes(text, task, questions[responses[start]], finished))
-    return np.concatenate(classes)
+        finished = bool(ids[-1] == tokenizer.eos_token_id)
+        pieces = task.pieces(ids.tolist(), tokenizer)
+        classes = task.classes("".join(pieces), questions[responses[start]], finished)
+        ends = np.cumsum([len(piece) for piece in pieces])
+        found.append([_first(classes[end - len(piece) : end]) for piece, end in zip(pieces, ends, strict=True)])
+    return np.concatenate(found)
 
 
-def require_task(classes: np.ndarray, tokens: Rollout, task: TokenTask, model: str | os.PathLike) -> None:
-    """Raise `ValueError` unless most responses have a step in the task's words."""
+def _first(classes: np.ndarray) -> int:
+    """The first of a token's characters' classes that is not `REST`."""
+    telling = classes[classes != REST]
+    return int(telling[0]) if len(telling) else REST
+
+
+def require_task(classes: np.ndarray, tokens: Rollout, task: Reading, model: str | os.PathLike) -> None:
+    """Raise `ValueError` unless most responses are written in the task's words."""
     responses = tokens.responses.cpu().numpy()
-
-    def having(wanted: np.ndarray) -> set:
-        return set(responses[wanted].tolist())
-
-    written = having(np.isin(classes, (RIGHT, ERROR))) & having(classes == PHRASING)
-    share = len(written) / len(set(responses.tolist()))
+    having = [set(responses[np.isin(classes, wanted)].tolist()) for wanted in task.marks]
+    share = len(set.intersection(*having)) / len(set(responses.tolist()))
     if share < 0.5:
         raise ValueError(
-            f"Only {share:.0%} of the responses of {model} have a step in the words of the task {task.name}, so its "
-            f"deciding tokens are unknown. It takes a model of delta_trl.research.tasks.warm_up(task={task.name!r}); "
-            "without --model one is made."
+            f"Only {share:.0%} of the responses of {model} are written in the words of the task {task.name}, so its "
+            f"deciding tokens are unknown. {task.advice}"
         )
 
 
