@@ -286,6 +286,46 @@ def test_honest_programs_are_right(sandbox, program):
     assert (verdict.score, verdict.reason) == (1.0, "right"), verdict
 
 
+CLOSING = {
+    "all files": "os.closerange(0, 300)",
+    "as daemons do": "os.closerange(3, 2**30)",
+    "up to the limit": "os.closerange(0, os.sysconf('SC_OPEN_MAX'))",
+    "at exit": "import atexit\natexit.register(os.closerange, 0, 300)",
+    "standard error": "os.close(2)",
+    "standard error into the output": "print('not an output', file=sys.stderr, flush=True)\nos.dup2(1, 2)",
+    "an unknown file": "os.close(5)",
+    "the streams": "for f in (sys.stdin, sys.stdout, sys.stderr): f.close()",
+    "what is below a stream": "sys.stdout.buffer.raw.close()",
+}
+
+
+@pytest.mark.parametrize("end", CLOSING.values(), ids=CLOSING)
+def test_what_a_program_closes_at_its_end_changes_no_verdict(sandbox, end):
+    verdict = grade(sandbox, f"import os, sys\n{SOLVE}{end}")
+    assert (verdict.score, verdict.reason) == (1.0, "right"), verdict
+    verdict = grade(sandbox, f"import os, sys\nprint(input(), flush=True)\n{end}")
+    assert (verdict.score, verdict.reason) == (0.0, "wrong"), verdict
+
+
+def test_a_range_of_files_is_closed_and_no_other(sandbox):
+    program = """import os
+r, w = os.pipe()
+def is_open(n):
+    try: return os.fstat(n) is not None
+    except OSError: return False
+os.closerange(w, w), os.closerange(-5, 0), os.closerange(w + 1, w)
+print(is_open(r), is_open(w), is_open(0))
+os.closerange(w, w + 1)
+print(is_open(r), is_open(w))
+os.closerange(r, r + 2**40)
+print(is_open(r), is_open(r - 1))
+try: os.closerange("0", 1)
+except TypeError: print("TypeError")"""
+    result = sandbox.run(program)
+    assert result.status == "finished", result
+    assert result.stdout.decode().split("\n")[:-1] == ["True True True", "True False", "False True", "TypeError"]
+
+
 def test_paths_find_no_file_even_where_there_is_one(sandbox, tmp_path):
     (tmp_path / "there").write_text("x")
     tmp_path.chmod(0o755)

@@ -6,6 +6,7 @@ that goes around them meets the filter.
 
 import asyncio.selector_events
 import builtins
+import contextlib
 import ctypes
 import io
 import mmap
@@ -16,6 +17,8 @@ import struct
 import threading
 import types
 from multiprocessing import context
+
+from isolation import DESCRIPTORS
 
 
 STANDARD_FILES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, "/dev/fd/0": 0, "/dev/fd/1": 1, "/dev/fd/2": 2}
@@ -44,6 +47,7 @@ def adapt() -> None:
     """Put what is here in its place."""
     builtins.open = io.open = open_standard_file
     os.open, os.stat = os_open_standard_file, stat_standard_file
+    os.closerange = closerange
     os.getcwd = lambda: "/"  # of a removed directory the kernel knows no path
     mmap.mmap = SizedMmap
     selectors.DefaultSelector = selectors.PollSelector
@@ -84,6 +88,17 @@ def stat_standard_file(path, **settings):
     """`os.stat`, with the standard streams by their paths."""
     number = _standard_file(path)
     return _stat(path, **settings) if number is None else os.fstat(number)
+
+
+def closerange(fd_low, fd_high, /):
+    """`os.closerange`, one descriptor after another, and only those that there can be.
+
+    Where a range is refused, or the kernel has no call for it (before 5.9), Python 3.13's own may ask glibc for `closefrom`,
+    which aborts the process, and older ones try every number up to the last.
+    """
+    for fd in range(max(0, fd_low), min(fd_high, DESCRIPTORS)):
+        with contextlib.suppress(OSError):  # not open
+            os.close(fd)
 
 
 class SizedMmap(mmap.mmap):
