@@ -23,6 +23,8 @@ from isolation import DESCRIPTORS
 
 STANDARD_FILES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, "/dev/fd/0": 0, "/dev/fd/1": 1, "/dev/fd/2": 2}
 MACHINE = os.uname().machine
+# For `platform`, which numpy asks as well. The system call tells the machine's name, too.
+UNAME = os.uname_result(("Linux", "localhost", os.uname().release, os.uname().version, MACHINE))
 
 _open, _os_open, _stat = io.open, os.open, os.stat
 
@@ -47,7 +49,7 @@ def adapt() -> None:
     """Put what is here in its place."""
     builtins.open = io.open = open_standard_file
     os.open, os.stat = os_open_standard_file, stat_standard_file
-    os.closerange = closerange
+    os.closerange, os.uname = closerange, lambda: UNAME
     os.getcwd = lambda: "/"  # of a removed directory the kernel knows no path
     mmap.mmap = SizedMmap
     selectors.DefaultSelector = selectors.PollSelector
