@@ -140,18 +140,21 @@ class Server:
             LostError, GoneError: See there.
         """
         bases = [self.url] if self.url.endswith("/v1") else [f"{self.url}/v1", self.url]
+        said = ""
         for base in bases:
             try:
                 found = await self._send("GET", f"{base}/models", None, LIST_SECONDS)
-            except GoneError as error:
-                if error.status != 404:
+            except (GoneError, RefusedError) as error:
+                if isinstance(error, GoneError) and error.status != 404:
                     raise
+                said = str(error)
                 continue
             except BrokenError:  # `transformers serve`, where there is no cache of the Hub to list
                 found = {}
             self.url = base
             return _listed(found)
-        raise GoneError(f"there is no list of models at {' or '.join(f'{base}/models' for base in bases)}", 404)
+        places = " or ".join(f"{base}/models" for base in bases)
+        raise GoneError(f"there is no list of models at {places} ({said})", 404)
 
     async def post(self, endpoint: str, body: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """Sends a request and returns the answer.
@@ -178,7 +181,7 @@ class Server:
             raise LostError(f"it did not answer within {timeout:g} seconds") from error
         except httpx2.RequestError as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise LostError(self._say(f"the connection failed ({reason})")) from error
+            raise LostError(self.say(f"the connection failed ({reason})")) from error
         return self._answer(response, bytes(received))
 
     def _answer(self, response: httpx2.Response, received: bytes) -> dict[str, Any]:
@@ -189,9 +192,9 @@ class Server:
             answer = None
         if 200 <= status < 300:
             if not isinstance(answer, dict):
-                raise BrokenError(self._say(f"its answer is no JSON object: {_short(received)}"))
+                raise BrokenError(self.say(f"its answer is no JSON object: {self._begin(received)}"))
             return answer
-        said = self._say(f"it answers {status}: {_message(answer, received)}")
+        said = self.say(f"it answers {status}: {_message(answer) or self._begin(received)}")
         after = _retry_after(response.headers.get("Retry-After"))
         if status in BUSY:
             raise BusyError(said, after)
@@ -204,17 +207,22 @@ class Server:
             raise GoneError(f"{said}. {remedy}", status)
         if 300 <= status < 400:
             target = response.headers.get("Location", "nowhere")
-            raise GoneError(self._say(f"it points to {target}: give the address where the server is"), status)
+            raise GoneError(self.say(f"it points to {target}: give the address where the server is"), status)
         if status == 404:
             raise GoneError(said, status)
         raise RefusedError(said)
 
-    def _say(self, text: str) -> str:
-        """On one line, bounded, and without the key."""
-        if self._key is not None:
-            text = text.replace(self._key, "***")
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    def say(self, text: str) -> str:
+        """What comes from the server: on one line, bounded, and without the key."""
+        line = " ".join("".join(c if c.isprintable() else " " for c in self._without_key(text)).split())
         return line if len(line) <= 300 else f"{line[:297]}..."
+
+    def _without_key(self, text: str) -> str:
+        return text if self._key is None else text.replace(self._key, "***")
+
+    def _begin(self, received: bytes) -> str:
+        """How an answer begins. The key goes before the end is cut off, which could leave a piece of it."""
+        return self._without_key(received[:4096].decode(errors="replace"))[:80] or "nothing"
 
 
 def _listed(answer: Mapping[str, Any]) -> dict[str, int | None]:
@@ -229,17 +237,13 @@ def _listed(answer: Mapping[str, Any]) -> dict[str, int | None]:
     return models
 
 
-def _message(answer: Any, received: bytes) -> str:
-    """What an error says: servers put it into different places."""
+def _message(answer: Any) -> str | None:
+    """What an error says: servers put it into different places. None where it is in none of them."""
     found = answer
     for name in ("error", "message", "detail"):
         if isinstance(found, dict) and name in found:
             found = found[name]
-    return found if isinstance(found, str) and found.strip() else _short(received)
-
-
-def _short(received: bytes) -> str:
-    return received[:80].decode(errors="replace") or "nothing"
+    return found if isinstance(found, str) and found.strip() else None
 
 
 def _retry_after(header: str | None) -> float:
@@ -251,7 +255,7 @@ def _retry_after(header: str | None) -> float:
     except ValueError:
         try:
             date = parsedate_to_datetime(header)
-        except ValueError:
+            seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError):  # of a year, or a time zone, that no calendar has
             return 0.0
-        seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else 0.0

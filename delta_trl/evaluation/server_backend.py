@@ -150,7 +150,7 @@ class ServerBackend:
         if listed and self.model not in listed:
             names = ", ".join(map(short, list(listed)[:5])) + ", ..." * (len(listed) > 5)
             raise ValueError(
-                f"{server.url} serves {names}, and not {short(self.model)}. Name one with --served_model."
+                f"{server.url} serves {server.say(names)}, and not {short(self.model)}. Name one with --served_model."
             )
         raise ValueError(f"{server.url} does not complete a prompt with {self.model!r}: {refused}.")
 
@@ -162,6 +162,11 @@ class ServerBackend:
         protocol = Protocol.make(self.model, self.tokenizer, PROBE_DECODING)
         body = protocol.body(Request("", "", 0, 0, prompt, ids, ""), dialect, context)
         completion = protocol.completion(await server.post(protocol.endpoint, body, PROBE_SECONDS))
+        if completion.tokens > PROBE_DECODING.max_tokens:
+            raise ValueError(
+                f"{server.url} made {completion.tokens} tokens where {PROBE_DECODING.max_tokens} were asked for at most: it "
+                "does not keep to a completion's length."
+            )
         counted = completion.reported["prompt_tokens"]
         if ids and counted not in (None, len(ids)):
             raise ValueError(

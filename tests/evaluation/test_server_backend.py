@@ -32,6 +32,8 @@ PLAIN = Decoding(samples=2, top_p=1.0, max_tokens=40, prompt_format="{question}"
 PROBLEMS = tuple(Problem(f"{a}+{b}", question(a, b), str(a + b)) for a in range(1, 6) for b in range(1, 4))
 TASK = Task(((Benchmark("sums", "Sums", "file"), PROBLEMS),), PLAIN)
 KEY = "sk-the-key-of-this-test"
+# Beyond what a machine's integers hold
+NO_DATES = (f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", f"Mon, 01 Jan 2026 00:00:00 +{'9' * 14}")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ GOOD = {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": {"completi
     [
         (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}}),
         (500, {}, {"error": "out of memory"}),
-        (503, {}, b"<html>no healthy upstream</html>"),
+        (503, {"Retry-After": NO_DATES[0]}, b"<html>no healthy upstream</html>"),
         (200, {}, b'{"choices": [{"text": "cut o'),
         (200, {}, b"[" * 100_000),
         (200, {}, [1, 2]),
@@ -124,7 +126,7 @@ def test_retry_after_is_seconds_or_a_date_and_bounded():
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60))
     assert 50 < _retry_after(in_a_minute) <= 60
     assert _retry_after(format_datetime(datetime.now() + timedelta(days=900))) == server.LONGEST_RETRY_AFTER
-    for nothing in (None, "", "soon", "-5", "nan", "inf", "Wed, 21 Oct 2015 07:28:00 GMT"):
+    for nothing in (None, "", "soon", "-5", "nan", "inf", "Wed, 21 Oct 2015 07:28:00 GMT", *NO_DATES):
         assert _retry_after(nothing) == 0.0
 
 
@@ -213,6 +215,50 @@ def test_a_key_is_sent_from_the_environment_and_shown_nowhere(folder, tmp_path, 
     assert "*** may not do that" in caplog.text
     shown = [path.read_text(), caplog.text, capsys.readouterr().err, str(wanted.value), str(other.value)]
     assert not any(KEY in text or "sk-another" in text for text in shown)
+
+
+@pytest.mark.parametrize("before", [0, 50, 60, 79])
+def test_no_piece_of_a_key_is_shown_where_an_answer_is_cut_off(before, folder, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    echo = (400, {}, b"x" * before + KEY.encode() + b"x" * 100)
+    with ServerStandIn(fault=lambda body, number: echo) as standin:
+        ServerBackend(find_model(str(folder)), engine(standin, api_key_env="MY_KEY"))
+        with pytest.raises(ValueError, match="answers 400") as error:
+            ServerBackend(find_model(str(folder)), engine(standin, api_key_env="MY_KEY"))
+    assert KEY[:4] not in str(error.value)
+
+
+@pytest.mark.parametrize("status", [400, 405, 422])
+def test_a_refused_list_of_models_is_said_in_a_line(status, folder):
+    message = rf"there is no list of models at .*\(it answers {status}: not here\)\.$"
+    with (
+        ServerStandIn(listing=(status, {}, {"error": "not here"})) as standin,
+        pytest.raises(ValueError, match=message),
+    ):
+        ServerBackend(find_model(str(folder)), engine(standin))
+
+
+def test_names_of_models_are_shown_without_the_key_and_without_what_turns_a_line_around(folder, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    with (
+        ServerStandIn(models=(f"of {KEY}", "one\u202ereversed")) as standin,
+        pytest.raises(ValueError, match=r'serves "of \*\*\*", "one reversed", and not') as error,
+    ):
+        ServerBackend(find_model(str(folder)), engine(standin, api_key_env="MY_KEY"))
+    assert KEY not in str(error.value)
+
+
+def test_a_server_that_ignores_how_long_a_completion_may_be_is_refused(folder):
+    for tokens in (17, 10**6):
+        long = {**GOOD, "usage": {"completion_tokens": tokens, "prompt_tokens": 1}}
+        with ServerStandIn() as standin:
+            standin.complete = lambda body, long=long: long
+            with pytest.raises(ValueError, match=rf"made {tokens} tokens where 16 were asked for at most"):
+                ServerBackend(find_model(str(folder)), engine(standin))
+    with ServerStandIn() as standin:
+        full = {**GOOD, "usage": {"completion_tokens": 16, "prompt_tokens": 1}}
+        standin.complete = lambda body: full
+        ServerBackend(find_model(str(folder)), engine(standin))
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", "a\nb", "schlüssel"])

@@ -37,6 +37,7 @@ class ServerStandIn(ThreadingHTTPServer):
         strict: Refuses token ids and fields that are not OpenAI's.
         fault: Gets the body of each request but the first, which tries the server, and its number, from 1. Returns None, or
             what is answered instead: (status, headers, content), `HANG` or `DROP`.
+        listing: What is answered in place of a list of models: (status, headers, content).
 
     Attributes:
         url: With /v1.
@@ -46,10 +47,10 @@ class ServerStandIn(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, models=("model",), key=None, strict=False, fault=lambda body, number: None):
+    def __init__(self, models=("model",), key=None, strict=False, fault=lambda body, number: None, listing=None):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models = None if models is None else [{"id": m} if isinstance(m, str) else m for m in models]
-        self.key, self.strict, self.fault = key, strict, fault
+        self.key, self.strict, self.fault, self.listing = key, strict, fault, listing
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.tokenizer = adding_tokenizer()
         self.bodies, self.times, self.busy, self.busiest = [], [], 0, 0
@@ -93,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self._refused_key():
             return
-        if self.path == "/v1/models" and self.server.models is not None:
+        if self.server.listing is not None:
+            self._send(*self.server.listing)
+        elif self.path == "/v1/models" and self.server.models is not None:
             self._send(200, {"data": self.server.models})
         else:
             self._send(404, {"error": {"message": "Not Found"}})
