@@ -218,8 +218,10 @@ def _warn_if_failed(job: Future) -> None:
         )
 
 
-def check_private(repository: str, token: str | None) -> None:
-    """Raise `ValueError` if the repository is one that others can see, as one that was there before may be."""
+def check_private(repository: str | None, token: str | None) -> None:
+    """Raise `ValueError` if there is no repository, or others can see it, as one that was there before may be."""
+    if repository is None:
+        raise ValueError("push_to_hub: the Hub did not create or find the repository; the warning above says why.")
     if not HfApi(token=token).repo_info(repository).private:
         raise ValueError(
             f"{repository} is public on the Hub, and a rehearsal pushes to a private one: remove it there."

@@ -94,7 +94,9 @@ class Parser(SectionedParser, TrlParser):
         in_words = {action.dest for action in self._actions if typed.intersection(action.option_strings)}
         self.named = self._in_file | in_words
         if self._change is not None:
+            before = dict(vars(namespace))
             self._change(namespace)
+            self.named |= {name for name, value in vars(namespace).items() if value != before[name]}
         self.given = {n: v for n, v in vars(namespace).items() if n in self.named and v != self._untouched[n]}
         return namespace, remaining
 

@@ -34,7 +34,10 @@ BEARING_OPTIONS = {
     "rewards": ("reward_*", "code_reward_*", "soft_overlong_*"),
     "data": tuple(option.name for option in fields(DataArguments)),
     "plan": ("use_peft", "lora_*", "load_in_*"),
-    "trainer": ("dtype", "attn_*", "use_peft", "lora_*", "load_in_*", "optim*", "deepspeed", "fsdp*", "*vllm*"),
+    "trainer": (
+        *("dtype", "attn_*", "model_init_kwargs", "use_peft", "lora_*", "load_in_*"),
+        *("optim*", "deepspeed", "fsdp*", "*vllm*"),
+    ),
     "sampling": ("*vllm*", "use_transformers_*", "temperature", "top_*", "min_p", "generation_kwargs"),
     "scoring and token credit": ("coef_*", "trainer", "beta", "bf16", "fp16"),
     "updates": ("loss_type", "bf16", "fp16", "optim*", "*checkpointing*", "deepspeed", "fsdp*", "torch_compile*"),
@@ -44,6 +47,7 @@ BEARING_OPTIONS = {
     "final save": ("save_*",),
     "push": ("push_to_hub", "hub_*"),
 }
+SECRETS = "*_token"
 # Parts of which others inside them are not a share
 DIVIDED = ("updates", "scoring and token credit")
 
@@ -161,7 +165,9 @@ def failure(part: str | None, error: Exception, given: Mapping[str, Any]) -> str
     else:  # of a library, which may go on for pages
         text = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
     bearing = {
-        n: v for n, v in given.items() if any(fnmatch.fnmatchcase(n, one) for one in BEARING_OPTIONS.get(part, ()))
+        name: "***" if fnmatch.fnmatchcase(name, SECRETS) else value
+        for name, value in given.items()
+        if any(fnmatch.fnmatchcase(name, one) for one in BEARING_OPTIONS.get(part, ()))
     }
     if bearing and not any(name in text for name in bearing):
         text += (

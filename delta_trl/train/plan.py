@@ -155,6 +155,11 @@ def make_plan(
     context = getattr(size.config, "max_position_embeddings", None)
     boundary = args.generation_boundary
     steps = args.max_steps if args.max_steps > 0 else None
+    if args.max_completion_length is None:
+        raise ValueError(
+            "max_completion_length is None, so that responses have no length to plan with, and transformers ends them "
+            "after a few tokens. Set it."
+        )
     length = (data_args.max_prompt_length or 0) + args.max_completion_length
     _refuse_what_cannot_work(args, data_args.max_prompt_length, length, context)
 

@@ -9,7 +9,6 @@ import functools
 import gc
 import math
 import os
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from ..checks import check_prompt_lengths, check_reward_columns, evaluates
+from ..checks import check_prompt_lengths, check_reward_columns
 from ..data import DataArguments, ProblemData, load_problem_data
 from ..hub import check_private
 from ..run_folder import CHECKPOINT, describe_contents
@@ -28,18 +27,17 @@ from .checks import check_problems, check_reporters, check_start
 from .early import early_arguments
 from .parts import Part, Parts, failure
 from .plan import make_plan
+from .rehearsal_folder import AS_CONFIGURED, MODEL, RESUMED, STRAIGHT, RehearsalFolder
 from .repeated import compare_resumed
 from .resume import check_writable
 from .rewards import load_rewards
 from .shapes import check_weights, read_config_or_shape, read_tokenizer
 from .small_model import make_small_model
 from .small_settings import SmallSettings, sharding_lines
-from .stopping import ending_on_signals
+from .stopping import Stopped, ending_on_signals
 from .training import build, decided_by_main, train_and_save
 
 
-FOLDER = "rehearsal"
-MODEL, AS_CONFIGURED, STRAIGHT, RESUMED = "model", "as_configured", "straight", "resumed"
 NOT_SHOWN = """\
   that the real weights can be had and loaded, and fit in memory with full lengths (--plan estimates that)
   speed, and what the run learns
@@ -61,9 +59,12 @@ def rehearse(arguments: list[str] | None) -> str | None:
         with parts.part("options"):
             parsed = _parse(arguments)
             given = parsed[0].given
-        with ending_on_signals(
-            lambda stop: f"{stop} in part {parts.failed!r} of the rehearsal. Nothing can be continued: start it again."
-        ):
+
+        def how_to_go_on(stop: Stopped) -> str:
+            part = parts.failed or parts.current
+            return f"{stop} in part {part!r} of the rehearsal. Nothing can be continued: start it again."
+
+        with ending_on_signals(how_to_go_on):
             rehearsal = Rehearsal(arguments, parts, *parsed)
             rehearsal.play()
             return rehearsal.report()
@@ -111,13 +112,14 @@ class Rehearsal:
     def play(self) -> None:
         args, name = self.args, self.model_args.model_name_or_path
         self.processes = PartialState().num_processes
-        self.folder = Path(args.output_dir, FOLDER)
+        self.folder = RehearsalFolder(args.output_dir)
+        path = self.folder.path
         # Until a run's own options are parsed: under ZeRO-3 transformers would share out among the processes what is made
         # here in one of them
         unset_hf_deepspeed_config()
         with self.parts.part("options"):
             self._check_options()
-        settings = SmallSettings(args, str(self.folder / MODEL), self.processes)
+        settings = SmallSettings(args, str(path / MODEL), self.processes)
         source = {"revision": self.model_args.model_revision, "trust_remote_code": args.trust_remote_code}
         with self.parts.part("model"):
             config, _ = read_config_or_shape(
@@ -127,8 +129,8 @@ class Rehearsal:
             sharing = math.gcd(args.vllm_tensor_parallel_size, self.processes)
 
             def make_model() -> str:
-                self._clear()
-                return make_small_model(config, tokenizer, name, self.folder / MODEL, sharing, **source)
+                self.folder.clear()
+                return make_small_model(config, tokenizer, name, path / MODEL, sharing, **source)
 
             self.model = decided_by_main(args, make_model)
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -136,18 +138,18 @@ class Rehearsal:
         self._run(settings, AS_CONFIGURED, data, engine=settings.engine)
         self.lines = settings.lines + self.lines
         straight = AS_CONFIGURED
-        if args.save_only_model:
-            self.resume_line = "not made: save_only_model keeps too little to continue exactly"
+        if reason := settings.never_continued_exactly:
+            self.resume_line = f"not made: {reason}"
             return
         if settings.engine:  # whose random state is in no checkpoint
             straight = STRAIGHT
             self._run(settings, STRAIGHT, data, engine=False)
         updates = settings.batch.updates
-        self._run(settings, RESUMED, data, checkpoint=self.folder / straight / f"{CHECKPOINT}{updates}")
+        self._run(settings, RESUMED, data, checkpoint=path / straight / f"{CHECKPOINT}{updates}")
         with self.parts.part("resume"):
             self.resume_line = decided_by_main(
                 args,
-                lambda: compare_resumed(self.folder / straight, self.folder / RESUMED, updates, exact=args.use_cpu),
+                lambda: compare_resumed(path / straight, path / RESUMED, updates, exact=args.use_cpu),
             )
         if settings.engine:
             self.resume_line += "; transformers sampled for this: vLLM draws anew after a resume"
@@ -163,21 +165,13 @@ class Rehearsal:
         self.notes += check_start(self.script_args, self.data_args, args, self.model_args)
         check_reporters(args)
         check_writable(Path(args.output_dir))
-        decided_by_main(args, self._make_folder)
+        decided_by_main(args, self.folder.make)
         if held := describe_contents(Path(args.output_dir)):
             self.notes.append(f"{args.output_dir} holds {held}: the run itself has to continue or overwrite it.")
         try:
             check_weights(self.model_args.model_name_or_path)
         except ValueError as error:  # they may come later: a rehearsal reads none
             self.notes.append(str(error))
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"output_dir {self.args.output_dir} cannot be made ({error.strerror}). Choose another --output_dir."
-            ) from error
 
     def _load(self, tokenizer: Any, context: int | None) -> ProblemData:
         with self.parts.part("rewards"):
@@ -221,7 +215,7 @@ class Rehearsal:
         resumes = checkpoint is not None
         with self.parts.part("resume" if resumes else "trainer"):
             change = settings.change(
-                self.folder / name,
+                self.folder.path / name,
                 engine=engine,
                 push=self.script_args.rehearse_push and name == AS_CONFIGURED,
                 checkpoint=checkpoint,
@@ -245,11 +239,6 @@ class Rehearsal:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _clear(self) -> None:
-        """Remove what a rehearsal left, and nothing else."""
-        for name in (MODEL, AS_CONFIGURED, STRAIGHT, RESUMED):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-
     def report(self) -> str | None:
         """The table; None but in the main process. The processes part, and nothing of the rehearsal is left on disk."""
         everywhere: dict[str, Part] = {}
@@ -261,10 +250,8 @@ class Rehearsal:
         state.destroy_process_group()
         if not is_main:
             return None
-        self._clear()
-        for folder in (self.folder, self.folder.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        self.folder.remove()
+        evaluation = "made" if "evaluation" in everywhere else "not set"
         gpu = any(part.gpu_gb for part in everywhere.values())
         rows = [
             f"  {name:<27}{part.seconds:>9.1f}{part.host_gb:>9.2f}" + f"{part.gpu_gb:>9.2f}" * gpu
@@ -277,7 +264,7 @@ class Rehearsal:
                 f"  model: {self.model_args.model_name_or_path} as {self.model}",
                 f"  data: {self.data_line}",
                 f"  resume: {self.resume_line}",
-                f"  evaluation: {'made' if evaluates(self.args) else 'not set'}",
+                f"  evaluation: {evaluation}",
                 f"  push: {self.pushed if not self._push_left_out else 'left out; --rehearse_push makes it'}",
                 f"{'':<29}{'seconds':>9}{'host GB':>9}" + f"{'GPU GB':>9}" * gpu,
                 *rows,

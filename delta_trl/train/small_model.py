@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -17,6 +18,9 @@ LAYERS = 2
 WIDTH_STEP, LEAST_WIDTH = 16, 64
 # How configurations name the width of a feed-forward layer, an expert's and a shared one's included
 FEED_FORWARD = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+# How they name the list of their layers' kinds, and the kind that a cache for generation cannot do without
+KINDS = ("layer_types", "layers_block_type")
+FULL_ATTENTION = "full_attention"
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -25,7 +29,8 @@ def small_config(config: PreTrainedConfig, tokenizer: Tokenizer, tensor_parallel
     The configuration with two layers, narrow ones, and the vocabulary of the tokenizer.
 
     Kept: the architecture, head_dim where a configuration has one, heads per key-value head, experts, tied embeddings,
-    context. Of layers of several kinds, as with sliding windows, one each of the first two kinds stay.
+    context. Of layers of several kinds, as with sliding windows, the first one stays, and one of full attention, else of the
+    second kind.
 
     Args:
         tensor_parallel: Number of processes that share the heads in vLLM.
@@ -54,7 +59,7 @@ def small_config(config: PreTrainedConfig, tokenizer: Tokenizer, tensor_parallel
         changes["first_k_dense_replace"] = 1
     layers = text.num_hidden_layers
     if layers > LAYERS:
-        kept = _kept_layers(before.get("layer_types") or [], layers)
+        kept = _kept_layers(next((before[name] for name in KINDS if before.get(name)), []), layers)
         changes |= {n: [v[i] for i in kept] for n, v in before.items() if isinstance(v, list) and len(v) == layers}
         changes["num_hidden_layers"] = LAYERS
     changes |= {name: getattr(tokenizer, name) for name in SPECIAL_TOKENS}
@@ -65,8 +70,9 @@ def small_config(config: PreTrainedConfig, tokenizer: Tokenizer, tensor_parallel
 
 
 def _kept_layers(kinds: list[str], layers: int) -> tuple[int, int]:
-    """The first layer, and the first one of another kind."""
-    return 0, next((i for i in range(1, layers) if kinds and kinds[i] != kinds[0]), 1)
+    """The first layer, and the first one of another kind: full attention, if that is another."""
+    others = [i for i in range(1, layers) if kinds and kinds[i] != kinds[0]]
+    return 0, next((i for i in others if kinds[i] == FULL_ATTENTION), others[0] if others else 1)
 
 
 def make_small_model(
@@ -92,16 +98,20 @@ def make_small_model(
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 small, trust_remote_code=source["trust_remote_code"]
             )
-    except (AttributeError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        with suppress(OSError):  # a model need not have any
+            model.generation_config = GenerationConfig.from_pretrained(name, revision=source["revision"])
+        model.to(config.get_text_config().dtype or torch.float32).save_pretrained(
+            folder
+        )  # which checks the configuration
+    except (
+        *(AttributeError, ArithmeticError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
+        StrictDataclassError,
+    ) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"{name}: a model of type {kind!r} cannot be made with {LAYERS} narrow layers ({type(error).__name__}: "
             f"{reason}), so model_name_or_path cannot be rehearsed."
         ) from error
-    with suppress(OSError):  # a model need not have any
-        model.generation_config = GenerationConfig.from_pretrained(name, revision=source["revision"])
-    dtype = config.get_text_config().dtype or torch.float32
-    model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     text = small.get_text_config()
     return (

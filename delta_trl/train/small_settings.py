@@ -22,11 +22,12 @@ LENGTH = 64
 # Updates on a rollout batch, rollout batches for an update, and passes over a rollout batch: at most
 UPDATES, ITERATIONS = 2, 2
 REWARD = "delta_trl.train.small_settings.told_apart"
+ATTENTION, WITHOUT_A_GPU = "attn_implementation", (None, "eager", "sdpa")
 # Settings that need a GPU: values of the option, and what stands for them on a machine without any
 NEED_A_GPU: tuple[tuple[str, Callable[[Any], bool], Any], ...] = (
     ("fp16", bool, False),
     ("tf32", bool, None),
-    ("attn_implementation", lambda value: value not in (None, "eager", "sdpa"), None),
+    (ATTENTION, lambda value: value not in WITHOUT_A_GPU, None),
     ("optim", lambda value: any(word in str(value) for word in ("8bit", "4bit", "bnb", "paged")), "adamw_torch"),
     ("use_liger_kernel", bool, False),
     ("load_in_4bit", bool, False),
@@ -98,6 +99,18 @@ class SmallSettings:
         self.batch = Batch.of(self.args, self.processes)
 
     @property
+    def never_continued_exactly(self) -> str | None:
+        """Why the run's own options keep a resume from repeating it; None if they do not."""
+        args = self.args
+        if args.save_only_model:
+            return "save_only_model keeps too little to continue exactly"
+        if args.ignore_data_skip:
+            return "with ignore_data_skip, a continued run begins with the first problems again"
+        if args.sync_ref_model and args.beta != 0:
+            return "sync_ref_model moves the reference model, which is in no checkpoint: a continued run has the first again"
+        return None
+
+    @property
     def engine(self) -> bool:
         """Whether the run's vLLM is used: one in the training processes, and where there is neither GPU nor vLLM, none."""
         args = self.args
@@ -133,9 +146,12 @@ class SmallSettings:
         options.output_dir, options.overwrite_output_dir = str(folder), False
         options.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
         options.logging_strategy, options.logging_steps = "steps", 1
+        if args.save_strategy == "no":
+            self.lines.append("save_strategy: no -> steps (for the resume; the run itself saves its end alone)")
         options.save_strategy, options.save_steps, options.save_total_limit = "steps", self.batch.updates, None
         if evaluates(args):
             options.eval_strategy, options.eval_steps = "steps", self.batch.updates
+            self._cut(options, "eval_delay", 0)
             group = args.num_generations_eval or args.num_generations
             options.per_device_eval_batch_size = group // math.gcd(group, self.processes)
         options.reward_funcs = [*options.reward_funcs, REWARD]
@@ -145,6 +161,7 @@ class SmallSettings:
         if options.push_to_hub:
             name = args.hub_model_id or Path(args.output_dir).absolute().name
             options.hub_model_id, options.hub_private_repo = f"{name}-rehearsal", True
+        self._cut(options, "log_completions_hub_repo", None, "nobody's data set gets a rehearsal")
         if args.report_to:
             self._cut(options, "report_to", "none", "nobody's project gets a rehearsal")
 
@@ -177,6 +194,10 @@ class SmallSettings:
         if torch.cuda.is_available():
             return
         self._cut(options, "use_cpu", True, "no GPU here")
+        loading = self.args.model_init_kwargs or {}
+        if loading.get(ATTENTION) not in WITHOUT_A_GPU:
+            kept = {name: value for name, value in loading.items() if name != ATTENTION}
+            self._cut(options, "model_init_kwargs", kept, "no GPU here")
         for name, needs, instead in NEED_A_GPU:
             if needs(getattr(options, name)):
                 self._cut(options, name, instead, "no GPU here")

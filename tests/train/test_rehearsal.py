@@ -16,11 +16,12 @@ from support.commands import parse
 from support.hub_standin import TOKEN, USER, HubStandIn
 from support.models import ARCHITECTURES, tiny_model
 from support.places import ROOT, SUPPORT
-from transformers import AutoModelForCausalLM, Trainer
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
 from delta_trl.research.code_task import code_problems
 from delta_trl.research.tasks import arithmetic_problems, character_tokenizer, tiny_qwen3
 from delta_trl.train.__main__ import main
+from delta_trl.train.parts import failure as failure_line
 from delta_trl.train.shapes import shape_beside
 from delta_trl.train.small_model import make_small_model, small_config
 from delta_trl.train.small_settings import UPDATES, Batch
@@ -113,9 +114,12 @@ def test_what_was_cut_is_said(tmp_path, capsys):
 
 
 def test_evaluation_is_rehearsed(short, capsys):
-    report = rehearsed(capsys, short, "--held_out_share", 0.2, "--eval_strategy", "epoch")
+    evaluation = ("--held_out_share", 0.2, "--eval_strategy", "epoch")
+    # It would begin after the end of a rehearsal
+    report = rehearsed(capsys, short, *evaluation, "--eval_delay", 100)
     assert "evaluation: made" in report
     assert "\n  evaluation  " in report
+    assert "eval_delay: 100.0 -> 0" in report
 
 
 def test_a_run_that_is_there_stays_as_it_is(short, capsys):
@@ -129,10 +133,86 @@ def test_a_run_that_is_there_stays_as_it_is(short, capsys):
 
 def test_what_an_earlier_rehearsal_left_is_replaced_and_nothing_else(short, capsys):
     left = short.parent / "run" / "rehearsal"
-    (left / "as_configured" / "checkpoint-7").mkdir(parents=True)
+    failure(capsys, short, "--optim", "lomo")
+    assert (left / "model").is_dir()
     (left / "notes.txt").write_text("mine")
     rehearsed(capsys, short)
     assert [path.name for path in left.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("place", ["model", "as_configured"])
+def test_what_no_rehearsal_made_is_not_removed(short, capsys, place):
+    mine = short.parent / "run" / "rehearsal" / place / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert f"{mine.parent} is there, and no rehearsal made it" in failure(capsys, short)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("was_there", [[], ["a"], ["a", "a/b", "a/b/run"], ["elsewhere", "a", "a/b"]])
+def test_the_folders_that_were_there_stay_and_those_that_were_made_go(short, capsys, was_there):
+    here = short.parent
+    for folder in was_there:
+        (here / folder).mkdir()
+    if "elsewhere" in was_there:  # as on a cluster, where runs lie on another disk
+        (here / "a/b/run").symlink_to(here / "elsewhere")
+    before = set(here.rglob("*"))
+    rehearsed(capsys, short, "--output_dir", here / "a/b/run")
+    assert set(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("trainer", ["delta", "dapo"])
+def test_a_run_without_an_output_folder_is_rehearsed_in_its_default_one(short, capsys, monkeypatch, trainer):
+    monkeypatch.chdir(short.parent)
+    config = yaml.safe_load(short.read_text())
+    del config["output_dir"]
+    short.write_text(yaml.safe_dump(config))
+    run = short.parent / "outputs" / "config" / trainer
+    run.mkdir(parents=True)
+    (run / "README.md").write_text("the run's")
+    before = set(short.parent.rglob("*"))
+    assert "bit for bit" in rehearsed(capsys, short, "--trainer", trainer)
+    assert set(short.parent.rglob("*")) == before
+    assert (run / "README.md").read_text() == "the run's"
+
+
+def test_nothing_reaches_the_hub_with_the_completions(short, capsys):
+    # The tests are offline: a repository that was asked for would end it
+    report = rehearsed(capsys, short, "--log_completions", "true", "--log_completions_hub_repo", "me/completions")
+    assert "log_completions_hub_repo: me/completions -> None" in report
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"save_only_model": True}, "save_only_model keeps too little"),
+        ({"ignore_data_skip": True}, "with ignore_data_skip, a continued run begins with the first problems again"),
+        ({"beta": 0.1, "sync_ref_model": True}, "sync_ref_model moves the reference model, which is in no checkpoint"),
+    ],
+)
+def test_a_run_that_cannot_be_continued_exactly_is_not_compared(short, capsys, options, reason):
+    short.write_text(yaml.safe_dump({**yaml.safe_load(short.read_text()), **options}))
+    report = rehearsed(capsys, short)
+    assert f"resume: not made: {reason}" in report
+    assert "\n  resume  " not in report
+
+
+def test_a_run_without_checkpoints_is_told_so(short, capsys):
+    assert "save_strategy: no -> steps (for the resume;" in rehearsed(capsys, short, "--save_strategy", "no")
+
+
+def test_attention_that_needs_a_gpu_is_left_out_wherever_it_is_set(short, capsys):
+    kwargs = {"attn_implementation": "flash_attention_2", "dtype": "float32"}
+    short.write_text(yaml.safe_dump({**yaml.safe_load(short.read_text()), "model_init_kwargs": kwargs}))
+    assert f"model_init_kwargs: {kwargs} -> {{'dtype': 'float32'}} (no GPU here)" in rehearsed(capsys, short)
+
+
+def test_a_failure_shows_no_token():
+    given = {"hub_token": "hf_secret", "hub_strategy": "end"}
+    line = failure_line("push", RuntimeError("no answer"), given)
+    assert "hf_secret" not in line
+    assert "hub_token='***'" in line
+    assert "hub_strategy='end'" in line
 
 
 @pytest.mark.parametrize(
@@ -161,6 +241,7 @@ def test_what_an_earlier_rehearsal_left_is_replaced_and_nothing_else(short, caps
             ["nothing_like_it", "lora_target_modules="],
         ),
         ({"generation_kwargs": {"num_beams": 0}}, "sampling", ["generation_kwargs"]),
+        ({"max_completion_length": None}, "plan", ["max_completion_length is None", "Set it"]),
         ({"save_steps": 3, "steps_per_generation": 2}, "plan", ["save_steps=3 is not a multiple of 2"]),
     ],
 )
@@ -285,6 +366,33 @@ def test_the_small_model_keeps_ratios_kinds_of_layers_and_what_vllm_shares():
     small = small_config(smollm2, tokenizer)
     assert (small.num_attention_heads, small.num_key_value_heads, small.head_dim) == (3, 1, 64)
     assert small.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "kept"),
+    [
+        ("nemotron_h", ["linear_attention", "moe", "full_attention", "mlp"], ["linear_attention", "full_attention"]),
+        ("qwen3_next", ["linear_attention"] * 3 + ["full_attention"], ["linear_attention", "full_attention"]),
+        ("gemma3_text", ["sliding_attention"] * 5 + ["full_attention"], ["sliding_attention", "full_attention"]),
+    ],
+)
+def test_layers_without_attention_keep_one_that_has_it(kind, layers, kept, tmp_path):
+    name = "layers_block_type" if kind == "nemotron_h" else "layer_types"
+    config = AutoConfig.for_model(kind, **{name: layers}, num_hidden_layers=len(layers))
+    tokenizer = character_tokenizer()
+    assert getattr(small_config(config, tokenizer), name) == kept
+    make_small_model(config, tokenizer, "none", tmp_path, 1, revision="main", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt = torch.tensor([[3, 4, 5]])
+    assert model.generate(prompt, max_new_tokens=2, min_new_tokens=2).shape == (1, 5)
+
+
+@pytest.mark.parametrize("kind", ["bamba", "mamba2"])
+def test_a_model_that_cannot_be_made_small_is_said_in_a_line(kind, tmp_path):
+    source = {"revision": "main", "trust_remote_code": False}
+    with pytest.raises(ValueError, match=rf"^me/model: a model of type '{kind}' cannot be made with 2") as raised:
+        make_small_model(AutoConfig.for_model(kind), character_tokenizer(), "me/model", tmp_path, 1, **source)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow
