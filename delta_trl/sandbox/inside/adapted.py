@@ -11,6 +11,7 @@ import ctypes
 import io
 import mmap
 import os
+import platform
 import selectors
 import socket
 import struct
@@ -23,8 +24,8 @@ from isolation import DESCRIPTORS
 
 STANDARD_FILES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, "/dev/fd/0": 0, "/dev/fd/1": 1, "/dev/fd/2": 2}
 MACHINE = os.uname().machine
-# For `platform`, which numpy asks as well. The system call tells the machine's name, too.
-UNAME = os.uname_result(("Linux", "localhost", os.uname().release, os.uname().version, MACHINE))
+# For `platform`, which numpy asks as well. The system call is denied: it tells the machine's name and its kernel, too.
+UNAME = platform.uname_result("Linux", "localhost", "", "", MACHINE)
 
 _open, _os_open, _stat = io.open, os.open, os.stat
 
@@ -49,7 +50,7 @@ def adapt() -> None:
     """Put what is here in its place."""
     builtins.open = io.open = open_standard_file
     os.open, os.stat = os_open_standard_file, stat_standard_file
-    os.closerange, os.uname = closerange, lambda: UNAME
+    os.closerange, platform.uname = closerange, lambda: UNAME
     os.getcwd = lambda: "/"  # of a removed directory the kernel knows no path
     mmap.mmap = SizedMmap
     selectors.DefaultSelector = selectors.PollSelector
