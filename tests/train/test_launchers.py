@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.forked import python
 from support.models import tiny_model
 from support.places import SUPPORT
 
@@ -47,7 +48,7 @@ EXPECTED = {
 
 def launch(launcher: str, base: Path, output: Path) -> None:
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(LAUNCH / "worker.py"), launcher, str(base), str(output)]
+    command = [python(), "-m", *LAUNCHERS[launcher], str(LAUNCH / "worker.py"), launcher, str(base), str(output)]
     log = output / "log.txt"
     with open(log, "w") as stream:
         status = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=550)
