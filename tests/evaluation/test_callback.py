@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from support.evaluation_model import adding_folder, question
+from support.forked import python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -105,7 +106,7 @@ def test_two_processes_of_a_training_share_the_work(tmp_path):
     """An odd number of samples on two processes: both draw equally many, and every sample counts once."""
     problems = [{"question": question(a, a + 1), "answer": 2 * a + 1} for a in range(1, 8)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launcher, __file__, tmp_path, adding_folder()], capture_output=True, text=True, check=False, timeout=500
     )

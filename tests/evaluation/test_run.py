@@ -14,6 +14,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from support.benchmarks import MATH, SHARED, needs_aime24
 from support.evaluation_model import adding_folder, question, random_model
+from support.forked import python
 from support.places import ROOT
 from transformers import AutoModelForCausalLM
 
@@ -53,7 +54,7 @@ def held_out(tmp_path_factory) -> Path:
 
 def run_command(*arguments, launcher=(), **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *launcher, *COMMAND, *map(str, arguments)],
+        [python() if launcher else sys.executable, *launcher, *COMMAND, *map(str, arguments)],
         env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip
 

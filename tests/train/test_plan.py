@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from support.commands import parse
+from support.forked import python
 from support.models import tiny_model
 from support.places import ROOT
 from transformers import AutoConfig
@@ -442,7 +442,7 @@ def test_the_script_prints_a_plan_without_weights_or_data(models, tmp_path, monk
 
 @pytest.mark.slow
 def test_the_number_of_processes_is_the_launchers(models, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = ["-m", "delta_trl.train", "--config", str(ROOT / "configs/qwen3_0.6b/delta.yaml")]
     model = ["--model_name_or_path", str(models / "Qwen/Qwen3-0.6B-Base"), "--plan"]
     output = subprocess.run(

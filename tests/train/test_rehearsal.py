@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from support.commands import parse
+from support.forked import python
 from support.hub_standin import TOKEN, USER, HubStandIn
 from support.models import ARCHITECTURES, tiny_model
 from support.places import ROOT, SUPPORT
@@ -402,7 +403,7 @@ def test_a_recipe_is_rehearsed_on_two_processes(tmp_path, launcher):
         pytest.skip("DeepSpeed is among the development dependencies on Linux only")
     config = small_place(ROOT / "configs/qwen3_8b/delta.yaml", tmp_path, max_prompt_length=600)
     files = {"zero3": ROOT / "configs/accelerate/zero3.yaml", "fsdp2": LAUNCH / "fsdp2.yaml"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port=0", "--num_processes=2"]
+    command = [python(), "-m", "accelerate.commands.launch", "--main_process_port=0", "--num_processes=2"]
     command += [f"--config_file={files[launcher]}", "--mixed_precision=bf16", str(LAUNCH / "command.py"), launcher]
     command += ["--config", str(config), "--rehearse", "--max_completion_length", "16"]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.forked import python
 from support.models import build, config, digit_reward
 from support.places import ROOT, SUPPORT
 
@@ -161,9 +162,9 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, processes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def run(*arguments):
-        start = [sys.executable, str(WORKER)]
+        start = [python(), str(WORKER)]
         if processes > 1:
-            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(WORKER)]
+            start = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(WORKER)]
         with open(tmp_path / "log.txt", "w") as log:
             status = subprocess.run(
                 [*start, *map(str, arguments)],

@@ -41,10 +41,12 @@ def python(**environment: str) -> str:
 
 @cache
 def _start(environment: tuple[tuple[str, str], ...]) -> str:
-    folder = tempfile.TemporaryDirectory(prefix="forked-")  # its path must be short: a socket lies in it
-    place, address = Path(folder.name, "python"), Path(folder.name, "socket")
+    folder = Path(
+        tempfile.mkdtemp(prefix="forked-")
+    )  # its path must be short, as that of a socket; the server removes it
+    place, address = folder / "python", folder / "socket"
     variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    log = Path(folder.name, "log.txt")
+    log = folder / "log.txt"
     with log.open("w") as stream:
         server = subprocess.Popen(
             [sys.executable, HERE / "server.py", address],
@@ -61,7 +63,6 @@ def _start(environment: tuple[tuple[str, str], ...]) -> str:
     def stop():
         server.stdin.close()
         server.wait()
-        folder.cleanup()
 
     words = shlex.join([sys.executable, "-IS", str(HERE / "client.py"), str(place), str(address)])
     place.write_text(f'#!/bin/sh\nexec {words} "$@"\n')

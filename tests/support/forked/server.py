@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -24,10 +25,12 @@ IMPORTED = (
     "math_verify",
     "delta_trl.trainer",
 )
-# Variables that nothing reads before a command runs, or that cost time alone: others must be those of this process
+# Variables that nothing reads before a command runs, or that change time and progress bars alone: others must be those of
+# this process
 READ_LATE = (
     *("PYTHONPATH", "PYTEST_", "PWD", "OLDPWD", "_", "SHLVL", "COLUMNS", "LINES"),
-    *("HF_TOKEN", "TOKENIZERS_PARALLELISM", "MALLOC_", "PYTORCH_NVML_", "ACCELERATE_", "FSDP_"),
+    *("HF_TOKEN", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"),
+    *("MALLOC_", "PYTORCH_NVML_", "ACCELERATE_", "FSDP_"),
     *("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "NCCL_"),
 )
 
@@ -62,6 +65,7 @@ def serve(address: str, before: dict[str, str], by_imports: dict[str, str]) -> d
             if key.fileobj == 0:
                 for process in connections:
                     kill(process)
+                shutil.rmtree(Path(address).parent, ignore_errors=True)
                 os._exit(0)
             elif key.fileobj == ended:
                 os.read(ended, 1024)
