@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN = $(VENV)/bin
 # Tests run in as many processes as there are cores, each with one thread: on tiny tensors threads wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# Files go to the processes in the order of tests/conftest.py, those with slow tests first, and not by their number of tests.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 # Extra arguments for pip, for instance an index that holds CPU-only builds of torch.
 PIP_ARGS ?=
 
@@ -29,7 +30,7 @@ test-fast: lint
 
 # The tests that ask or train a model, as on older CPUs and with two threads. PORTABLE_ARGS="--minutes 30" bounds the time.
 test-portable: $(VENV)/.installed
-	PYTHONPATH=tests $(BIN)/python -m support.portable $(PORTABLE_ARGS) -q -n auto --dist loadfile
+	PYTHONPATH=tests $(BIN)/python -m support.portable $(PORTABLE_ARGS) -q -n auto --dist loadfile --no-loadscope-reorder
 
 # The lowest and the newest versions that pyproject.toml allows, each in an environment of its own. Left out with the
 # lowest: torch 2.8 has no grouped matrix product for experts on a CPU, and transformers 5.10 reads tiny images otherwise.

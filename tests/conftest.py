@@ -25,6 +25,12 @@ if importlib.util.find_spec("hypothesis"):  # tests/real runs without
     settings.load_profile("ci")  # the same examples in every run, and no deadline that a busy machine would miss
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: a long one that is begun last keeps one process busy when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_report_header() -> str:
     return f"{cpu.cpu_name()}, computing as {torch.backends.cpu.get_cpu_capability()}, threads: {cpu.THREADS}"
 
