@@ -44,7 +44,7 @@ BEARING_OPTIONS = {
     "checkpoint": ("save_*",),
     "resume": ("save_*",),
     "evaluation": ("eval_*", "held_out_*", "num_generations_eval"),
-    "final save": ("save_*",),
+    "final save": ("save_*", "deepspeed", "fsdp*"),
     "push": ("push_to_hub", "hub_*"),
 }
 SECRETS = "*_token"

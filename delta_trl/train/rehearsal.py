@@ -28,7 +28,7 @@ from .early import early_arguments
 from .parts import Part, Parts, failure
 from .plan import make_plan
 from .rehearsal_folder import AS_CONFIGURED, MODEL, RESUMED, STRAIGHT, RehearsalFolder
-from .repeated import compare_resumed
+from .repeated import check_saved, compare_resumed
 from .resume import check_writable
 from .rewards import load_rewards
 from .shapes import check_weights, read_config_or_shape, read_tokenizer
@@ -234,6 +234,8 @@ class Rehearsal:
             self.parts.watch(trainer)
             with self.parts.part("updates"):
                 train_and_save(trainer, start, data_args)
+            with self.parts.part("final save"):
+                decided_by_main(args, functools.partial(check_saved, Path(args.output_dir)))
         del trainer  # with the model, before the next one comes
         gc.collect()
         if torch.cuda.is_available():

@@ -6,12 +6,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..run_folder import STATE_FILE
+from ..run_folder import STATE_FILE, WEIGHTS
 
 
 # What a resumed run repeats, and on a GPU only nearly: some of its sums have no fixed order
 COMPARED = ("loss", "grad_norm", "reward", "entropy", "learning_rate")
 GPU_TOLERANCE = 1e-3
+
+
+def check_saved(folder: Path) -> None:
+    """Raise `ValueError` if a finished run left no weights."""
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        raise ValueError(
+            "the run ends without a model: no weights were saved but those in its checkpoints, as with DeepSpeed's ZeRO-3 "
+            "without zero3_save_16bit_model (stage3_gather_16bit_weights_on_model_save). Set it to true."
+        )
 
 
 def compare_resumed(straight: Path, resumed: Path, checkpoint: int, *, exact: bool) -> str:
@@ -37,7 +46,8 @@ def compare_resumed(straight: Path, resumed: Path, checkpoint: int, *, exact: bo
     if exact and not differing:
         differing = [
             f"the weights in {file.name}"
-            for file in straight.glob("*.safetensors")
+            for pattern in WEIGHTS
+            for file in straight.glob(pattern)
             if not filecmp.cmp(file, resumed / file.name, shallow=False)
         ]
     if differing:

@@ -178,6 +178,8 @@ def train_and_save(trainer: Any, start: Start, data_args: DataArguments) -> None
     except LengthReached:
         steps = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
         logger.info(f"{start.checkpoint} has {steps}: nothing is left to train, and its model is saved as the result.")
+    if trainer.is_fsdp_enabled:  # the result is one model, also where checkpoints are each process's share of it
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(_internal_call=True)  # without pushing: that comes last, when everything is on disk
     trainer.save_state()
     if args.push_to_hub and trainer.is_world_process_zero():

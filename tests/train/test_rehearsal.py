@@ -300,6 +300,18 @@ def test_a_checkpoint_that_lacks_something_is_noticed(short, capsys, monkeypatch
     )
 
 
+def test_a_run_that_ends_without_a_model_is_noticed(short, capsys, monkeypatch):
+    save = Trainer.save_model
+
+    def only_checkpoints(self, output_dir=None, **kwargs):
+        if output_dir is not None:
+            save(self, output_dir, **kwargs)
+
+    monkeypatch.setattr(Trainer, "save_model", only_checkpoints)
+    line = failure(capsys, short)
+    assert line.startswith("error: rehearsal, part 'final save': the run ends without a model")
+
+
 def test_a_signal_ends_it_with_one_line(short, capsys, monkeypatch):
     before = {number: signal.getsignal(number) for number in SIGNALS}  # which stay ignored, as the process ends
     monkeypatch.chdir(short.parent)
@@ -406,6 +418,8 @@ def test_a_recipe_is_rehearsed_on_two_processes(tmp_path, launcher):
     command = [python(), "-m", "accelerate.commands.launch", "--main_process_port=0", "--num_processes=2"]
     command += [f"--config_file={files[launcher]}", "--mixed_precision=bf16", str(LAUNCH / "command.py"), launcher]
     command += ["--config", str(config), "--rehearse", "--max_completion_length", "16"]
+    if launcher == "fsdp2":  # each process saves its share in checkpoints; the result is one model all the same
+        command.insert(3, "--fsdp_state_dict_type=SHARDED_STATE_DICT")
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
