@@ -36,6 +36,7 @@ from .small_model import make_small_model
 from .small_settings import SmallSettings, sharding_lines
 from .stopping import Stopped, ending_on_signals
 from .training import build, decided_by_main, train_and_save
+from .vllm_on_cpus import keep_weights_loadable
 
 
 NOT_SHOWN = """\
@@ -221,6 +222,8 @@ class Rehearsal:
                 checkpoint=checkpoint,
             )
             script_args, data_args, args, model_args = parse(self.arguments, change)
+            if engine and not torch.cuda.is_available():
+                keep_weights_loadable()
             trainer, start = build(script_args, data_args, args, model_args, data)
             if args.push_to_hub:
                 decided_by_main(args, functools.partial(check_private, trainer.hub_model_id, args.hub_token))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl.generation import vllm_generation
 
 from ..checks import evaluates
 from ..config import GRPOBaseConfig
+from .vllm_on_cpus import has_vllm_for_cpus
 
 
 # Tokens of a response, at most
@@ -112,10 +112,10 @@ class SmallSettings:
 
     @property
     def engine(self) -> bool:
-        """Whether the run's vLLM is used: one in the training processes, and where there is neither GPU nor vLLM, none."""
-        args = self.args
-        here = torch.cuda.is_available() or vllm_generation.is_vllm_available()
-        return bool(args.use_vllm and args.vllm_mode == "colocate" and here)
+        """Whether the run's vLLM is used: one in the training processes, which needs a GPU, unless it is one for CPUs."""
+        if not self.args.use_vllm or self.args.vllm_mode != "colocate":
+            return False
+        return torch.cuda.is_available() or has_vllm_for_cpus()
 
     def change(
         self, folder: Path, *, engine: bool, push: bool = False, checkpoint: Path | None = None
@@ -182,8 +182,12 @@ class SmallSettings:
             sharing = math.gcd(args.vllm_tensor_parallel_size, self.processes)
             if engine:
                 self._cut(options, "vllm_tensor_parallel_size", sharing, f"{self.processes} processes share it")
+                if not torch.cuda.is_available():
+                    self.lines.append(
+                        "vLLM's kernels for CPUs: torch's for linear layers, whose weights can be updated"
+                    )
             return
-        reason = "vLLM is not installed here, and there is no GPU: transformers samples"
+        reason = "there is neither a GPU nor vLLM for CPUs here: transformers samples"
         if args.vllm_mode == "server":
             reason = "the server holds the real model: transformers samples"
         elif self.engine:  # of the run that is compared

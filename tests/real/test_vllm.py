@@ -20,6 +20,7 @@ from delta_trl.evaluation.problem import Benchmark, Problem
 from delta_trl.evaluation.run import Task, make_requests, run_share
 from delta_trl.evaluation.samples import read_evaluation
 from delta_trl.evaluation.vllm_backend import VllmBackend
+from delta_trl.train.vllm_on_cpus import keep_weights_loadable
 
 
 SAMPLES = 8
@@ -31,7 +32,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
-pytestmark = pytest.mark.timeout(900)
+LIMIT = 1800  # seconds of a command: an engine starts in one minute on idle cores, and in many on busy ones
+pytestmark = pytest.mark.timeout(2 * LIMIT)
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +146,7 @@ def problems(tmp_path_factory) -> Path:
 def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
     command = evaluate(model, problems, tmp_path)
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    files, deadline = [], time.monotonic() + 400
+    files, deadline = [], time.monotonic() + LIMIT
     while not files or files[0].read_bytes().count(b"\n") < 100:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
@@ -161,7 +163,7 @@ def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
         assert time.monotonic() < deadline, "the engine outlived its parents"
         time.sleep(0.5)
 
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     (found,) = read_evaluation(files[0]).benchmarks.values()
     assert (found.missing, len(found.samples)) == (0, 30 * 64)
@@ -180,7 +182,7 @@ def test_two_engines_share_the_samples(model, problems, tmp_path):
     """On CPUs a device is a NUMA node. Here both engines are given the one there is."""
     environment = {**ENVIRONMENT, "CPU_VISIBLE_MEMORY_NODES": "0,0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     command = evaluate(model, problems, tmp_path, "--data_parallel_size", 2)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "process 1 of 2" in done.stderr
     (path,) = tmp_path.glob("*.jsonl")
@@ -190,7 +192,7 @@ def test_two_engines_share_the_samples(model, problems, tmp_path):
 
 def trained(model: Path, output: Path, *options, launcher=()) -> list[dict]:
     command = [sys.executable, *launcher, str(Path(__file__).with_name("vllm_training.py")), str(model), str(output)]
-    done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=800)
+    done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(path.read_text()) for path in sorted(output.glob("record_*.json"))]
 
@@ -221,14 +223,69 @@ def test_training_in_two_processes(untrained, tmp_path):
         assert_vllm_follows_the_policy(record, batches=4)
 
 
+def test_a_colocated_run_is_rehearsed(untrained, problems, tmp_path):
+    settings = {
+        "model_name_or_path": str(untrained),
+        "dataset_name": str(problems),
+        "answer_column": "answer",
+        "prompt_format": "{question}",
+        "max_prompt_length": 40,
+        "output_dir": str(tmp_path / "run"),
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "max_steps": 3,
+        "report_to": "none",
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_enable_sleep_mode": True,
+        "vllm_gpu_memory_utilization": 0.1,
+        "vllm_max_model_length": 64,
+        "vllm_importance_sampling_mode": "token_truncate",
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(settings))  # which is YAML, too
+    command = [sys.executable, "-m", "delta_trl.train", "--config", str(tmp_path / "config.yaml"), "--rehearse"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = done.stdout[done.stdout.index("Rehearsed:") :]
+    assert "bit for bit, and so are the weights; transformers sampled for this" in report
+    assert "vllm_enable_sleep_mode: True -> False (no GPU here)" in report
+    assert "vLLM's kernels for CPUs: torch's for linear layers" in report
+    assert "use_vllm: True" not in report  # it was used
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # of which vLLM may have kernels of their own
+@pytest.mark.parametrize("shape", [(96, 16), (16, 32), (128, 128)])
+def test_linear_layers_keep_their_weights_where_they_are_told_to(shape, dtype, monkeypatch):
+    from vllm.model_executor.layers import utils
+
+    def layer() -> torch.nn.Module:
+        made = torch.nn.Linear(*reversed(shape), bias=False, dtype=dtype).requires_grad_(False)
+        utils.dispatch_cpu_unquantized_gemm(made, remove_weight=True)
+        return made
+
+    assert layer().weight.numel() == 0
+    monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", utils.dispatch_cpu_unquantized_gemm)  # put back later
+    keep_weights_loadable()
+    kept = layer()
+    assert kept.weight.shape == shape
+    hidden = torch.randn(3, shape[1], dtype=dtype)
+    for _ in range(2):  # as it is, and updated
+        assert torch.equal(kept.cpu_linear(hidden, kept.weight, None), hidden @ kept.weight.T)
+        kept.weight.mul_(2)
+
+
 def test_packed_weights_cannot_be_updated_in_vllm(untrained, tmp_path):
-    """Why vllm_training.py turns oneDNN off. When this test fails, vLLM has mended it, and that can go."""
+    """Why weights are kept. When this test fails, vLLM or TRL has mended it, and `vllm_on_cpus` can go."""
     command = [
         sys.executable,
         str(Path(__file__).with_name("vllm_training.py")),
         str(untrained),
         str(tmp_path / "run"),
     ]
-    done = subprocess.run([*command, "--as-it-is"], env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*command, "--as-it-is"], env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode != 0
     assert "has no attribute 'weight_loader'" in done.stderr

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl.train.vllm_on_cpus import keep_weights_loadable
 
 
 def log_probs(model, batch) -> torch.Tensor:
@@ -49,17 +50,6 @@ class Compared(DeltaGRPOTrainer):
 
 def length_reward(completions, **kwargs) -> list[float]:
     return [float(sum(character.isdigit() for character in completion)) for completion in completions]
-
-
-def keep_weights_loadable() -> None:
-    """On CPUs, vLLM 0.30 packs the weights of linear layers for oneDNN when it loads them, and drops the parameters.
-
-    New weights then have nowhere to go (`'Parameter' object has no attribute 'weight_loader'`). Without oneDNN it takes
-    torch's own product of the parameters themselves, as it does on GPUs.
-    """
-    from vllm import _custom_ops
-
-    _custom_ops._supports_onednn = False
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def test_what_was_cut_is_said(tmp_path, capsys):
         "steps_per_generation: 256 -> 4",
         "gradient_accumulation_steps: 64 -> 2",
         "max_steps: 400 -> 4 (two rollout batches)",
-        "use_vllm: True -> False (vLLM is not installed here, and there is no GPU: transformers samples)",
+        "use_vllm: True -> False (there is neither a GPU nor vLLM for CPUs here: transformers samples)",
         "use_cpu: False -> True (no GPU here)",
     ):
         assert f"\n  {line}\n" in cut
