@@ -17,6 +17,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,10 @@ from .token_mask import COUNTED, ROWS, counted_tokens, token_mask
 
 logger = get_logger(__name__)
 
+WITHOUT_STATISTICS = (
+    "Continue from another checkpoint, or remove that file: the first rollout batch then has coefficients of 1."
+)
+
 
 @torch.no_grad()
 def coefficients_at(statistics: dict[str, torch.Tensor], rollout: Rollout, options: DeltaGRPOConfig) -> torch.Tensor:
@@ -51,6 +56,22 @@ def coefficients_at(statistics: dict[str, torch.Tensor], rollout: Rollout, optio
         if read is not None:
             values = torch.where(read.isfinite(), values, torch.nan)  # which makes the sum over all processes NaN
     return rollout.mean_one(values, options.coef_normalize).nan_to_num(nan=1.0)
+
+
+def read_statistics(file: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """
+    What a checkpoint has of its last rollout batch; empty if there was none with a contrast.
+
+    Raises:
+        ValueError: The file is cut off, or holds something else.
+    """
+    try:
+        found = torch.load(file, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{file} cannot be read: it was cut off or changed. {WITHOUT_STATISTICS}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"{file} holds no statistics of a rollout batch. {WITHOUT_STATISTICS}")
+    return found
 
 
 class OpenBatch:
@@ -208,8 +229,7 @@ class PreviousCentroidsTrainer(TokenCreditTrainer):
             return
         file = Path(checkpoint) / STATISTICS_FILE
         if file.is_file():
-            found = torch.load(file, map_location=self.accelerator.device, weights_only=True)
-            self._statistics = found or None
+            self._statistics = read_statistics(file, self.accelerator.device) or None
         else:
             logger.warning(
                 f"{checkpoint} has no {STATISTICS_FILE}, as one that was made with coef_centroids='batch': the coefficients "

@@ -208,6 +208,14 @@ def test_attention_that_needs_a_gpu_is_left_out_wherever_it_is_set(short, capsys
     assert f"model_init_kwargs: {kwargs} -> {{'dtype': 'float32'}} (no GPU here)" in rehearsed(capsys, short)
 
 
+def test_a_hub_that_makes_no_repository_is_said(short, capsys):
+    line = failure(capsys, short, "--push_to_hub", "--rehearse_push", "--hub_token", "hf_secret")
+    assert line.startswith(
+        "error: rehearsal, part 'trainer': push_to_hub: the Hub did not create or find the repository"
+    )
+    assert "hf_secret" not in line
+
+
 def test_a_failure_shows_no_token():
     given = {"hub_token": "hf_secret", "hub_strategy": "end"}
     line = failure_line("push", RuntimeError("no answer"), given)
