@@ -18,6 +18,7 @@ import pytest
 import yaml
 from huggingface_hub.errors import OfflineModeIsEnabled
 from support.commands import load_script, parse, run_script
+from support.forked import python
 from support.models import tiny_model
 from support.places import ROOT
 
@@ -535,7 +536,10 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def run(config_path: Path, folder: Path, *arguments) -> subprocess.CompletedProcess:
-    return run_script("scripts/study.py", "--config", config_path, "--folder", folder, *arguments, **ENVIRONMENT)
+    """The study in this process, its runs in forked ones."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(sys, "executable", python())
+        return run_script("scripts/study.py", "--config", config_path, "--folder", folder, *arguments, **ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
