@@ -1,7 +1,6 @@
 """Pushes to the Hub, against a stand-in on the loopback address, with the script run as a user runs it."""
 
 import importlib.metadata
-import json
 import os
 import pickle
 import re
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forked import python
 from support.hub_standin import TOKEN, USER, HubStandIn
 from support.models import build, config, tiny_model
 from support.places import ROOT
@@ -32,12 +32,6 @@ MODEL_FILES = {
     "training_args.bin",
 }
 CHECKPOINT_FILES = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
-# Several runs in one process, for the time that importing takes: each is what follows `python -m`
-RUN_MODULES = """
-import json, runpy, sys
-for sys.argv in json.loads(sys.argv[1]):
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
 LOAD_BACK = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -49,19 +43,41 @@ for name in sys.argv[1:]:
 """
 
 
-def run(arguments, url, tmp_path, token=TOKEN):
-    """Run Python with the Hub at `url`. huggingface_hub reads its environment when it is imported."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-        "HF_ENDPOINT": url,
-        "HF_TOKEN": token,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    return subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def hub_of_all(tmp_path_factory):
+    with HubStandIn(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(hub_of_all, project):
+    """The one stand-in, so that huggingface_hub is imported with its address once; its repositories are in `project/hub`."""
+    hub_of_all.begin(project / "hub")
+    return hub_of_all
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(hub, cache, project):
+    """Run Python in the project with the Hub at `url`. huggingface_hub reads its environment when it is imported."""
+
+    def run(arguments, url=hub.url, token=TOKEN, start=None):
+        of_hub = {
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(cache),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        start = start or (python(**of_hub) if url == hub.url else sys.executable)
+        environment = {**os.environ, **of_hub, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HF_TOKEN": token}
+        return subprocess.run([start, *arguments], capture_output=True, text=True, env=environment, cwd=project)
+
+    return run
 
 
 def command(project, name, *arguments):
@@ -76,86 +92,86 @@ def same_weights(first, second):
 
 
 @pytest.mark.slow
-def test_every_strategy_pushes_a_model_that_loads_back(project):
+def test_every_strategy_pushes_a_model_that_loads_back(project, hub, run):
     strategies = ("end", "every_save", "checkpoint", "all_checkpoints")
-    runs = [command(project, name, "--hub_strategy", name, "--hub_always_push", "true")[1:] for name in strategies]
+    runs = [command(project, name, "--hub_strategy", name, "--hub_always_push", "true") for name in strategies]
     own = ("--hub_private_repo", "true", "--hub_model_id", "team/secret", "--hub_token", TOKEN)
-    runs.append(command(project, "own", *own)[1:])
-    with HubStandIn(project / "hub") as hub:
-        result = run([sys.executable, "-c", RUN_MODULES, json.dumps(runs)], hub.url, project)
+    runs.append(command(project, "own", *own))
+    for arguments in runs:
+        result = run(arguments)
         assert result.returncode == 0, result.stderr[-3000:]
-        assert not hub.refused
-        assert hub.private == {**dict.fromkeys((f"{USER}/{name}" for name in strategies), False), "team/secret": True}
+    assert not hub.refused
+    assert hub.private == {**dict.fromkeys((f"{USER}/{name}" for name in strategies), False), "team/secret": True}
 
-        for name in (*(f"{USER}/{name}" for name in strategies), "team/secret"):
-            assert hub.files(name) >= MODEL_FILES
-            assert [message for repository, message, _ in hub.commits if repository == name][-1] == "End of training"
-            # A token would be in training_args.bin if anywhere, and in the command that the card quotes
-            assert not any(TOKEN.encode() in (hub.root / name / file).read_bytes() for file in hub.files(name))
-        messages = [message for repository, message, _ in hub.commits if repository == f"{USER}/end"]
-        assert messages == ["End of training"]
-        messages = [message for repository, message, _ in hub.commits if repository == f"{USER}/every_save"]
-        assert messages[:3] == [f"Training in progress, step {step}" for step in (1, 2, 3)]
-        assert not any("checkpoint" in file for file in hub.files(f"{USER}/every_save"))
-        last = {file.removeprefix("last-checkpoint/") for file in hub.files(f"{USER}/checkpoint")}
-        assert last >= CHECKPOINT_FILES
-        for step in (1, 2, 3):
-            assert hub.files(f"{USER}/all_checkpoints") >= {f"checkpoint-{step}/{file}" for file in CHECKPOINT_FILES}
-        assert same_weights(hub.root / USER / "all_checkpoints/checkpoint-3", project / "all_checkpoints")
+    for name in (*(f"{USER}/{name}" for name in strategies), "team/secret"):
+        assert hub.files(name) >= MODEL_FILES
+        assert [message for repository, message, _ in hub.commits if repository == name][-1] == "End of training"
+        # A token would be in training_args.bin if anywhere, and in the command that the card quotes
+        assert not any(TOKEN.encode() in (hub.root / name / file).read_bytes() for file in hub.files(name))
+    messages = [message for repository, message, _ in hub.commits if repository == f"{USER}/end"]
+    assert messages == ["End of training"]
+    messages = [message for repository, message, _ in hub.commits if repository == f"{USER}/every_save"]
+    assert messages[:3] == [f"Training in progress, step {step}" for step in (1, 2, 3)]
+    assert not any("checkpoint" in file for file in hub.files(f"{USER}/every_save"))
+    last = {file.removeprefix("last-checkpoint/") for file in hub.files(f"{USER}/checkpoint")}
+    assert last >= CHECKPOINT_FILES
+    for step in (1, 2, 3):
+        assert hub.files(f"{USER}/all_checkpoints") >= {f"checkpoint-{step}/{file}" for file in CHECKPOINT_FILES}
+    assert same_weights(hub.root / USER / "all_checkpoints/checkpoint-3", project / "all_checkpoints")
 
-        names = (f"{USER}/end", "team/secret", project / "end", project / "own")
-        loaded = run([sys.executable, "-c", LOAD_BACK, *names], hub.url, project)
-        assert loaded.returncode == 0, loaded.stderr[-3000:]
-        lines = loaded.stdout.splitlines()
-        assert lines[:2] == lines[2:]
-        assert loaded.stdout.count("1+2=?") == len(names)
+    names = (f"{USER}/end", "team/secret", project / "end", project / "own")
+    (project / "load_back.py").write_text(LOAD_BACK)
+    loaded = run(["load_back.py", *names])
+    assert loaded.returncode == 0, loaded.stderr[-3000:]
+    lines = loaded.stdout.splitlines()
+    assert lines[:2] == lines[2:]
+    assert loaded.stdout.count("1+2=?") == len(names)
 
-        card = (hub.root / USER / "end/README.md").read_text()
-        assert "--hub_strategy end" in card
-        assert 'model="tester/end"' in card
-        assert "[`report.html`](report.html) has the curves of this run" in card
-        assert "reward" in (hub.root / USER / "end/report.html").read_text()
-        assert "--hub_token '***'" in (hub.root / "team/secret/README.md").read_text()
+    card = (hub.root / USER / "end/README.md").read_text()
+    assert "--hub_strategy end" in card
+    assert 'model="tester/end"' in card
+    assert "[`report.html`](report.html) has the curves of this run" in card
+    assert "reward" in (hub.root / USER / "end/report.html").read_text()
+    assert "--hub_token '***'" in (hub.root / "team/secret/README.md").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failure", ["wrong token", "unreachable", "refused during training"])
-def test_a_hub_that_fails_costs_no_run(project, failure):
+def test_a_hub_that_fails_costs_no_run(project, hub, run, failure):
     during_training = failure == "refused during training"
-    with HubStandIn(project / "hub") as hub:
-        hub.failing = lambda method, path: during_training and "/commit/" in path
-        url = "http://127.0.0.1:9" if failure == "unreachable" else hub.url  # nobody listens on the discard port
-        token = "hf_wrong" if failure == "wrong token" else TOKEN
-        result = run([sys.executable, *command(project, "run")], url, project, token)
-        assert result.returncode == 1
-        assert not hub.commits
-        # Said while it trains, and as the last word
-        assert ("A push to the Hub failed during training" in result.stderr) == during_training
-        assert ("The Hub did not create or find the repository" in result.stderr) != during_training
-        reason = {"wrong token": "Invalid username or password", "unreachable": "Connection refused"}
-        assert reason.get(failure, "told to refuse this") in result.stderr
-        assert "Traceback" not in result.stderr
-        error = result.stderr[result.stderr.rindex("error: Pushing to the Hub failed") :]
-        assert f"the model, the tokenizer and the card are in {project / 'run'}" in error
+    hub.failing = lambda method, path: during_training and "/commit/" in path
+    url = "http://127.0.0.1:9" if failure == "unreachable" else hub.url  # nobody listens on the discard port
+    token = "hf_wrong" if failure == "wrong token" else TOKEN
+    result = run(command(project, "run"), url, token)
+    assert result.returncode == 1
+    assert not hub.commits
+    # Said while it trains, and as the last word
+    assert ("A push to the Hub failed during training" in result.stderr) == during_training
+    assert ("The Hub did not create or find the repository" in result.stderr) != during_training
+    reason = {"wrong token": "Invalid username or password", "unreachable": "Connection refused"}
+    assert reason.get(failure, "told to refuse this") in result.stderr
+    assert "Traceback" not in result.stderr
+    error = result.stderr[result.stderr.rindex("error: Pushing to the Hub failed") :]
+    assert f"the model, the tokenizer and the card are in {project / 'run'}" in error
 
-        # Everything is on disk: all checkpoints, the last weights, the card
-        assert {path.name for path in (project / "run").iterdir()} >= MODEL_FILES | {
-            "trainer_state.json",
-            "checkpoint-3",
-        }
-        assert same_weights(project / "run", project / "run/checkpoint-3")
-        assert "DelTA" in (project / "run/README.md").read_text()
+    # Everything is on disk: all checkpoints, the last weights, the card
+    assert {path.name for path in (project / "run").iterdir()} >= MODEL_FILES | {
+        "trainer_state.json",
+        "checkpoint-3",
+    }
+    assert same_weights(project / "run", project / "run/checkpoint-3")
+    assert "DelTA" in (project / "run/README.md").read_text()
 
-        # The command that the message gives pushes it, once the Hub answers
-        later = shlex.split(re.search(r"^ +(hf upload .*)$", error, re.MULTILINE)[1])
-        hub.failing = lambda method, path: False
-        pushed = run([str(Path(sys.executable).with_name(later[0])), *later[1:]], hub.url, project)
-        assert pushed.returncode == 0, pushed.stderr[-3000:]
-        (repository,) = hub.private
-        assert repository == f"{USER}/run"
-        assert hub.files(repository) >= MODEL_FILES
-        assert not any("checkpoint" in file for file in hub.files(repository))
-        assert same_weights(hub.root / repository, project / "run")
+    # The command that the message gives pushes it, once the Hub answers
+    later = shlex.split(re.search(r"^ +(hf upload .*)$", error, re.MULTILINE)[1])
+    hub.failing = lambda method, path: False
+    pushed = run(later[1:], start=Path(sys.executable).with_name(later[0]))
+    assert pushed.returncode == 0, pushed.stderr[-3000:]
+    (repository,) = hub.private
+    assert repository == f"{USER}/run"
+    assert hub.files(repository) >= MODEL_FILES
+    assert not any("checkpoint" in file for file in hub.files(repository))
+    assert same_weights(hub.root / repository, project / "run")
 
 
 def test_the_card_says_how_the_model_was_made(tmp_path, monkeypatch):

@@ -35,8 +35,12 @@ class HubStandIn(ThreadingHTTPServer):
 
     def __init__(self, root: Path):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.root = Path(root)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.begin(root)
+
+    def begin(self, root: Path) -> None:
+        """As after a start, with repositories elsewhere."""
+        self.root = Path(root)
         self.commits: list[tuple[str, str, list[str]]] = []
         self.private: dict[str, bool] = {}
         self.refused: list[str] = []
