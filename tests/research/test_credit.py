@@ -210,6 +210,7 @@ def test_special_tokens_keep_their_place():
 
 
 SMALL = {"task": "precedence", "prompts": 4, "group": 32}
+FEW = {**SMALL, "group": 4}  # where figures need not mean anything: some methods compare every token with every other
 BATCHES = 3  # at most
 
 
@@ -220,9 +221,7 @@ def precedence_model(tmp_path_factory):
     made = TASKS["precedence"]
     questions = [problem["question"] for problem in made.problems(made.n_problems, 0)[: BATCHES * SMALL["prompts"]]]
     warm_up(str(folder / "model"), questions, task="precedence", steps=100, error_rate=0.02)
-    for record in score_methods(
-        folder / "model", folder / "asked", *choose_methods(["random"]), batches=BATCHES, **SMALL
-    ):
+    for record in score_methods(folder / "model", folder / "asked", *choose_methods(["random"]), batches=1, **SMALL):
         known = {name: record[name] for name in ("batch", "reward", "right_fork", "wrong_fork")}
         assert 0.1 < record["reward"] < 0.9, f"too few or too many answers are right to compare them: {known}"
         assert min(record["right_fork"], record["wrong_fork"]) >= 5, f"a fork is hardly taken: {known}"
@@ -245,8 +244,7 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(precedenc
         return log_ratios[-1].exp()
 
     methods = {name: looking(method) for name, method in credit_methods().items()}
-    few = {**SMALL, "group": 8}  # some methods compare every token with every other
-    records = score_methods(precedence_model, tmp_path, methods, {"ratio": after_update}, batches=2, **few)
+    records = score_methods(precedence_model, tmp_path, methods, {"ratio": after_update}, batches=2, **FEW)
     assert [record["batch"] for record in records] == [0, 1]
     assert list(records[0]["methods"]) == [*methods, "ratio"]
     for batch in (seen[: len(methods)], seen[len(methods) :]):
@@ -258,7 +256,7 @@ def test_every_method_is_scored_on_identical_tokens_of_the_same_policy(precedenc
     (tmp_path / "again").mkdir()
     seen.clear()
     only = {"output_row": looking(methods["output_row"])}
-    repeated = score_methods(precedence_model, tmp_path / "again", only, {}, batches=2, **few)
+    repeated = score_methods(precedence_model, tmp_path / "again", only, {}, batches=2, **FEW)
     for one, other in zip(records, repeated, strict=True):
         assert one["tokens"] == other["tokens"]
         assert one["methods"]["output_row"] == other["methods"]["output_row"]
@@ -279,16 +277,16 @@ def test_precedence_has_figures_of_the_fork(precedence_model, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_benchmark_continues_with_the_same_batches(precedence_model, tmp_path):
     methods = choose_methods(["output_row", "random"])
-    whole = score_methods(precedence_model, tmp_path / "whole", *methods, batches=BATCHES, **SMALL)
-    score_methods(precedence_model, tmp_path / "parts", *methods, batches=1, **SMALL)
+    whole = score_methods(precedence_model, tmp_path / "whole", *methods, batches=BATCHES, **FEW)
+    score_methods(precedence_model, tmp_path / "parts", *methods, batches=1, **FEW)
     file = tmp_path / "parts" / "batches.jsonl"
     with file.open("a") as lines:
         lines.write('{"batch": 1, "rew')  # killed while writing
-    assert score_methods(precedence_model, tmp_path / "parts", *methods, batches=BATCHES, **SMALL) == whole
+    assert score_methods(precedence_model, tmp_path / "parts", *methods, batches=BATCHES, **FEW) == whole
     assert len(file.read_text().splitlines()) == 4
-    assert score_methods(precedence_model, tmp_path / "parts", *methods, batches=2, **SMALL) == whole[:2]
+    assert score_methods(precedence_model, tmp_path / "parts", *methods, batches=2, **FEW) == whole[:2]
     with pytest.raises(ValueError, match=r"seed: 0 in the file, now 1.*Choose another --folder"):
-        score_methods(precedence_model, tmp_path / "parts", *methods, batches=3, seed=1, **SMALL)
+        score_methods(precedence_model, tmp_path / "parts", *methods, batches=3, seed=1, **FEW)
 
     text = write_scores(whole, tmp_path, tmp_path / "credit.json")
     assert "95% interval over rollout batches" in text
