@@ -9,7 +9,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 PIP_ARGS ?=
 
 # The trainer, its maths and its options: what a version of TRL, transformers or torch can break
-CORE := $(addprefix tests/core/test_,coefficients.py features.py trainer.py token_credit.py token_mask.py modes.py config.py base.py)
+CORE := $(addprefix tests/core/test_,coefficients.py features.py trainer.py token_credit.py token_mask.py modes.py config.py base.py \
+	previous.py)
 
 .PHONY: quickstart test test-fast test-portable test-oldest test-newest test-vllm test-real gpu-check lint docs dist clean
 

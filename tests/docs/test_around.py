@@ -31,7 +31,7 @@ def test_the_workflow_runs_what_is_here():
             assert target in targets
         for path in re.findall(r"(?:\.ci|tests)/[\w/.]+", command):
             assert (ROOT / path).is_file()
-    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert workflow["jobs"]["other-systems"]["strategy"]["matrix"]["system"] == ["macos-latest", "windows-latest"]
 
 
