@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from support.forked import python
 from support.places import ROOT
 
 
@@ -29,13 +30,14 @@ def run(tmp_path_factory):
     site = folder / "site"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT), str(ROOT / "tests")])}
 
-    def run(*arguments):
-        command = [sys.executable, *map(str, arguments)]
+    def run(*arguments, start=None):
+        command = [start or python(), *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    run("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", site, folder)
+    options = ["-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    run("-m", "pip", "install", *options, "--target", site, folder, start=sys.executable)
     return run
 
 
