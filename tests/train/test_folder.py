@@ -10,6 +10,7 @@ import time
 
 import pytest
 from support.commands import make_project, parse
+from support.forked import python
 from support.places import ROOT
 
 from delta_trl.run_folder import RUN_FILE
@@ -144,12 +145,12 @@ def test_what_a_continued_run_lacks_of_its_state_is_said(finished, tmp_path, cap
 
 @pytest.mark.slow
 def test_a_job_that_was_killed_before_its_first_checkpoint_is_put_back_in_the_queue(project):
-    command = [sys.executable, "-m", "delta_trl.train", "--config", str(project / "config.yaml")]
+    command = ["-m", "delta_trl.train", "--config", str(project / "config.yaml")]
     command += ["--log_completions", "true", "--resume_from_checkpoint", "true"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     with (project / "log.txt").open("w") as log:
         options = {"env": environment, "stdout": log, "stderr": subprocess.STDOUT}
-        first = subprocess.Popen([*command, "--max_steps", "5000", "--save_steps", "5000"], **options)
+        first = subprocess.Popen([sys.executable, *command, "--max_steps", "5000", "--save_steps", "5000"], **options)
         deadline = time.monotonic() + 300
         try:
             while not list((project / "run").glob("completions/coefficients_*.parquet")):
@@ -159,7 +160,7 @@ def test_a_job_that_was_killed_before_its_first_checkpoint_is_put_back_in_the_qu
         finally:
             first.kill()
         assert first.wait() == -signal.SIGKILL
-        again = subprocess.run([*command, "--max_steps", "2"], timeout=300, **options)
+        again = subprocess.run([python(), *command, "--max_steps", "2"], timeout=300, **options)
     assert again.returncode == 0, (project / "log.txt").read_text()[-3000:]
     assert (project / "run" / "checkpoint-2" / "trainer_state.json").exists()
     assert len(list((project / "run").glob("completions/coefficients_*.parquet"))) == 2
