@@ -99,7 +99,7 @@ def cpu_seconds(worker_pids: list[int]) -> float:
 def measure(which: str, groups: int, group_size: int, seed: int) -> dict:
     """Seconds of one reward in this process: "trl", or the number of our workers. Imports are not counted."""
     if which == "trl":
-        logging.disable(logging.WARNING)
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
         from trl.rewards.accuracy_rewards import accuracy_reward as reward
 
         workers = list

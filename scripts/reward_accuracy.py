@@ -21,7 +21,7 @@ def trl_scores(completions: list[str], golds: list[str]) -> list[float | None]:
     """TRL's scores. Golds in `$...$`, since it misreads bare ones; an answer that raises counts as 0."""
     from trl.rewards import accuracy_reward
 
-    logging.disable(logging.WARNING)
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     scores = []
     for completion, gold in zip(completions, golds, strict=True):
         try:

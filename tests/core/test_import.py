@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow  # processes that import everything
 # What runs in processes of its own, which are not started on Windows
 INSIDE_WORKERS = ("delta_trl.sandbox.inside", "delta_trl.rewards.worker", "delta_trl.rewards.gym_job")
 WITHOUT_POSIX = f"""
-import builtins, importlib, os, pkgutil, signal, sys
+import builtins, importlib, logging, os, pkgutil, signal, sys
 import datasets, math_verify, matplotlib, pandas, peft, scipy, torch, transformers
 from trl import GRPOTrainer, ModelConfig  # they have their own ways around what is missing
 
@@ -43,6 +43,7 @@ names = [module.name for module in pkgutil.walk_packages(delta_trl.__path__, "de
 names = [name for name in names if not name.startswith({INSIDE_WORKERS!r})]
 for name in names:
     importlib.import_module(name)
+assert not logging.root.manager.disable, "a module silences everybody's warnings"
 print(len(names), "modules")
 """
 

@@ -13,8 +13,8 @@ from .undone import is_undone
 from .values import equal_by_value, has_nearly_nothing, is_near, rounds_to, same_up_to_periods
 
 
-logging.disable(logging.WARNING)  # math-verify warns that its own time-outs, unneeded here, are off
-
+# It warns that its own time-outs, unneeded here, are off
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 LONGEST_READING = 500  # characters
 
