@@ -132,7 +132,14 @@ def quoted_figures(page: str):
         README,
         *(
             ROOT / "docs" / "results" / name
-            for name in ("study.md", "rivals.md", "stability.md", "precedence.md", "hashed_agreement.md")
+            for name in (
+                "study.md",
+                "rivals.md",
+                "stability.md",
+                "precedence.md",
+                "hashed_agreement.md",
+                "previous.md",
+            )
         ),
     ],
     ids=lambda page: page.name,
