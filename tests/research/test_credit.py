@@ -221,7 +221,9 @@ def precedence_model(tmp_path_factory):
     made = TASKS["precedence"]
     questions = [problem["question"] for problem in made.problems(made.n_problems, 0)[: BATCHES * SMALL["prompts"]]]
     warm_up(str(folder / "model"), questions, task="precedence", steps=100, error_rate=0.02)
-    for record in score_methods(folder / "model", folder / "asked", *choose_methods(["random"]), batches=1, **SMALL):
+    for record in score_methods(
+        folder / "model", folder / "asked", *choose_methods(["random"]), batches=BATCHES, **SMALL
+    ):
         known = {name: record[name] for name in ("batch", "reward", "right_fork", "wrong_fork")}
         assert 0.1 < record["reward"] < 0.9, f"too few or too many answers are right to compare them: {known}"
         assert min(record["right_fork"], record["wrong_fork"]) >= 5, f"a fork is hardly taken: {known}"
