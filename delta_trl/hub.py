@@ -176,6 +176,11 @@ def typed_command() -> str:
     return command_line(own_command())
 
 
+def is_secret(option: str) -> bool:
+    """Whether an option of this name holds a token or a key."""
+    return option.endswith(("token", "key", "password", "secret"))
+
+
 def command_line(arguments: list[str], *, hide_folders: bool = True) -> str:
     """The command as typed, without the values of options that hold a token or a key, and without absolute paths unless
     `hide_folders` is off: a card is public, and a command to repeat needs them."""
@@ -185,14 +190,14 @@ def command_line(arguments: list[str], *, hide_folders: bool = True) -> str:
     hide_next = False
     for argument in rest:
         name, equals, value = argument.partition("=")
-        is_secret = name.startswith("-") and name.endswith(("token", "key", "password", "secret"))
+        secret = name.startswith("-") and is_secret(name)
         if hide_next:
             shown.append("***")
-        elif is_secret and equals:
+        elif secret and equals:
             shown.append(f"{name}=***")
         else:
             shown.append(f"{name}={shorten(value)}" if equals else shorten(argument))
-        hide_next = is_secret and not equals
+        hide_next = secret and not equals
     return shlex.join([Path(script).name, *shown])
 
 

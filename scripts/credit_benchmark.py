@@ -14,21 +14,21 @@ import argparse
 import os
 from pathlib import Path
 
+from delta_trl.research.language import LANGUAGE_TASKS
+
 
 # Problems that the warm-up does not see
 HELD_OUT = {"ledger": 256, "precedence": 300}
-# Of real language, for a pretrained model
-LANGUAGE = ("number_words", "larger", "together")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--task", choices=[*HELD_OUT, *LANGUAGE], default="ledger", help="default: %(default)s")
+    add("--task", choices=[*HELD_OUT, *LANGUAGE_TASKS], default="ledger", help="default: %(default)s")
     add(
         "--model",
         help="folder of a model warmed up on the task (default: made in the folder's model/); for "
-        f"{', '.join(LANGUAGE)} the folder or Hub id of a pretrained one",
+        f"{', '.join(LANGUAGE_TASKS)} the folder or Hub id of a pretrained one",
     )
     add("--batches", type=int, default=10, help="rollout batches (default: %(default)s)")
     add("--methods", nargs="+", metavar="NAME", help="methods (default: all)")
@@ -56,7 +56,7 @@ def main() -> None:
     with one_line_errors():
         methods = choose_methods(args.methods)
         model = args.model
-        if args.task in LANGUAGE:
+        if args.task in LANGUAGE_TASKS:
             if model is None:
                 raise ValueError(
                     f"The task {args.task} takes a pretrained model: name its folder or Hub id with --model, such as "

@@ -13,6 +13,8 @@ command again.
 import argparse
 from pathlib import Path
 
+from delta_trl.research.language import LANGUAGE_TASKS
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -24,9 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--data", help="problems with the columns question and final_answer (default: sums)")
-    given.add_argument(
-        "--task", choices=("number_words", "larger", "together"), help="problems of real language instead"
-    )
+    given.add_argument("--task", choices=[*LANGUAGE_TASKS], help="problems of real language instead")
     add("--responses", type=int, default=2048, help="responses in all (default: %(default)s)")
     add("--batch_size", type=int, default=256, help="responses of a rollout batch (default: %(default)s)")
     add("--group", type=int, default=8, help="responses of a prompt (default: %(default)s)")

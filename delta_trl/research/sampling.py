@@ -22,6 +22,11 @@ from .language import LanguageTask
 from .tasks import arithmetic_problems
 
 
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, such as a run's and a rollout batch's, so that each batch can be repeated alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 class RolloutSampler:
     """
     Samples rollout batches with a trainer, and trains nothing.
@@ -43,7 +48,7 @@ class RolloutSampler:
 
         The same seed gives the same responses.
         """
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        torch.manual_seed(seed_of(*seed))
         self.model.train()
         trainer = self.trainer
         batch = trainer._generate_and_score_completions([row for row in rows for _ in range(trainer.num_generations)])

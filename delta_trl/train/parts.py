@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data import DataArguments
+from ..hub import is_secret
 from .yaml_file import in_a_line
 
 
@@ -47,7 +48,6 @@ BEARING_OPTIONS = {
     "final save": ("save_*", "deepspeed", "fsdp*"),
     "push": ("push_to_hub", "hub_*"),
 }
-SECRETS = "*_token"
 # Parts of which others inside them are not a share
 DIVIDED = ("updates", "scoring and token credit")
 
@@ -165,7 +165,7 @@ def failure(part: str | None, error: Exception, given: Mapping[str, Any]) -> str
     else:  # of a library, which may go on for pages
         text = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
     bearing = {
-        name: "***" if fnmatch.fnmatchcase(name, SECRETS) else value
+        name: "***" if is_secret(name) else value
         for name, value in given.items()
         if any(fnmatch.fnmatchcase(name, one) for one in BEARING_OPTIONS.get(part, ()))
     }

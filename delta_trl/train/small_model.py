@@ -100,9 +100,8 @@ def make_small_model(
             )
         with suppress(OSError):  # a model need not have any
             model.generation_config = GenerationConfig.from_pretrained(name, revision=source["revision"])
-        model.to(config.get_text_config().dtype or torch.float32).save_pretrained(
-            folder
-        )  # which checks the configuration
+        # Saving checks the configuration
+        model.to(config.get_text_config().dtype or torch.float32).save_pretrained(folder)
     except (
         *(AttributeError, ArithmeticError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
         StrictDataclassError,

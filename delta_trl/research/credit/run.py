@@ -25,7 +25,7 @@ from ...rewards import math_reward
 from ...rollout import Rollout
 from ...token_credit import TokenCreditTrainer
 from ..language import LANGUAGE_TASKS
-from ..sampling import RolloutSampler, earlier_records, language_rows, model_digest, sampling_config
+from ..sampling import RolloutSampler, earlier_records, language_rows, model_digest, sampling_config, seed_of
 from ..tasks import TASKS
 from .answers import LANGUAGE_READINGS, LanguageReading
 from .measures import measure
@@ -70,7 +70,7 @@ class CreditScorer(TrainerCallback):
     @property
     def batch_seed(self) -> int:
         """Of everything random in the current batch."""
-        return batch_seed(self.trainer.args.seed, self.batch_number)
+        return seed_of(self.trainer.args.seed, self.batch_number)
 
     def on_step_begin(self, args, state, control, **kwargs):
         torch.manual_seed(self.batch_seed)
@@ -91,11 +91,6 @@ class CreditScorer(TrainerCallback):
         self.trainer.model.load_state_dict(self._policy)
         self.trainer.optimizer.state.clear()
         self.batch_number += 1
-
-
-def batch_seed(seed: int, number: int) -> int:
-    """Of everything random in one batch, so that any of them can be repeated."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def values_of(methods: dict[str, CreditMethod], rollout: Rollout, seed: int) -> dict[str, torch.Tensor]:
@@ -216,7 +211,7 @@ def _score_language(
         rollout, rewards = sampler.sample(rows[start : start + prompts], (seed, number))
         classes = token_classes(rollout, tokenizer, reading, [row["question"] for row in rollout.inputs])
         require_task(classes, rollout, reading, policy.config._name_or_path)
-        values = values_of(methods, rollout, batch_seed(seed, number))
+        values = values_of(methods, rollout, seed_of(seed, number))
         keep(batch_record(number, rollout, classes, rewards.tolist(), values))
 
 
