@@ -37,10 +37,48 @@ def test_an_evaluations_engine_ends_with_an_evaluation_that_is_killed(tmp_path):
         engine = int(parent.stdout.readline())
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
-        deadline = time.monotonic() + 20
-        while is_running(engine):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_the_end_of(engine)
+
+
+GUARDED = """
+import os, subprocess, sys, time
+from delta_trl.evaluation.engine_guard import descendants, guard
+
+others = subprocess.Popen(["sleep", "120"])
+before = descendants(os.getpid())
+willing = subprocess.Popen(["sleep", "120"])
+stubborn = subprocess.Popen(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"], stdout=subprocess.PIPE)
+stubborn.stdout.readline()
+guard(descendants(os.getpid()) - before)
+print(others.pid, willing.pid, stubborn.pid, flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+def test_a_guarded_process_ends_with_one_that_is_killed_and_no_other_does():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", GUARDED], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        other, willing, stubborn = map(int, parent.stdout.readline().split())
+        assert all(map(is_running, (other, willing, stubborn)))
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        try:
+            wait_for_the_end_of(willing)
+            wait_for_the_end_of(stubborn)
+            assert is_running(other)
+        finally:
+            os.kill(other, signal.SIGKILL)
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def is_running(pid: int) -> bool:

@@ -4,7 +4,7 @@ Tensor parallelism is vLLM's own. Data parallelism is one engine a group of devi
 share of the samples: engines of a dense model have nothing to tell each other, and vLLM refuses
 `LLM(data_parallel_size=...)` in a single process.
 
-Written against the signatures of vLLM 0.22 to 0.31, the versions that TRL 1.16 supports.
+Written against the signatures of vLLM 0.22 to 0.32; TRL 1.16 supports those up to 0.31.
 """
 
 import os
@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from ..commands import end_with_parent
+from .engine_guard import descendants, guard
 from .generate import Completion, Decoding, Request, load_tokenizer, within_context
 from .models import ModelSource, adapter_config
 from .options import Engine
@@ -47,6 +48,7 @@ class VllmBackend:
             options = {"enable_lora": True, "max_lora_rank": _lora_rank(source)}
         if source.on_hub and source.revision:
             options |= {"revision": source.revision}
+        others = descendants(os.getpid())
         self.llm = LLM(
             model=source.base or source.path,
             tensor_parallel_size=engine.tensor_parallel_size,
@@ -57,6 +59,7 @@ class VllmBackend:
             disable_log_stats=False,
             **options,
         )
+        self.guard = guard(descendants(os.getpid()) - others)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Completion]]]:
         """Yields what each step of the engine finishes.
@@ -97,6 +100,8 @@ class VllmBackend:
     def close(self) -> None:
         """Ends the engine's process, which this process would otherwise wait for when it ends."""
         self.llm.llm_engine.engine_core.shutdown()
+        if self.guard is not None:
+            self.guard.communicate()
 
 
 def split_devices(devices: Sequence[str], tensor: int, data: int) -> list[list[str]]:

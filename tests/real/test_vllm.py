@@ -13,6 +13,7 @@ import torch
 from support.evaluation_model import adding_model, adding_tokenizer, question, random_model
 from support.places import ROOT
 
+from delta_trl.evaluation.engine_guard import descendants
 from delta_trl.evaluation.generate import Decoding, TransformersBackend
 from delta_trl.evaluation.models import find_model
 from delta_trl.evaluation.options import Engine
@@ -129,12 +130,6 @@ def evaluate(model: Path, problems: Path, output: Path, *options) -> list[str]:
     ]
 
 
-def children(pid: int) -> list[int]:
-    """A process's descendants."""
-    direct = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in direct] + [grand for child in direct for grand in children(int(child))]
-
-
 @pytest.fixture(scope="session")
 def problems(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
@@ -152,14 +147,15 @@ def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
         files = list(tmp_path.glob("*.jsonl"))
-    started = children(process.pid)
-    assert len(started) >= 2  # the process with the record file, and the engine's
-    for pid in (process.pid, started[0]):
+    started = descendants(process.pid)
+    (worker,) = [pid for pid in started if state_and_parent(pid)[1] == process.pid and "spawn_main" in command(pid)]
+    assert descendants(worker)  # the engine
+    for pid in (process.pid, worker):
         os.kill(pid, signal.SIGKILL)
     process.wait()
     finished = files[0].read_text().splitlines()
     assert len(finished) < 30 * 64
-    while any(Path(f"/proc/{pid}").exists() and "Z" not in state(pid) for pid in started):
+    while any(state_and_parent(pid)[0] != "Z" for pid in started):
         assert time.monotonic() < deadline, "the engine outlived its parents"
         time.sleep(0.5)
 
@@ -171,11 +167,16 @@ def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
     assert after[: len(finished) - 1] == finished[:-1]  # what was there stays, but for a line that may have been torn
 
 
-def state(pid: int) -> str:
+def state_and_parent(pid: int) -> tuple[str, int]:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return "Z"
+        return "Z", 0
+    return state, int(parent)
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def test_two_engines_share_the_samples(model, problems, tmp_path):
