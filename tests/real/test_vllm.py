@@ -148,7 +148,9 @@ def test_killed_in_the_middle_and_resumed(model, problems, tmp_path):
         time.sleep(0.05)
         files = list(tmp_path.glob("*.jsonl"))
     started = descendants(process.pid)
-    (worker,) = [pid for pid in started if state_and_parent(pid)[1] == process.pid and "spawn_main" in command(pid)]
+    (worker,) = [
+        pid for pid in started if state_and_parent(pid)[1] == process.pid and "spawn_main" in command_line(pid)
+    ]
     assert descendants(worker)  # the engine
     for pid in (process.pid, worker):
         os.kill(pid, signal.SIGKILL)
@@ -175,7 +177,7 @@ def state_and_parent(pid: int) -> tuple[str, int]:
     return state, int(parent)
 
 
-def command(pid: int) -> str:
+def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
 
 
