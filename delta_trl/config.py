@@ -17,7 +17,7 @@ from .credit import DELTA_CREDIT, Credit
 from .features import FEATURES
 
 
-# transformers gave the option another name in 5.18, which the recipes use
+# transformers gave the option another name after 5.19, which the recipes use
 CHECKPOINTING = (
     "activation_checkpointing"
     if "activation_checkpointing" in GRPOConfig.__dataclass_fields__

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from delta_trl import DeltaGRPOConfig, DeltaGRPOTrainer
+from delta_trl.config import CHECKPOINTING
 from delta_trl.train.vllm_on_cpus import keep_weights_loadable
 
 
@@ -66,7 +67,7 @@ def main() -> None:
         report_to="none",
         logging_steps=1,
         save_strategy="no",
-        activation_checkpointing=False,
+        **{CHECKPOINTING: False},
         disable_tqdm=True,
         **{
             "per_device_train_batch_size": 16,
