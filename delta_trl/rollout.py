@@ -106,8 +106,8 @@ class Rollout:
 
     @property
     def uncertainty(self) -> torch.Tensor:
-        """1 − p of the sampled tokens, shape (N,)."""
-        return -torch.expm1(self.log_probs.float())
+        """1 − p of the sampled tokens, shape (N,), at least 0 where rounding leaves log p above it."""
+        return -torch.expm1(self.log_probs.float()).clamp(max=0)
 
     def raw_features(self, name: str, out: torch.Tensor | None = None) -> Rows:
         """One of `FEATURES` as it returns them: rows, shape (N, ·), and a factor for each row or `None`."""

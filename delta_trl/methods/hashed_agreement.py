@@ -186,7 +186,7 @@ def agreements(rollout: Rollout) -> tuple[torch.Tensor, str | dict[str, torch.Te
     statistics = {
         "centre": centre / count,
         "choice_scale": (count / squares.clamp(min=tiny)).sqrt(),
-        "doubt_scale": count / doubts.clamp(min=tiny),
+        "doubt_scale": count / doubts.clamp(min=1e-20 * count),  # finite in float32 where every p is 1
     }
     tokens = choices(rollout, statistics)
     statistics["tables"] = rollout.reduce(tokens.added())  # once for all
@@ -269,10 +269,11 @@ class HashedAgreementGRPOConfig(DeltaGRPOConfig):
     )
 
     def __post_init__(self):
-        super().__post_init__()
+        # First: DelTA's own checks advise values of these options
         for option in fields(self):
             if option.name in UNREAD and getattr(self, option.name) != option.default:
-                raise ValueError(f"hashed_agreement does not read {option.name}: leave it out.")
+                raise ValueError(f"{self.credit.name.capitalize()} does not read {option.name}: leave it out.")
+        super().__post_init__()
 
 
 class HashedAgreementGRPOTrainer(DeltaGRPOTrainer):

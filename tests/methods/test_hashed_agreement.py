@@ -225,6 +225,23 @@ def test_a_value_that_is_not_finite_makes_every_coefficient_one(name, value, tok
     assert (found.values == 1).all()
 
 
+@pytest.mark.parametrize("log_probs", [0.0, 1e-7])  # sure of every token, and a rounding above it
+def test_a_policy_that_is_sure_of_its_tokens_breaks_nothing(log_probs):
+    rollout = made([[1.0, 0, 0, 1], [0, 1, 0, 1]])
+    sure = dataclasses.replace(
+        rollout,
+        log_probs=torch.full_like(rollout.log_probs, log_probs),
+        entropies=torch.zeros_like(rollout.entropies),
+    )
+    one = dataclasses.replace(rollout, log_probs=rollout.log_probs.clone())
+    one.log_probs[0] = log_probs
+    for case in (sure, one):
+        found = HashedAgreementGRPOConfig.credit(case, config("unused", HashedAgreementGRPOConfig))
+        assert found.fallback is None
+        assert found.values.isfinite().all()
+        assert found.values.min() > 0
+
+
 def test_a_response_on_two_processes_is_refused():
     rollout = made([[1.0, 0, 0, 1]], reduce=lambda tensor: 2 * tensor)  # the other process has the same responses
     with pytest.raises(ValueError, match=r"Response 0 .* has tokens on 2 processes.* needs all of a response on one"):
@@ -282,9 +299,16 @@ def test_equal_bounds_are_trls_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"coef_features": "hidden_gradient"}, {"coef_refinement_steps": 2}, {"coef_refinement_steps": 0}]
+    "option",
+    [
+        {"coef_features": "hidden_gradient"},
+        {"coef_features": "no feature"},
+        {"coef_refinement_steps": 2},
+        {"coef_refinement_steps": 0},
+        {"coef_top_k": 5},
+    ],
 )
 def test_options_that_mean_nothing_here_are_refused(tmp_path, option):
     (name,) = option
-    with pytest.raises(ValueError, match=f"hashed_agreement does not read {name}: leave it out"):
+    with pytest.raises(ValueError, match=f"Hashed agreement does not read {name}: leave it out"):
         config(tmp_path, HashedAgreementGRPOConfig, **option)
