@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
+from delta_trl.evaluation.engine_guard import PATIENCE
+
 
 ENGINES = """
 import os, sys, time
@@ -68,14 +70,14 @@ def test_a_guarded_process_ends_with_one_that_is_killed_and_no_other_does():
         parent.wait()
         try:
             wait_for_the_end_of(willing)
-            wait_for_the_end_of(stubborn)
+            wait_for_the_end_of(stubborn, seconds=PATIENCE + 20)
             assert is_running(other)
         finally:
             os.kill(other, signal.SIGKILL)
 
 
-def wait_for_the_end_of(pid: int) -> None:
-    deadline = time.monotonic() + 60
+def wait_for_the_end_of(pid: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -37,7 +37,7 @@ def guard(pids: Iterable[int]) -> subprocess.Popen | None:
         return None
     handles = []  # of the processes: their numbers may go to others
     for pid in pids:
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # it has ended, or this kernel or container gives no handles: no reason to end a run
             handles.append(os.pidfd_open(pid))
     try:
         # A session of its own: Ctrl-C is for the parent, which ends the engine by itself
