@@ -63,7 +63,6 @@ def main(arguments: list[str] | None = None, callbacks: Sequence[Any] = ()) -> N
         answer(f"train {trainer_argument(arguments)}", arguments)
         from .arguments import parse
         from .early import early_arguments
-        from .training import build, run
 
         if early_arguments(arguments).rehearse:
             from .rehearsal import rehearse
@@ -75,6 +74,8 @@ def main(arguments: list[str] | None = None, callbacks: Sequence[Any] = ()) -> N
         if parsed[0].plan:
             print_plan(*parsed)
             return
+        from .training import build, run  # TRL's trainers, which take seconds, after the options were found right
+
         trainer, start = build(*parsed)
     for callback in callbacks:
         trainer.add_callback(callback)
