@@ -41,19 +41,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = vars(parse())
     from delta_trl.commands import one_line_errors
-    from delta_trl.research.credit.answers import LANGUAGE_READINGS
-    from delta_trl.research.sampling import language_rows, problem_rows
+    from delta_trl.research.sampling import problem_rows, task_rows
     from delta_trl.research.stability import measure_stability
     from delta_trl.research.stability_report import draw_stability, stability_rows, stability_table
 
     model, folder, task, data = (args.pop(name) for name in ("model", "folder", "task", "data"))
     with one_line_errors():
-        if task is None:
-            problems, longest = problem_rows(data), 200
-        else:
-            read = LANGUAGE_READINGS[task]
-            made = read.task.problems(read.task.n_problems, args["seed"])
-            problems, longest = language_rows(read.task, made), read.max_completion_length
+        problems, longest = (problem_rows(data), 200) if task is None else task_rows(task, args["seed"])
         args["max_completion_length"] = args["max_completion_length"] or longest
         rows = stability_rows(measure_stability(model, problems, folder, **args))
     text = stability_table(rows)

@@ -13,6 +13,7 @@ activations of `rows` responses.
 Symbols: N tokens, P parameters, B responses of a padded length of T tokens, S₊ and S₋ the tokens with A > 0 and A < 0.
 """
 
+import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -125,6 +126,9 @@ class _FullGradient:
         self.mask = token_mask(batch)
         self.input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         self.attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        takes = inspect.signature(self.model.forward).parameters
+        # The logits of the prompt are not used
+        self.kept = {"logits_to_keep": self.mask.shape[1] + 1} if "logits_to_keep" in takes else {}
         self.prompts = torch.arange(len(self.mask), device=self.mask.device) // rollout.group_size
         self.sides = (batch["advantages"] > 0, batch["advantages"] < 0)
 
@@ -195,7 +199,7 @@ class _FullGradient:
         """Log-probabilities of the response tokens, shape (rows, T); 0 where there is no token."""
         mask = self.mask[rows]
         ids, attention = self.input_ids[rows], self.attention_mask[rows]
-        logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False, **self.kept).logits
         logits = logits[:, -mask.shape[1] - 1 : -1]
         logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
         log_probs = selective_log_softmax(logits, ids[:, -mask.shape[1] :])

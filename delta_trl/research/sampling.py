@@ -18,6 +18,7 @@ from ..jsonl import refuse_differences, update_lines
 from ..rewards import math_reward
 from ..rollout import Rollout
 from ..token_credit import TokenCreditTrainer
+from .credit.answers import LANGUAGE_READINGS
 from .language import LanguageTask
 from .tasks import arithmetic_problems
 
@@ -84,6 +85,12 @@ def language_rows(task: LanguageTask, problems: list[dict[str, Any]]) -> list[di
         }
         for row in problems
     ]
+
+
+def task_rows(name: str, seed: int) -> tuple[list[dict[str, str]], int]:
+    """All problems of a task of real language, as `language_rows`, in an order of this seed; and the tokens of an answer."""
+    read = LANGUAGE_READINGS[name]
+    return language_rows(read.task, read.task.problems(read.task.n_problems, seed)), read.max_completion_length
 
 
 def make_sampler(
