@@ -186,4 +186,7 @@ def test_a_task_of_real_language_takes_a_model_and_no_other_data(tmp_path):
     done = run_script("scripts/stability.py", "--model", tmp_path, "--task", "larger", "--data", "problems.jsonl")
     assert done.returncode != 0
     assert "not allowed with argument" in done.stderr
+    done = run_script("scripts/proxy_fidelity.py", "--model", tmp_path, "--task", "larger", "--prompt_format", "paper")
+    assert done.returncode != 0
+    assert "--prompt_format has no effect with --task larger" in done.stderr
     assert not list(tmp_path.iterdir())
