@@ -58,20 +58,30 @@ def coefficients_at(statistics: dict[str, torch.Tensor], rollout: Rollout, optio
     return rollout.mean_one(values, options.coef_normalize).nan_to_num(nan=1.0)
 
 
-def read_statistics(file: Path, device: torch.device) -> dict[str, torch.Tensor]:
+def write_statistics(statistics: dict[str, torch.Tensor] | None, method: str, file: Path) -> None:
+    """What `method` knows of its last rollout batch, into a checkpoint; `None` if there was none with a contrast."""
+    torch.save({"method": method, "statistics": statistics or {}}, file)
+
+
+def read_statistics(file: Path, method: str, device: torch.device) -> dict[str, torch.Tensor]:
     """
     What a checkpoint has of its last rollout batch; empty if there was none with a contrast.
 
     Raises:
-        ValueError: The file is cut off, or holds something else.
+        ValueError: The file is cut off, holds something else, or was written by another method than `method`.
     """
     try:
         found = torch.load(file, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{file} cannot be read: it was cut off or changed. {WITHOUT_STATISTICS}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    statistics = found.get("statistics") if isinstance(found, dict) else None
+    if not isinstance(statistics, dict) or not all(isinstance(value, torch.Tensor) for value in statistics.values()):
         raise ValueError(f"{file} holds no statistics of a rollout batch. {WITHOUT_STATISTICS}")
-    return found
+    if (theirs := found.get("method")) != method:
+        raise ValueError(
+            f"{file} holds the statistics of {theirs}, which {method} does not read. {WITHOUT_STATISTICS}"
+        )
+    return statistics
 
 
 class OpenBatch:
@@ -220,7 +230,7 @@ class PreviousCentroidsTrainer(TokenCreditTrainer):
             # Before transformers writes the file that marks a checkpoint as complete
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self._statistics or {}, folder / STATISTICS_FILE)
+            write_statistics(self._statistics, self.args.credit.name, folder / STATISTICS_FILE)
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -229,7 +239,7 @@ class PreviousCentroidsTrainer(TokenCreditTrainer):
             return
         file = Path(checkpoint) / STATISTICS_FILE
         if file.is_file():
-            self._statistics = read_statistics(file, self.accelerator.device) or None
+            self._statistics = read_statistics(file, self.args.credit.name, self.accelerator.device) or None
         else:
             logger.warning(
                 f"{checkpoint} has no {STATISTICS_FILE}, as one that was made with coef_centroids='batch': the coefficients "

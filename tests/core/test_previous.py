@@ -21,7 +21,7 @@ from delta_trl.hidden_states import HiddenStates
 from delta_trl.methods.ablations import VariantGRPOConfig
 from delta_trl.methods.hashed_agreement import HashedAgreementGRPOConfig, HashedAgreementGRPOTrainer
 from delta_trl.methods.joined_agreement import JoinedAgreementGRPOConfig
-from delta_trl.previous import OpenBatch, PreviousCentroidsTrainer, read_statistics
+from delta_trl.previous import OpenBatch, PreviousCentroidsTrainer, read_statistics, write_statistics
 from delta_trl.run_folder import STATISTICS_FILE
 from delta_trl.token_mask import COUNTED, ROWS
 
@@ -234,16 +234,24 @@ def test_a_resumed_run_goes_on_as_it_would_have(tmp_path, trainer_class, caplog)
         (lambda file: file.write_bytes(file.read_bytes()[:100]), "cannot be read: it was cut off or changed"),
         (lambda file: file.write_bytes(b""), "cannot be read: it was cut off or changed"),
         (lambda file: torch.save([1, 2], file), "holds no statistics of a rollout batch"),
-        (lambda file: torch.save({"centroids": 1.0}, file), "holds no statistics of a rollout batch"),
+        (lambda file: torch.save({"centroids": torch.ones(2, 3)}, file), "holds no statistics of a rollout batch"),
+        (
+            lambda file: torch.save({"method": "DelTA", "statistics": {"a": 1.0}}, file),
+            "holds no statistics of a rollout",
+        ),
+        (
+            lambda file: write_statistics(None, "another", file),
+            "holds the statistics of another, which DelTA does not read",
+        ),
     ],
 )
 def test_statistics_that_cannot_be_read_are_named_with_what_helps(tmp_path, damage, message):
     file = tmp_path / STATISTICS_FILE
-    torch.save({"centroids": torch.ones(2, 3)}, file)
-    assert torch.equal(read_statistics(file, torch.device("cpu"))["centroids"], torch.ones(2, 3))
+    write_statistics({"centroids": torch.ones(2, 3)}, "DelTA", file)
+    assert torch.equal(read_statistics(file, "DelTA", torch.device("cpu"))["centroids"], torch.ones(2, 3))
     damage(file)
     with pytest.raises(ValueError, match=f"{STATISTICS_FILE} {message}.*remove that file"):
-        read_statistics(file, torch.device("cpu"))
+        read_statistics(file, "DelTA", torch.device("cpu"))
 
 
 def test_a_rollout_batch_without_contrast_leaves_what_was_learned(tmp_path, passed):
