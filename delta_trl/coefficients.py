@@ -264,6 +264,9 @@ def _check_shapes(features: torch.Tensor, advantages: torch.Tensor, feature_scal
 
 def check_options(coef_min: float, coef_max: float, refinement_steps: int, normalize: str) -> None:
     """Raise `ValueError` for values that the method does not define."""
+    for name, value in (("coef_min", coef_min), ("coef_max", coef_max), ("refinement_steps", refinement_steps)):
+        if value is None or isinstance(value, str):
+            raise ValueError(f"{name} must be a number; got {value!r}.")
     if not 0 < coef_min <= coef_max < math.inf:
         raise ValueError(
             f"coef_min and coef_max must satisfy 0 < coef_min <= coef_max < infinity; got coef_min={coef_min} and "
