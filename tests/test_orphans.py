@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from support.places import ROOT
+from support.processes import is_running
 
 from delta_trl.evaluation.engine_guard import PATIENCE
 
@@ -81,10 +81,3 @@ def wait_for_the_end_of(pid: int, seconds: float = 20) -> None:
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.changed_sandbox import change_inside
+from support.processes import children, is_running
 
 from delta_trl.rewards.code.compare import read_value, same_set, same_text, same_value
 from delta_trl.rewards.code.grading import grade_program
@@ -117,8 +118,8 @@ def test_honest_programs_are_right(sandbox, program):
 def child_of(worker: int, seconds: float = 60.0) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := Path(f"/proc/{worker}/task/{worker}/children").read_text().split():
-            return int(found[0])
+        if found := children(worker):
+            return found[0]
         time.sleep(0.01)
     raise TimeoutError
 
@@ -153,10 +154,3 @@ def test_a_program_whose_worker_died_before_it_was_confined_is_not_run(tmp_path,
     monkeypatch.undo()
     thread.join(60)
     sandbox.close()
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

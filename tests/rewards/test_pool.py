@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.places import ROOT
+from support.processes import is_running
 
 from delta_trl.rewards import grade
 from delta_trl.rewards import pool as pool_module
@@ -46,15 +47,6 @@ def run_script(tmp_path: Path, code: str) -> subprocess.Popen:
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")  # a zombie waits for whoever adopted it, which is not this package's matter
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def wait_until_gone(pids: list[int]) -> list[int]:

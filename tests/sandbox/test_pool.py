@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from support.changed_sandbox import change_inside
 from support.places import ROOT
+from support.processes import children, is_running
 
 from delta_trl.sandbox import Calls, Limits, Sandbox, SandboxUnavailable, handle
 from delta_trl.sandbox.inside import isolation
@@ -301,17 +301,6 @@ def test_a_forked_child_has_workers_of_its_own():
     sandbox.close()
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def test_nothing_outlives_a_killed_parent():
     code = (
         "import threading, time\nfrom delta_trl.sandbox import Limits, Sandbox\n"
@@ -325,16 +314,16 @@ def test_nothing_outlives_a_killed_parent():
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     workers = [int(pid) for pid in parent.stdout.readline().split()]
     deadline = time.monotonic() + 60
-    while not all(programs := [_children(worker) for worker in workers]) and time.monotonic() < deadline:
+    while not all(programs := [children(worker) for worker in workers]) and time.monotonic() < deadline:
         time.sleep(0.02)
     everyone = workers + [pid for each in programs for pid in each]
     assert len(everyone) >= 4
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    while any(map(_is_running, everyone)) and time.monotonic() < deadline:
+    while any(map(is_running, everyone)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert [pid for pid in everyone if _is_running(pid)] == []
+    assert [pid for pid in everyone if is_running(pid)] == []
 
 
 def test_a_sandbox_with_a_hole_refuses_to_run(tmp_path, monkeypatch):

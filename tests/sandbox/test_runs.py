@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.changed_sandbox import change_inside
+from support.processes import children
 
 from delta_trl.rewards.code.grading import grade_program
 from delta_trl.rewards.code.tests import read_tests
@@ -36,9 +37,9 @@ def look_at_program(sandbox, look):
     results = sandbox.run_inputs("", [b"", b""])
     next(results)
     (worker,) = sandbox.pids()
-    (pid,) = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    (pid,) = children(worker)
     try:
-        return look(int(pid))
+        return look(pid)
     finally:
         results.close()
 
@@ -235,7 +236,7 @@ def test_a_program_whose_further_results_nobody_wants_is_ended(sandbox):
     results.close()
     assert sandbox.run("print(1)").stdout == b"1\n"
     worker = sandbox.pids()[0]
-    assert Path(f"/proc/{worker}/task/{worker}/children").read_text() == ""
+    assert children(worker) == []
 
 
 def test_a_worker_that_is_killed_between_two_runs_makes_no_run_count(sandbox):
