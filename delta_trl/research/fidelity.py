@@ -47,11 +47,11 @@ def agreement(values: torch.Tensor, reference: torch.Tensor, advantages: torch.T
     return found
 
 
-def compare_proxies(rollout: Rollout, folds: int) -> dict[str, Any]:
+def compare_proxies(rollout: Rollout, folds: int, bf16: bool = False) -> dict[str, Any]:
     """The agreement of every proxy with the full gradient on a rollout batch, by name; empty without contrast."""
 
     def exact(**options) -> torch.Tensor:
-        return full_gradient_coefficients(rollout, **options).values
+        return full_gradient_coefficients(rollout, bf16=bf16, **options).values
 
     advantages = rollout.advantages
     if not rollout.sides.any(1).all():
@@ -79,6 +79,7 @@ def measure_fidelity(
     max_completion_length: int = 200,
     folds: int = 8,
     seed: int = 0,
+    bf16: bool = False,
 ) -> list[dict[str, Any]]:
     """
     Compare proxies with the full gradient on rollout batches of a model. Records are kept in `folder`/batches.jsonl as they
@@ -87,7 +88,7 @@ def measure_fidelity(
     Args:
         model: Folder or Hub id.
         rows: `prompt` and `solution` of each problem; `batches` × `prompts` are used.
-        folds: Of the cross-fitted coefficients; see `full_gradient_coefficients`.
+        folds, bf16: See `full_gradient_coefficients`. Responses are sampled in float32 in any case.
 
     Returns:
         One record a batch.
@@ -106,7 +107,7 @@ def measure_fidelity(
         "max_completion_length": max_completion_length,
         "folds": folds,
         "seed": seed,
-    }
+    } | ({"bf16": True} if bf16 else {})
     file = Path(folder) / "batches.jsonl"
     sampler, records = begin_measurement(model, rows, file, prompts=prompts, settings=settings)
     for number in tqdm(range(len(records), batches), desc="Rollout batches"):
@@ -116,7 +117,7 @@ def measure_fidelity(
                 "batch": number,
                 "reward": rewards.mean().item(),
                 "tokens": len(rollout.ids),
-                "proxies": compare_proxies(rollout, folds),
+                "proxies": compare_proxies(rollout, folds, bf16),
             }
         )
         append_lines(file, records[-1:])

@@ -5,7 +5,7 @@ The full gradient v = ∇ log π of every token would be an (N, P) tensor. It is
 - A centroid is a weighted mean of v: one backward pass of the weighted sum of log-probs. A response is on one side only, so
   both centroids together take one pass over the rollout batch.
 - A margin needs v only in the direction d = μ₊ − μ₋: m = ± (2 d·v + ‖μ₋‖² − ‖μ₊‖²), and d·v is the change of log π when
-  the parameters move along d. Two forward passes give it by central differences.
+  the parameters move along d. One forward pass with forward-mode differentiation gives it for all tokens.
 
 Each refinement repeats both. Memory: about eight copies of the chosen parameters, and the
 activations of `rows` responses.
@@ -19,6 +19,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
@@ -29,9 +32,6 @@ from ..token_mask import token_mask
 
 # Parts of the parameters: all; all but the embeddings and the LM head; the last decoder layer; the LM head
 PARTS = ("full", "body", "last_layer", "head")
-
-# Of central differences: length of the step over that of the parameters. Shorter ones drown in float32's rounding
-RELATIVE_STEP = 1e-3
 
 
 @torch.no_grad()
@@ -44,10 +44,10 @@ def full_gradient_coefficients(
     coef_max: float = 1.2,
     refinement_steps: int = 1,
     rows: int = 64,
-    relative_step: float = RELATIVE_STEP,
+    bf16: bool = False,
 ) -> Coefficients:
     """
-    DelTA's coefficients with v = ∇ log π, exact but for the error of central differences.
+    DelTA's coefficients with v = ∇ log π.
 
     Args:
         rollout (`Rollout`): The rollout batch, on one process, with TRL's own `batch`. The model of its `policy` is run in
@@ -58,7 +58,7 @@ def full_gradient_coefficients(
             centroids of the other folds: no token contributes to the centroids it is compared with.
         coef_min, coef_max, refinement_steps: As for `delta_coefficients`.
         rows (`int`): Responses in one forward or backward pass.
-        relative_step (`float`): Of central differences: length of the step over that of the parameters.
+        bf16 (`bool`): Matrix products in bfloat16 (autocast), which some CPUs compute several times as fast.
 
     Returns:
         [`Coefficients`] of the N tokens; without distances and cosines.
@@ -67,7 +67,7 @@ def full_gradient_coefficients(
         `ValueError`: for an unknown part, or if the prompts outside a fold lack a side.
     """
     model = rollout.policy.model
-    gradient = _FullGradient(rollout, _parameters(model, part), folds, rows, relative_step)
+    gradient = _FullGradient(rollout, _parameters(model, part), folds, rows, bf16)
     with _only_these_require_grad(model, gradient.parameters):
         return coefficients_from(
             gradient.margins,
@@ -119,10 +119,11 @@ def coefficients_from(
 class _FullGradient:
     """Margins of a rollout batch at weighted centroids of the gradient with respect to some parameters."""
 
-    def __init__(self, rollout, parameters, folds, rows, relative_step):
+    def __init__(self, rollout, parameters, folds, rows, bf16):
         batch = rollout.batch
         self.model, self.temperature = rollout.policy.model, rollout.policy.temperature
-        self.parameters, self.folds, self.rows, self.relative_step = parameters, folds, rows, relative_step
+        self.parameters, self.folds, self.rows, self.bf16 = parameters, folds, rows, bf16
+        self.names = [next(n for n, p in self.model.named_parameters() if p is chosen) for chosen in parameters]
         self.mask = token_mask(batch)
         self.input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         self.attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
@@ -174,32 +175,30 @@ class _FullGradient:
         return total
 
     def _derivative(self, direction: list[torch.Tensor], chosen: torch.Tensor) -> torch.Tensor:
-        """direction · v of the tokens of the chosen responses, shape (chosen, T), float64, by central differences."""
-        length = _dot(direction, direction).sqrt()
-        if length == 0 or not chosen.any():
-            return torch.zeros(int(chosen.sum()), self.mask.shape[1], dtype=torch.float64)
-        step = float(self.relative_step * _dot(self.parameters, self.parameters).sqrt() / length)
-        kept = [p.clone() for p in self.parameters]
-        values = []
-        try:
-            for sign in (1, -1):
-                for p, start, d in zip(self.parameters, kept, direction, strict=True):
-                    p.copy_(start).add_(d, alpha=sign * step)
-                values.append(torch.cat([self._log_probs(rows).double() for rows in self._chunks(chosen)]))
-        finally:
-            for p, start in zip(self.parameters, kept, strict=True):
-                p.copy_(start)
-        return (values[0] - values[1]) / (2 * step)
+        """direction · v of the tokens of the chosen responses, shape (chosen, T), float64."""
+        if not chosen.any():
+            return torch.zeros(0, self.mask.shape[1], dtype=torch.float64, device=self.mask.device)
+        # PyTorch's other kernels of attention know no forward-mode differentiation
+        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            named = zip(self.names, self.parameters, direction, strict=True)
+            moving = {name: forward_ad.make_dual(p.detach(), d) for name, p, d in named}
+            moved = [self._log_probs(rows, moving) for rows in self._chunks(chosen)]
+            return torch.cat([forward_ad.unpack_dual(log_probs).tangent.double() for log_probs in moved])
 
     def _chunks(self, chosen: torch.Tensor) -> list[torch.Tensor]:
         """The numbers of the chosen responses, as many as run at a time."""
         return list(chosen.nonzero()[:, 0].split(self.rows)) if chosen.any() else []
 
-    def _log_probs(self, rows: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the response tokens, shape (rows, T); 0 where there is no token."""
+    def _log_probs(self, rows: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """
+        Log-probabilities of the response tokens, shape (rows, T); 0 where there is no token. With `parameters`, some of the
+        model's are these.
+        """
         mask = self.mask[rows]
         ids, attention = self.input_ids[rows], self.attention_mask[rows]
-        logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False, **self.kept).logits
+        inputs = {"input_ids": ids, "attention_mask": attention, "use_cache": False, **self.kept}
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = functional_call(self.model, parameters or {}, (), inputs).logits
         logits = logits[:, -mask.shape[1] - 1 : -1]
         logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
         log_probs = selective_log_softmax(logits, ids[:, -mask.shape[1] :])
