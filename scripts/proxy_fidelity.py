@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--bf16",
         action="store_true",
-        help="gradients in bfloat16: much faster on a CPU with AMX; see the page of results",
+        help="gradients in bfloat16 (autocast), for a CPU that computes it fast, as with AMX",
     )
     add("--seed", type=int, default=0, help="of the rollouts (default: %(default)s)")
     add("--folder", type=Path, default=Path("outputs/proxy_fidelity"), help="where results go (default: %(default)s)")
