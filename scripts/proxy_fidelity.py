@@ -53,7 +53,7 @@ def main() -> None:
     )
     with one_line_errors():
         if task is None:
-            rows = problem_rows(data, prompt_format or "{question}\n", AutoTokenizer.from_pretrained(model))
+            rows = problem_rows(data, prompt_format, AutoTokenizer.from_pretrained(model))
             longest = 200
         elif prompt_format is None:
             rows, longest = task_rows(task, args["seed"])

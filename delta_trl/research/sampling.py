@@ -61,9 +61,13 @@ class RolloutSampler:
 
 
 def problem_rows(
-    data: str | os.PathLike | None = None, prompt_format: str = "{question}\n", tokenizer=None
+    data: str | os.PathLike | None = None, prompt_format: str | None = None, tokenizer=None
 ) -> list[dict[str, str]]:
-    """Rows `prompt`, `solution` of a data file that training reads, or of the made task's sums in a seeded order."""
+    """Rows `prompt`, `solution` of a data file that training reads, or of the made task's sums in a seeded order.
+
+    Without a format the prompt is the question and a new line.
+    """
+    prompt_format = prompt_format or "{question}\n"
     if data is not None:
         rows = load_math_dataset(
             str(data), prompt_format=prompt_format, tokenizer=tokenizer, max_prompt_length=None
