@@ -41,6 +41,13 @@ def model(tmp_path):
     return tmp_path / "model"
 
 
+def test_without_a_format_the_prompt_is_the_question_and_a_new_line(tmp_path):
+    data = tmp_path / "problems.jsonl"
+    data.write_text(json.dumps({"question": "2+3=", "final_answer": "5"}) + "\n")
+    assert problem_rows(data) == [{"prompt": "2+3=\n", "solution": "5"}]
+    assert all(row["prompt"].endswith("\n") for row in problem_rows())
+
+
 def digits(completions, **kwargs) -> list[float]:
     return [float(any(c.isdigit() for c in text)) for text in completions]
 
